@@ -1,0 +1,93 @@
+# Every target sets up .venv by itself. The first time takes a few minutes, after that it is instant.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+# Everything else is pinned in requirements.lock. Torch is chosen here, because which build fits depends
+# on the machine, e.g. make TORCH="torch==2.13.0 --index-url ..." test
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+define new_venv
+test -x $(BIN)/python || { \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "attriflow needs Python 3.10 or newer; try: make PYTHON=python3.11 ..." >&2; exit 1; }; \
+	$(PYTHON) -m venv $(VENV); }
+endef
+
+# Nothing here needs the model hub; a test that would reach for it must fail at once, not hang.
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test test-fast lint format bench docs lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## create or update .venv
+
+# uv installs the locked packages several times faster; where it is out of reach, pip does the same.
+$(STAMP): pyproject.toml requirements.lock
+	@$(new_venv)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
+	@echo "setting up $(VENV): torch"
+	@$(BIN)/python -m pip install --quiet $(TORCH)
+	@echo "setting up $(VENV): $$(grep -c '==' requirements.lock) locked packages"
+	@if $(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --quiet --compile-bytecode \
+			--python $(BIN)/python --no-deps -r requirements.lock; \
+		then :; else $(BIN)/python -m pip install --quiet --no-deps -r requirements.lock; fi
+	@echo "setting up $(VENV): attriflow"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## run the offline demo into demo-output/
+	$(BIN)/attriflow demo --output demo-output
+
+# Each of the parallel test processes keeps to one thread, else they fight over the cores.
+test test-fast: export OMP_NUM_THREADS := 1
+
+test: $(STAMP) ## run all tests
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-fast: $(STAMP) ## run all but the slow tests
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
+
+lint: $(STAMP) ## check style, types and the layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## run the benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+
+docs: $(STAMP) ## regenerate the tables of the README
+	$(BIN)/python recipes/make_docs.py
+
+# Torch's own CUDA packages are left out: they come with the torch build that TORCH selects.
+# opencv-python-headless stands in for opencv-python, which the overrides drop.
+lock: ## re-resolve requirements.lock
+	@$(new_venv)
+	@$(BIN)/python -m pip install --quiet uv
+	echo "opencv-python-headless>=4.9" | $(BIN)/uv pip compile pyproject.toml - --quiet --upgrade \
+		--universal --python-version 3.10 --extra ferret --extra dev --annotation-style line \
+		--override requirements-overrides.txt --constraint <(echo "$(firstword $(TORCH))") \
+		--custom-compile-command "make lock" \
+		| sed -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/d' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## remove .venv, caches and outputs
+	rm -rf $(VENV) build dist demo-output .benchmarks .hypothesis .import_linter_cache .mypy_cache \
+		.pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
