@@ -1,0 +1,66 @@
+"""One family of errors: each message says what was wrong and what is allowed. Standard library only."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AttriflowError(Exception):
+    """Base class of every error that attriflow raises on purpose."""
+
+
+class UnknownNameError(AttriflowError, ValueError):
+    """A method, step function, aggregator, metric, column or choice that does not exist."""
+
+
+class OptionError(AttriflowError, TypeError):
+    """A keyword that the called function or part does not take."""
+
+
+class InputError(AttriflowError, ValueError):
+    """A value, text, shape or file that cannot be used."""
+
+
+class UnsupportedModelError(AttriflowError, TypeError):
+    """A model that cannot do what was asked (no hidden embeddings, no attention maps, no tokenizer...)."""
+
+
+class OutOfMemoryError(AttriflowError, MemoryError):
+    """The device ran out of memory with the smallest possible chunk."""
+
+
+class MissingExtraError(AttriflowError, ImportError):
+    """An optional dependency is needed for the feature and is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the package '{package}': pip install 'attriflow[{extra}]'")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name closest to a mistyped one, or None when nothing is close."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """Message for a wrong name: "unknown method 'salincy'; did you mean 'saliency'? Allowed: ..."."""
+    options = sorted(allowed)
+    close = nearest(str(name), options)
+    hint = f"; did you mean '{close}'?" if close else "."
+    return f"unknown {kind} {name!r}{hint} Allowed: {', '.join(options) or '(none)'}"
+
+
+def check_choice(kind: str, name: object, allowed: Iterable[str]) -> None:
+    """Raise `UnknownNameError` unless `name` is one of `allowed`."""
+    options = list(allowed)
+    if name not in options:
+        raise UnknownNameError(unknown(kind, name, options))
+
+
+def check_keywords(owner: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise `OptionError` naming the nearest option when a keyword is not in `allowed`."""
+    options = list(allowed)
+    for name in given:
+        if name not in options:
+            raise OptionError(unknown(f"option of {owner}", name, options))

@@ -1,0 +1,273 @@
+"""The types everything speaks: `Token`, `Example`, `Provenance`, `Attribution`, `Forward`.
+
+Axes travel as data (`Attribution.axes`), step first: a row of `scores` is the explanation of one generated token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from attriflow.errors import InputError
+
+Segment = Literal["source", "prompt", "generated"]
+Perturbation = Literal["delete", "baseline", "mask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token of a sequence.
+
+    Attributes:
+        text: Readable form (what the token looks like, not the raw vocabulary entry).
+        id: Vocabulary id.
+        start, end: Character span `[start, end)` in the text the token came from; None for tokens that stand for no
+            characters (special tokens, generated ids without text).
+        segment: "source" (encoder input), "prompt" (given part of a causal sequence) or "generated".
+        special: Whether the tokenizer calls it a special token.
+    """
+
+    text: str
+    id: int
+    start: int | None = None
+    end: int | None = None
+    segment: Segment = "prompt"
+    special: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One encoded example: token ids, never re-tokenised afterwards.
+
+    Attributes:
+        source: Encoder tokens; empty for decoder-only models.
+        target: All decoder tokens: prompt and continuation, or decoder start token and target.
+        start, stop: Steps are the predictions of `target[start:stop]`; step j predicts `target[start + j]` from
+            `target[: start + j]` (and the whole source).
+        input_text, target_text: What the user gave (or what was generated).
+    """
+
+    source: tuple[Token, ...] = ()
+    target: tuple[Token, ...]
+    start: int
+    stop: int
+    input_text: str = ""
+    target_text: str = ""
+
+    @property
+    def n_steps(self) -> int:
+        """Number of target steps."""
+        return self.stop - self.start
+
+    @property
+    def source_ids(self) -> list[int]:
+        """Encoder token ids."""
+        return [t.id for t in self.source]
+
+    @property
+    def target_ids(self) -> list[int]:
+        """Decoder token ids."""
+        return [t.id for t in self.target]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """What a step function sees: one teacher-forced pass, read at the target positions.
+
+    Attributes:
+        logits: `[batch, step, vocab]`, the prediction of each target token from its own prefix.
+        target_ids: `[batch, step]`, the token at each step (0 where `mask` is False).
+        mask: `[batch, step]`, False on steps that only pad shorter examples.
+        contrast: The same for contrastive inputs, or None.
+        model: The wrapped model, for functions that need another pass; None in tests with plain tensors.
+    """
+
+    logits: Tensor
+    target_ids: Tensor
+    mask: Tensor | None = None
+    contrast: Forward | None = None
+    model: Any = None
+
+    def log_probs(self) -> Tensor:
+        """Log-probabilities in nats, `[batch, step, vocab]`."""
+        return self.logits.log_softmax(-1)
+
+    def of_target(self, values: Tensor) -> Tensor:
+        """Pick each step's target token from `[batch, step, vocab]` values: `[batch, step]`."""
+        return values.gather(-1, self.target_ids.unsqueeze(-1)).squeeze(-1)
+
+
+StepFunction = Callable[..., Tensor]
+"""`(Forward) -> [batch, step]`."""
+
+
+class Rescore(Protocol):
+    """Scores the explained tokens again under changed inputs: all that a faithfulness metric needs of a model."""
+
+    def __call__(
+        self, keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete"
+    ) -> Tensor:
+        """Log-probabilities (nats, float64) of the target tokens with some inputs removed.
+
+        Args:
+            keep: Bool `[variant, input]` over the attribution's `inputs`; False removes the token. Special tokens and
+                inputs beyond a step's prefix are not the caller's business: the former always stay, the latter are cut.
+            steps: One step per variant, or None for all steps of every variant.
+            how: "delete" the token (later tokens move up), replace it by its "baseline" embedding, or "mask" it out
+                of attention (positions kept).
+
+        Returns:
+            `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """How an attribution came to be; enough to make it again.
+
+    `seconds`, `forward_rows` (sequences sent through the model), `forward_calls` (batched invocations) and
+    `backward_rows` (vector-Jacobian products of one sequence each) are this example's share of its batch.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    attributed_fn: str = "probability"
+    attributed_fn_args: Mapping[str, Any] = field(default_factory=dict)
+    step_scores_args: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    model: str = ""
+    revision: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = ""
+    device: str = ""
+    batch_size: int = 1
+    forward_rows: float = 0.0
+    forward_calls: float = 0.0
+    backward_rows: float = 0.0
+    seconds: float = 0.0
+    generated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Attribution:
+    """The explanation of one generated sequence by one method.
+
+    Attributes:
+        scores: `[step, input, ...]`; NaN where the input is not visible to the step, 0 where it has no effect.
+        axes: Names of the axes of `scores`: ("step", "input") and then ("embedding",) or ("layer", "head").
+        inputs: The tokens that get credit: source tokens, then (decoder-only, or with `attribute_target`) the decoder
+            tokens up to the last explained one.
+        targets: The explained tokens, one per step.
+        start: Index of the first explained token in the decoder sequence.
+        norms: L2 norm over the embedding axis, `[step, input]`, for methods whose raw scores have one and that were
+            reduced to a signed sum; None otherwise.
+        step_scores: Name -> `[step]`.
+        provenance: Method, options, seed, versions, cost.
+        input_text, target_text: Texts the token spans refer to.
+    """
+
+    scores: Tensor
+    axes: tuple[str, ...] = ("step", "input")
+    inputs: tuple[Token, ...]
+    targets: tuple[Token, ...]
+    start: int = 0
+    norms: Tensor | None = None
+    step_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    provenance: Provenance
+    input_text: str = ""
+    target_text: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that the lengths of the axes agree with tokens and step scores."""
+        if self.axes[:2] != ("step", "input"):
+            raise InputError(f"axes must begin with ('step', 'input'), not {self.axes}")
+        if self.scores.ndim != len(self.axes):
+            raise InputError(f"scores have {self.scores.ndim} axes, expected {len(self.axes)}: {self.axes}")
+        for axis, tokens in (("step", self.targets), ("input", self.inputs)):
+            size = self.scores.shape[self.axes.index(axis)]
+            if size != len(tokens):
+                raise InputError(f"axis '{axis}' has {size} entries, expected {len(tokens)}")
+        for name, values in self.step_scores.items():
+            if tuple(values.shape) != (len(self.targets),):
+                raise InputError(f"step score '{name}' has shape {tuple(values.shape)}, expected ({len(self.targets)},)")
+        if self.norms is not None and self.norms.shape != self.scores.shape[:2]:
+            raise InputError(f"norms have shape {tuple(self.norms.shape)}, expected {tuple(self.scores.shape[:2])}")
+
+    @property
+    def visible(self) -> Tensor:
+        """Bool `[step, input]`: which inputs a step can see."""
+        flat = self.scores.flatten(2) if self.scores.ndim > 2 else self.scores.unsqueeze(-1)
+        return ~torch.isnan(flat).all(-1)
+
+    def token_scores(self) -> Tensor:
+        """One number per step and input, `[step, input]`: extra axes reduced (embedding: signed sum; layer, head: mean)."""
+        scores = self.scores
+        for axis in reversed(self.axes[2:]):
+            scores = scores.sum(-1) if axis == "embedding" else scores.mean(-1)
+        return scores
+
+    def _rows(self, source: bool) -> Tensor | None:
+        index = [i for i, t in enumerate(self.inputs) if (t.segment == "source") == source]
+        return self.scores[:, index].transpose(0, 1) if index else None
+
+    @property
+    def source_attributions(self) -> Tensor | None:
+        """Inseq's view of the encoder side, `[attributed token, generated token, ...]`; None for decoder-only models."""
+        return self._rows(source=True)
+
+    @property
+    def target_attributions(self) -> Tensor | None:
+        """Inseq's view of the decoder side, `[attributed token, generated token, ...]`; None when not attributed."""
+        return self._rows(source=False)
+
+    def replace(self, **changes: Any) -> Attribution:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def show(self, **options: Any) -> None:
+        """Print the attribution as a table in the terminal."""
+        from attriflow.views.console import show
+
+        show(self, **options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricValues:
+    """What a metric says about one attribution: a value per step, or the reason why there is none.
+
+    Attributes:
+        values: One Python float per step; None where the step was skipped.
+        skipped: Step -> reason, for every None in `values` ("empty rationale", "constant scores", ...).
+    """
+
+    values: tuple[float | None, ...]
+    skipped: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Every step has a finite value or a reason."""
+        for step, value in enumerate(self.values):
+            if (value is None) != (step in self.skipped):
+                raise InputError(f"step {step} needs a value or a reason, not both or neither")
+            if value is not None and value != value:
+                raise InputError(f"step {step} is NaN; skip it with a reason instead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One changed input to score again: which inputs of an attribution stay, for one step or (None) for all.
+
+    Attributes:
+        keep: One bool per input of the attribution.
+        step: The step that is scored; None scores all.
+        how: See `Rescore`.
+    """
+
+    keep: tuple[bool, ...]
+    step: int | None = None
+    how: Perturbation = "delete"
