@@ -1,0 +1,59 @@
+"""What stands for an absent token: the ids and embeddings of baselines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attriflow.errors import InputError, UnknownNameError, unknown
+
+if TYPE_CHECKING:
+    from attriflow.engine import Engine
+
+NAMES = ("unk", "pad", "mask", "eos", "bos", "zero", "mean")
+
+
+def baseline_id(engine: Engine, baseline: str | int) -> int:
+    """The id whose embedding replaces a token.
+
+    "unk" falls back to the pad token, then to EOS, for tokenizers that have none (byte-level BPE): every tokenizer has
+    a default baseline, and the one used is recorded with the attribution's options.
+    """
+    tokenizer, size = engine.model.tokenizer, engine.model.embedding("target").weight.shape[0]
+    if isinstance(baseline, int) and not isinstance(baseline, bool):
+        if not 0 <= baseline < size:
+            raise InputError(f"baseline id {baseline} is outside the vocabulary (0 to {size - 1})")
+        return baseline
+    if baseline not in NAMES:
+        raise UnknownNameError(unknown("baseline", baseline, [*NAMES, "a token id"]))
+    names = ("unk", "pad", "eos") if baseline == "unk" else (baseline,)
+    for name in names:
+        value = getattr(tokenizer, f"{name}_token_id")
+        if value is not None:
+            return int(value)
+    raise InputError(f"the tokenizer of {engine.model.name} has no {baseline} token to use as baseline")
+
+
+def baseline_embeddings(engine: Engine, block: str, baseline: str | int) -> Tensor:
+    """Baseline embeddings of a block, `[batch, position, hidden]`.
+
+    Every token is replaced but two: EOS (unless `include_eos_baseline`), which carries the end of the text rather than
+    content, and the decoder start token of encoder-decoders. They are their own baseline and get no credit.
+    """
+    ids = engine.ids(block)
+    keep = torch.zeros_like(ids, dtype=torch.bool)
+    if not engine.include_eos_baseline and engine.model.tokenizer.eos_token_id is not None:
+        keep = ids == engine.model.tokenizer.eos_token_id
+    if engine.model.is_encoder_decoder and block == "target":
+        keep[:, 0] = True
+    original = engine.embeddings(block)
+    if baseline == "zero":
+        replaced = torch.zeros_like(original)
+    elif baseline == "mean":
+        mean = engine.model.embedding(block).weight.mean(0) * engine.model.embedding_scale(block)
+        replaced = mean.to(original.dtype).expand_as(original)
+    else:
+        replaced = engine.model.embed(torch.full_like(ids, baseline_id(engine, baseline)), block)
+    return torch.where(keep.unsqueeze(-1), original, replaced).detach()

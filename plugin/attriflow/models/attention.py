@@ -1,0 +1,150 @@
+"""Attention weights of one pass, read through `transformers.AttentionInterface`: no per-architecture names.
+
+A registered function computes each layer's attention with the model file's own eager function and hands the weights
+to whoever is listening, so only the rows that are asked for stay in memory. Architectures that do not go through the
+interface are read with `output_attentions=True` in eager mode.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attriflow.errors import UnsupportedModelError
+
+Listener = Callable[[nn.Module, Tensor], None]
+"""Called with the attention module and its weights `[row, head, query, key]`, once per attention layer."""
+
+NAME = "attriflow_eager"
+_listener: ContextVar[Listener | None] = ContextVar("attriflow_attention_listener", default=None)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Eager attention as the model's own file defines it, with the weights shown to the listener."""
+    own = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
+    function = own or _plain_attention
+    output, weights = function(module, query, key, value, attention_mask, **options)
+    listener = _listener.get()
+    if listener is not None:
+        listener(module, weights)
+    return output, weights
+
+
+def _plain_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    weights = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    for bias in (position_bias, attention_mask):
+        if bias is not None:
+            weights = weights + bias[..., : key.shape[2]]
+    weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, eager_mask)
+
+
+def interface_works(hf: Any) -> bool:
+    """Whether the architecture computes its attention through the interface."""
+    check = getattr(hf, "_can_set_attn_implementation", None)
+    return bool(check()) if check is not None else bool(getattr(hf, "_supports_attention_backend", False))
+
+
+def _configs(hf: Any) -> list[Any]:
+    found = {id(m.config): m.config for m in hf.modules() if hasattr(m, "config")}
+    return list(found.values())
+
+
+@contextmanager
+def attentions_returned(hf: Any) -> Iterator[None]:
+    """Have the model return its attention maps, for architectures outside the interface."""
+    before = [(c, c.output_attentions) for c in _configs(hf) if hasattr(c, "output_attentions")]
+    try:
+        for config, _ in before:
+            config.output_attentions = True
+        yield
+    finally:
+        for config, old in before:
+            config.output_attentions = old
+
+
+@contextmanager
+def implementation(hf: Any, name: str) -> Iterator[None]:
+    """Switch the attention implementation and put the old one back on exit, also after an error."""
+    before = [(c, c._attn_implementation) for c in _configs(hf) if hasattr(c, "_attn_implementation")]
+    try:
+        hf.set_attn_implementation(name)
+        yield
+    finally:
+        for config, old in before:
+            config._attn_implementation = old
+
+
+@contextmanager
+def listen(hf: Any, listener: Listener) -> Iterator[None]:
+    """Run with attention weights shown to `listener`."""
+    try:
+        _register()
+    except ImportError as error:
+        raise UnsupportedModelError("attention maps need transformers.AttentionInterface (transformers >= 4.57)") from error
+    token = _listener.set(listener)
+    try:
+        with implementation(hf, NAME):
+            yield
+    finally:
+        _listener.reset(token)
+
+
+class AttentionRecord:
+    """Collects weights by kind: decoder self attention, cross attention; encoder self attention is left out.
+
+    Which is which needs no names: modules inside the encoder are the encoder's; in a decoder layer self attention
+    runs before cross attention, so the decoder's calls alternate.
+    """
+
+    def __init__(self, hf: Any, encoder_decoder: bool, query: Tensor, keep: tuple[str, ...]) -> None:
+        """Keep the rows of the query positions `[row, step]` for the blocks in `keep` ("source", "target")."""
+        self.query, self.keep, self.encoder_decoder = query, keep, encoder_decoder
+        self.encoder = {id(m) for m in hf.get_encoder().modules()} if encoder_decoder else set()
+        self.maps: dict[str, list[Tensor]] = {"source": [], "target": []}
+        self._calls = 0
+
+    def __call__(self, module: nn.Module, weights: Tensor) -> None:
+        """Take the weights of one attention layer."""
+        if id(module) in self.encoder:
+            return
+        cross = self.encoder_decoder and self._calls % 2 == 1
+        self._calls += 1
+        self.add("source" if cross else "target", weights)
+
+    def add(self, block: str, weights: Tensor) -> None:
+        """Store the query rows of one layer."""
+        if block in self.keep:
+            index = self.query[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[-1])
+            self.maps[block].append(weights.gather(2, index.to(weights.device)).detach())
+
+    def stacked(self, block: str) -> Tensor:
+        """`[row, step, attended token, layer, head]`."""
+        return torch.stack(self.maps[block], -1).permute(0, 2, 3, 4, 1)

@@ -1,0 +1,212 @@
+"""What the engine needs from a Hugging Face model, the same for decoder-only models and encoder-decoders."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.models.batch import Batch, collate
+from attriflow.models.tokens import ids_to_tokens
+from attriflow.types import Example
+
+BLOCKS = ("source", "target")
+"""Input blocks: "source" = encoder tokens, "target" = decoder tokens (prompt and continuation of a causal model)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Inputs of one model call; every row is one (possibly changed) example.
+
+    Ids or embeddings for each side: embeddings win. `encoder_states` `[row, source, hidden]` skips the encoder.
+    Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden.
+    """
+
+    target_ids: Tensor | None = None
+    target_embeds: Tensor | None = None
+    target_mask: Tensor | None = None
+    source_ids: Tensor | None = None
+    source_embeds: Tensor | None = None
+    source_mask: Tensor | None = None
+    encoder_states: Tensor | None = None
+    query: Tensor
+
+
+class LanguageModel(ABC):
+    """A Hugging Face model with its tokenizer, read step by step.
+
+    Subclasses turn texts into `Example`s (`encode`) and make the one teacher-forced call (`_call`).
+    """
+
+    is_encoder_decoder: ClassVar[bool]
+
+    def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
+        """Wrap a model; nothing of it is changed."""
+        self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
+        self._scales: dict[str, float] = {}
+        parameters = inspect.signature(hf.forward).parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._takes_positions = "position_ids" in parameters
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the input embeddings (where ids must go)."""
+        return self.embedding("target").weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating point type of the model."""
+        dtype: torch.dtype = self.hf.dtype
+        return dtype
+
+    @property
+    def pad_id(self) -> int:
+        """An id to pad with; any id will do, padding is never looked at."""
+        for value in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if value is not None:
+                return int(value)
+        return 0
+
+    @property
+    def eos_ids(self) -> set[int]:
+        """Ids that end a sequence, of the tokenizer and of the generation config."""
+        found: set[int] = set()
+        config = getattr(self.hf, "generation_config", None)
+        for value in (self.tokenizer.eos_token_id, getattr(config, "eos_token_id", None)):
+            found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+        return {int(v) for v in found}
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the model takes, where it has a limit."""
+        limit = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+        return int(limit) if isinstance(limit, int) and limit > 0 else None
+
+    def embedding(self, block: str) -> nn.Module:
+        """The module that embeds the ids of a block."""
+        if self.is_encoder_decoder:
+            part = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
+            module = part.get_input_embeddings() if part is not None else None
+            if module is not None:
+                return module  # type: ignore[no-any-return]
+        return self.hf.get_input_embeddings()  # type: ignore[no-any-return]
+
+    # -- text to examples -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encode(
+        self,
+        input_texts: Sequence[str],
+        generated_texts: Sequence[str] | None,
+        *,
+        continuation: bool = False,
+        skip_special_tokens: bool = False,
+    ) -> list[Example]:
+        """Tokenise inputs and forced targets."""
+
+    @abstractmethod
+    def generate(
+        self, input_texts: Sequence[str], *, generation_args: Mapping[str, Any], skip_special_tokens: bool = False
+    ) -> list[Example]:
+        """Generate targets with `model.generate` and keep the ids as they came."""
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pad examples into a batch on the model's device."""
+        return collate(examples, self.pad_id, self.device, self.is_encoder_decoder)
+
+    def check_length(self, example: Example) -> None:
+        """Raise `InputError` for an input that does not fit, before any expensive work."""
+        limit = self.max_positions
+        for side, n in (("input", len(example.source)), ("input and target together", len(example.target))):
+            if limit is not None and n > limit:
+                label = side if not self.is_encoder_decoder or side == "input" else "target"
+                raise InputError(
+                    f"{label} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
+                )
+
+    def tokens(self, ids: Sequence[int], **fields: Any) -> list[Any]:
+        """Readable tokens of ids (see `tokens.ids_to_tokens`)."""
+        return ids_to_tokens(self.tokenizer, ids, **fields)
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def embed(self, ids: Tensor, block: str) -> Tensor:
+        """Token embeddings `[..., hidden]` as the model wants them in place of ids, embedding scale included."""
+        return self.embedding(block)(ids) * self.embedding_scale(block)
+
+    def run(self, rows: Rows) -> Tensor:
+        """Logits at the query positions, `[row, step, vocab]`: one model call."""
+        keep, offset = None, 0
+        if self._keeps_logits:
+            # the LM head runs only over the span of positions that some row asks for
+            low, high = int(rows.query.min()), int(rows.query.max())
+            keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
+        logits = self._call(rows, keep)
+        index = (rows.query - offset).unsqueeze(-1).to(logits.device)
+        picked = logits.gather(1, index.expand(-1, -1, logits.shape[-1]))
+        return picked if picked.dtype == torch.float64 else picked.float()
+
+    @abstractmethod
+    def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
+        """Logits `[row, kept position, vocab]`."""
+
+    def encoder_states(self, rows: Rows) -> Tensor:
+        """Encoder output `[row, source, hidden]`."""
+        raise UnsupportedModelError(f"{self.name} has no encoder")
+
+    def embedding_scale(self, block: str) -> float:
+        """Factor between the embedding module's output and what the model expects in place of ids.
+
+        Models differ in where they scale (in the embedding module, in the forward always, or in the forward only when ids
+        are given; encoder and decoder of one model need not agree), so it is measured once: ids and embeddings must
+        give the same logits.
+        """
+        if block not in self._scales:
+            self._scales[block] = self._measure_scale(block)
+        return self._scales[block]
+
+    @torch.no_grad()
+    def _measure_scale(self, block: str) -> float:
+        ids = torch.tensor([[1, 2, 3]], device=self.device) % self.embedding("target").weight.shape[0]
+        query = torch.tensor([[2]], device=self.device)
+        given: dict[str, Any] = {"target_ids": ids, "query": query}
+        if self.is_encoder_decoder:
+            given |= {"source_ids": ids, "source_mask": torch.ones_like(ids)}
+        plain = self.run(Rows(**given))
+        owners = [m for m in self.hf.modules() if isinstance(getattr(m, "embed_scale", None), (int, float, Tensor))]
+        width = float(self.embedding(block).weight.shape[1])
+        tolerance = (1e-4 if self.dtype in (torch.float64, torch.float32) else 5e-2) * float(plain.abs().max())
+        for scale in dict.fromkeys([1.0, *(float(m.embed_scale) for m in owners), width**0.5]):
+            embeds = self.embedding(block)(ids) * scale
+            try:
+                logits = self.run(Rows(**{**given, f"{block}_embeds": embeds, f"{block}_ids": None}))
+            except (TypeError, ValueError) as error:
+                raise UnsupportedModelError(f"{type(self.hf).__name__} does not take embeddings: {error}") from error
+            if torch.allclose(plain, logits, atol=tolerance, rtol=0):
+                return scale
+        raise UnsupportedModelError(f"{type(self.hf).__name__} computes other logits from embeddings than from ids")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode, no parameter gradients, no training-time branches; everything is restored on exit."""
+        training = [(m, m.training) for m in self.hf.modules()]
+        wanted = [p for p in self.hf.parameters() if p.requires_grad]
+        self.hf.eval()
+        for p in wanted:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in wanted:
+                p.requires_grad_(True)
+            for module, mode in training:
+                module.training = mode

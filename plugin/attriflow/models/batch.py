@@ -1,0 +1,84 @@
+"""Padded tensors of a few examples: what the model wrappers run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attriflow.types import Example
+
+# Everything is padded on the right: in a causal decoder nothing after a token can reach it, so padding needs neither a
+# mask nor shifted positions on the decoder side, whatever the tokenizer's own padding side is.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Teacher-forced inputs of several examples.
+
+    Attributes:
+        source_ids, source_mask: `[batch, source]` encoder ids and mask (1 = token), or None for decoder-only models.
+        target_ids: `[batch, target]` decoder inputs: everything but what comes after the last explained prefix.
+        target_mask: `[batch, target]`, 1 = token.
+        query: `[batch, step]`, the decoder position whose output predicts each step (its prefix's last position).
+        step_ids: `[batch, step]`, the token at each step.
+        step_mask: `[batch, step]`, False on steps that only pad shorter examples.
+    """
+
+    source_ids: Tensor | None
+    source_mask: Tensor | None
+    target_ids: Tensor
+    target_mask: Tensor
+    query: Tensor
+    step_ids: Tensor
+    step_mask: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return self.target_ids.shape[0]
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the longest example."""
+        return self.query.shape[1]
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Right-pad id lists: ids `[row, position]` and mask (1 = token)."""
+    width = max(1, max(len(r) for r in rows))
+    ids = torch.full((len(rows), width), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def collate(examples: Sequence[Example], pad_id: int, device: torch.device, encoder: bool) -> Batch:
+    """Pad examples into a `Batch`."""
+    # the last explained token is never an input of the pass that predicts it
+    target_ids, target_mask = pad([e.target_ids[: e.stop - 1] for e in examples], pad_id, device)
+    n_steps = max(e.n_steps for e in examples)
+    query = torch.zeros((len(examples), n_steps), dtype=torch.long)
+    step_ids = torch.zeros_like(query)
+    step_mask = torch.zeros((len(examples), n_steps), dtype=torch.bool)
+    for i, e in enumerate(examples):
+        query[i] = e.start - 1  # padding steps repeat the first position, so that the span of positions stays short
+        query[i, : e.n_steps] = torch.arange(e.start - 1, e.stop - 1)
+        step_ids[i, : e.n_steps] = torch.tensor(e.target_ids[e.start : e.stop], dtype=torch.long)
+        step_mask[i, : e.n_steps] = True
+    source_ids = source_mask = None
+    if encoder:
+        source_ids, source_mask = pad([e.source_ids for e in examples], pad_id, device)
+    return Batch(
+        source_ids=source_ids,
+        source_mask=source_mask,
+        target_ids=target_ids,
+        target_mask=target_mask,
+        query=query.to(device),
+        step_ids=step_ids.to(device),
+        step_mask=step_mask.to(device),
+    )

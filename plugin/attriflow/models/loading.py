@@ -1,0 +1,140 @@
+"""From a name, path, Hugging Face object or MLflow URI to a wrapped `LanguageModel`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attriflow.errors import InputError, UnknownNameError, UnsupportedModelError, unknown
+from attriflow.models.base import LanguageModel
+from attriflow.models.causal import CausalLM
+from attriflow.models.encoder_decoder import EncoderDecoder
+
+MLFLOW_SCHEMES = ("models:", "runs:", "mlflow-artifacts:", "s3:", "gs:", "dbfs:")
+DTYPES = ("auto", "float64", "float32", "float16", "bfloat16")
+
+
+def load(
+    source: Any,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    tokenizer_kwargs: Mapping[str, Any] | None = None,
+) -> LanguageModel:
+    """Load or wrap a model.
+
+    Args:
+        source: "demo/recall" or "demo/translate", a local folder, a Hugging Face name, an MLflow model URI or folder, or
+            a loaded `PreTrainedModel`.
+        tokenizer: A tokenizer, or the name or path of one; the model's own when None.
+        device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" or None: a GPU when there is one (a model object stays
+            where it is).
+        dtype: A torch type or its name; None keeps what the checkpoint says.
+        model_kwargs, tokenizer_kwargs: Passed on to `from_pretrained`.
+    """
+    wanted_dtype, wanted_device = check_dtype(dtype), check_device(device)
+    name, hf = str(source), None
+    if not isinstance(source, (str, os.PathLike)):
+        hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
+    elif name.startswith(MLFLOW_SCHEMES) or (Path(name) / "MLmodel").is_file():
+        hf, found = importlib.import_module("attriflow.tracking.loading").resolve_uri(name)
+        tokenizer = found if tokenizer is None else tokenizer
+    else:
+        name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs or {}))
+    tokenizer = _tokenizer(tokenizer, name, dict(tokenizer_kwargs or {}))
+    if hf is not source or wanted_device is not None:
+        hf = _move(hf, wanted_device)
+    if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
+        hf = hf.to(wanted_dtype)
+    return wrap(hf, tokenizer, str(source) if isinstance(source, (str, os.PathLike)) else name)
+
+
+def wrap(hf: Any, tokenizer: Any, name: str) -> LanguageModel:
+    """The wrapper that fits a Hugging Face model."""
+    config = getattr(hf, "config", None)
+    if config is None or not hasattr(hf, "generate"):
+        raise UnsupportedModelError(
+            f"{type(hf).__name__} is not a Hugging Face generation model (a causal LM or an encoder-decoder)"
+        )
+    if tokenizer is None or not callable(tokenizer):
+        raise UnsupportedModelError("a model object needs its tokenizer: load_model(model, tokenizer=...)")
+    kind = EncoderDecoder if getattr(config, "is_encoder_decoder", False) else CausalLM
+    return kind(hf, tokenizer, name, getattr(config, "_commit_hash", None))
+
+
+def check_device(device: str | torch.device | None) -> torch.device | None:
+    """A device that exists, or None for "auto"."""
+    if device is None or device == "auto":
+        return None
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:N or mps") from error
+    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device 'mps' is not available on this machine")
+    return found
+
+
+def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
+    """A floating point type, "auto" or None."""
+    if dtype is None or dtype == "auto" or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UnknownNameError(unknown("dtype", name, DTYPES))
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _from_pretrained(name: str, dtype: torch.dtype | str | None, options: dict[str, Any]) -> tuple[str, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    if name.startswith("demo/"):
+        from attriflow.demo import demo_path
+
+        try:
+            name = str(demo_path(name))
+        except ValueError as error:
+            raise UnknownNameError(str(error)) from error
+    if dtype is not None:
+        options.setdefault("dtype", dtype)
+    try:
+        config = AutoConfig.from_pretrained(name, **{k: options[k] for k in ("revision", "token", "trust_remote_code") if k in options})
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return name, auto.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"cannot load the model {name!r}: {first}") from error
+
+
+def _tokenizer(tokenizer: Any, name: str, options: dict[str, Any]) -> Any:
+    if tokenizer is not None and not isinstance(tokenizer, (str, os.PathLike)):
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    where = str(tokenizer or name)
+    if where.startswith("demo/"):
+        from attriflow.demo import demo_path
+
+        where = str(demo_path(where))
+    try:
+        return AutoTokenizer.from_pretrained(where, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"cannot load a tokenizer for {where!r}: {first}; pass tokenizer=") from error
+
+
+def _move(hf: Any, device: torch.device | None) -> Any:
+    if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False):
+        return hf  # placed by accelerate or by the quantiser: moving it would break it
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    return hf.to(device)
