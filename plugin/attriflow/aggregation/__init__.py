@@ -1,0 +1,1 @@
+"""Aggregators, one per file: `Attribution -> Attribution`; the file's name is the aggregator's name."""

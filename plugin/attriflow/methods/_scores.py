@@ -1,0 +1,62 @@
+"""What a method returns, and the reduction of embedding dimensions as they are produced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attriflow.engine import Engine
+
+Reduction = Literal["norm", "sum"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw scores of a batch.
+
+    Attributes:
+        blocks: Block ("source", "target") -> `[batch, step, position, ...]`; entries a step cannot see are ignored.
+        axes: Names of the axes after "position": (), ("embedding",) or ("layer", "head").
+        norms: Block -> `[batch, step, position]`, L2 norms over a reduced embedding axis.
+        step_scores: Extra values per step, `[batch, step]`, such as convergence deltas.
+    """
+
+    blocks: Mapping[str, Tensor]
+    axes: tuple[str, ...] = ()
+    norms: Mapping[str, Tensor] | None = None
+    step_scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class EmbeddingReducer:
+    """Collects `[batch, step, position, embedding]` chunks, reduced unless the engine is granular.
+
+    The signed sum and the L2 norm are both kept; `reduction` says which of them is the score.
+    """
+
+    def __init__(self, engine: Engine, reduction: Reduction) -> None:
+        """Start collecting for the blocks of an engine."""
+        self.granular, self.reduction = engine.granular, reduction
+        self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {b: [] for b in engine.blocks}
+
+    def add(self, block: str, scores: Tensor) -> None:
+        """Take the scores of the next steps."""
+        norm = scores.norm(dim=-1)
+        if self.granular:
+            self.parts[block].append((scores, norm))
+        else:
+            self.parts[block].append((norm if self.reduction == "norm" else scores.sum(-1), norm))
+
+    def sums(self) -> Tensor:
+        """Sum over all inputs, `[batch, step]`, of what was collected without norms (for convergence deltas)."""
+        total = [torch.cat([s for s, _ in parts], 1) for parts in self.parts.values()]
+        return torch.stack([t.flatten(2).sum(-1) for t in total]).sum(0)
+
+    def scores(self, step_scores: Mapping[str, Tensor] | None = None) -> Scores:
+        """Everything collected."""
+        blocks = {b: torch.cat([s for s, _ in p], 1) for b, p in self.parts.items()}
+        norms = None if self.granular else {b: torch.cat([n for _, n in p], 1) for b, p in self.parts.items()}
+        return Scores(blocks, ("embedding",) if self.granular else (), norms, step_scores or {})

@@ -1,0 +1,96 @@
+"""Occlusion: what the score loses without a token, a window or a word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attriflow.engine import Engine
+from attriflow.errors import InputError, check_choice
+from attriflow.methods._scores import Scores
+from attriflow.registry import methods
+
+Unit = Literal["token", "word"]
+
+
+@methods.register(
+    "occlusion",
+    family="perturbation",
+    cost="L + 1 forwards",
+    deterministic=True,
+    signed=True,
+    paper="Zeiler and Fergus 2014, arXiv:1311.2901",
+)
+@dataclass(frozen=True)
+class Occlusion:
+    r"""Score minus the score with part of the input replaced by a baseline; positive = the part supports the score.
+
+    $f_t(x) - f_t(x_{\setminus i})$. One changed sequence per unit serves all steps, because each step reads its own prefix
+    of it. Source and target tokens are occluded separately.
+
+    Attributes:
+        unit: "token", or "word" (all tokens of a whitespace-delimited word together; each gets the word's score).
+        window: Neighbouring units occluded together; a token's score is the mean over the windows that cover it and
+            lie in the step's prefix.
+        baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
+    """
+
+    unit: Unit = "token"
+    window: int = 1
+    baseline: str | int = "unk"
+
+    def __post_init__(self) -> None:
+        """Check the options before any model runs."""
+        check_choice("unit", self.unit, ("token", "word"))
+        if not isinstance(self.window, int) or self.window < 1:
+            raise InputError(f"window must be an integer of at least 1, not {self.window!r}")
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        return Scores({block: self._block(engine, block) for block in engine.blocks})
+
+    def _block(self, engine: Engine, block: str) -> Tensor:
+        units = unit_index(engine, block, self.unit)  # [batch, position], -1 on padding
+        original, baseline = engine.embeddings(block), engine.baseline_embeddings(block, self.baseline)
+        n_units = int(units.max()) + 1
+        n_windows = max(1, n_units - self.window + 1)
+
+        def changes(start: int, stop: int) -> dict[str, Tensor]:
+            first = torch.arange(start, stop, device=units.device).view(-1, 1, 1)
+            hidden = (units >= first) & (units < first + self.window)  # [version, batch, position]
+            return {f"{block}_embeds": torch.where(hidden.unsqueeze(-1), baseline, original).flatten(0, 1)}
+
+        effect = engine.values() - engine.rescore(n_windows, changes)  # [window, batch, step]
+        return self._spread(effect, units, engine.visible(block))
+
+    def _spread(self, effect: Tensor, units: Tensor, visible: Tensor) -> Tensor:
+        """Mean effect of the windows over each token that lie in the step's prefix, `[batch, step, position]`."""
+        n_windows = effect.shape[0]
+        first = torch.arange(n_windows, device=units.device)
+        # units a step sees; where its prefix is shorter than the window, the first window covers all of it
+        seen = torch.where(visible, units.unsqueeze(1), -1).amax(-1) + 1  # [batch, step]
+        fits = (first.view(-1, 1, 1) + self.window <= seen) | (first.view(-1, 1, 1) == 0)  # [window, batch, step]
+        covers = (units >= first.view(-1, 1, 1)) & (units < first.view(-1, 1, 1) + self.window)
+        covers = covers.to(effect.dtype)  # [window, batch, position]
+        total = torch.einsum("wbt,wbi->bti", torch.where(fits, effect, 0.0), covers)
+        count = torch.einsum("wbt,wbi->bti", fits.to(effect.dtype), covers)
+        return total / count.clamp(min=1)
+
+
+def unit_index(engine: Engine, block: str, unit: str) -> Tensor:
+    """Index of the unit each token belongs to, `[batch, position]`; -1 on padding."""
+    present = engine.present(block)
+    index = torch.full(present.shape, -1, dtype=torch.long)
+    for row, example in enumerate(engine.examples):
+        tokens = example.source if block == "source" else example.target
+        current, end = -1, None
+        for i in range(int(present[row].sum())):
+            token = tokens[i]
+            joined = unit == "word" and token.start is not None and token.start == end
+            current += 0 if joined else 1
+            index[row, i] = current
+            end = token.end
+    return index.to(present.device)

@@ -1,0 +1,42 @@
+"""Random scores: the control every leaderboard needs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from attriflow.engine import Engine
+from attriflow.methods._scores import Scores
+from attriflow.registry import methods
+from attriflow.types import Example
+
+
+@methods.register("random", family="control", cost="nothing", deterministic=False, signed=False, paper="-")
+@dataclass(frozen=True)
+class Random:
+    """Uniform scores in [0, 1), drawn from the seed and the example's own ids.
+
+    The same example gets the same scores alone, in any batch and in any order.
+    """
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        widths = {b: engine.ids(b).shape[1] for b in engine.blocks}
+        shape = (engine.batch.size, engine.batch.n_steps)
+        blocks = {b: torch.zeros((*shape, w), dtype=engine.model.dtype) for b, w in widths.items()}
+        for row, example in enumerate(engine.examples):
+            generator = torch.Generator().manual_seed(example_seed(engine.seed, example))
+            for block, scores in blocks.items():
+                n = len(example.source) if block == "source" else len(example.target) - 1
+                drawn = torch.rand((example.n_steps, n), generator=generator, dtype=torch.float64)
+                n = min(n, scores.shape[-1])
+                scores[row, : example.n_steps, :n] = drawn[:, :n].to(scores.dtype)
+        return Scores({b: s.to(engine.model.device) for b, s in blocks.items()})
+
+
+def example_seed(seed: int, example: Example) -> int:
+    """A seed that depends on the example itself, not on its place in a batch."""
+    text = f"{seed}|{example.source_ids}|{example.target_ids}|{example.start}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2**63

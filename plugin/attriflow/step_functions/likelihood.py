@@ -1,0 +1,68 @@
+"""How likely the model finds the target token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attriflow.registry import step_functions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attriflow.types import Forward
+
+
+@step_functions.register("logits", aliases=("logit",), unit="logit", span="mean", higher="more likely")
+def logits(forward: Forward) -> Tensor:
+    r"""Logit of the target token, $z_t[y_t]$.
+
+    Args:
+        forward: Logits `[batch, step, vocab]` and target ids `[batch, step]`.
+
+    Returns:
+        `[batch, step]`, unnormalised.
+    """
+    return forward.of_target(forward.logits)
+
+
+@step_functions.register("probability", unit="probability", span="prod", higher="more likely")
+def probability(forward: Forward, *, logprob: bool = False) -> Tensor:
+    r"""Probability of the target token, $p(y_t \mid y_{<t}, x)$.
+
+    Args:
+        forward: Logits `[batch, step, vocab]` and target ids `[batch, step]`.
+        logprob: Return the log-probability (nats) instead.
+
+    Returns:
+        `[batch, step]`, in [0, 1] (or nats, at most 0).
+    """
+    chosen = forward.of_target(forward.log_probs())
+    return chosen if logprob else chosen.exp()
+
+
+@step_functions.register("crossentropy", unit="nats", span="mean", higher="less likely")
+def crossentropy(forward: Forward) -> Tensor:
+    r"""Cross-entropy of the target token, $-\ln p(y_t \mid y_{<t}, x)$.
+
+    Args:
+        forward: Logits `[batch, step, vocab]` and target ids `[batch, step]`.
+
+    Returns:
+        `[batch, step]`, in nats, at least 0.
+    """
+    return -forward.of_target(forward.log_probs())
+
+
+@step_functions.register("perplexity", unit="1 / probability", span="mean", higher="less likely")
+def perplexity(forward: Forward) -> Tensor:
+    r"""Perplexity of the target token, $\exp(-\ln p(y_t \mid y_{<t}, x)) = 1 / p$.
+
+    The exponential of nats; Inseq takes 2 to the power of nats.
+
+    Args:
+        forward: Logits `[batch, step, vocab]` and target ids `[batch, step]`.
+
+    Returns:
+        `[batch, step]`, at least 1.
+    """
+    return crossentropy(forward).exp()
