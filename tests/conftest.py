@@ -1,0 +1,50 @@
+"""Shared fixtures: offline by default, the reference models, the demo models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+sys.path.insert(0, str(DATA / "golden"))
+sys.path.insert(0, str(Path(__file__).parent / "oracles"))
+sys.path.insert(0, str(Path(__file__).parent / "toys"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_per_worker() -> None:
+    """Parallel test workers share the cores; more threads than cores only get in each other's way."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        import torch
+
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden_model():
+    """`golden_model("gpt2" | "bart", dtype)`: a wrapped reference model, loaded once per session."""
+    import attriflow
+
+    loaded = {}
+
+    def get(name: str, dtype: str = "float64"):
+        if (name, dtype) not in loaded:
+            loaded[name, dtype] = attriflow.load_model(str(DATA / "golden" / "models" / name), dtype=dtype, device="cpu")
+        return loaded[name, dtype]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tokenizers():
+    """The two reference tokenizers: byte-level BPE without pad token, and one with all special tokens."""
+    from transformers import AutoTokenizer
+
+    return {n: AutoTokenizer.from_pretrained(DATA / "golden" / "models" / n) for n in ("gpt2", "bart")}

@@ -1,0 +1,224 @@
+"""Promises that hold for every registered method on every architecture: parametrised over the registry."""
+
+from __future__ import annotations
+
+import functools
+
+import per_step
+import pytest
+import torch
+from models import CONFIGS, ENCODER_DECODERS, build
+
+import attriflow
+from attriflow.registry import methods
+
+METHODS = methods.names()
+ARCHITECTURES = list(CONFIGS)
+OPTIONS = {"integrated_gradients": {"n_steps": 6}}
+PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
+TARGETS = {
+    False: [f"{PROMPTS[0]} pari mitemi kana gemibes", f"{PROMPTS[1]} te"],
+    True: ["um nomal rapel Tarsen popite", "so rapel"],
+}
+
+
+@pytest.fixture(scope="module")
+def model(tokenizers):
+    @functools.lru_cache
+    def get(name: str):
+        tokenizer = tokenizers["bart" if name in ENCODER_DECODERS else "gpt2"]
+        return attriflow.load_model(build(name), tokenizer=tokenizer)
+
+    return get
+
+
+def attribute(m, texts, targets, method, **options):
+    target = {"attribute_target": True} if m.is_encoder_decoder else {}
+    return m.attribute(texts, targets, method=method, show_progress=False, **target, **OPTIONS.get(method, {}), **options)
+
+
+def same(a, b, atol=1e-10):
+    torch.testing.assert_close(a, b, atol=atol, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+class TestEveryMethod:
+    def test_batch_is_alone_in_any_order(self, model, name, method):
+        m = model(name)
+        targets = TARGETS[m.is_encoder_decoder]
+        both = attribute(m, PROMPTS, targets, method, step_scores=["probability"])
+        back = attribute(m, PROMPTS[::-1], targets[::-1], method, batch_size=1)
+        for i in range(2):
+            alone = attribute(m, PROMPTS[i], targets[i], method, step_scores=["probability"])[0]
+            same(both[i].scores, alone.scores)
+            same(both[i].scores, back[1 - i].scores)
+            same(both[i].step_scores["probability"], alone.step_scores["probability"])
+            assert both[i].inputs == alone.inputs
+            assert both[i].targets == alone.targets
+
+    def test_padding_side_of_the_tokenizer_does_not_matter(self, model, name, method):
+        m = model(name)
+        targets = TARGETS[m.is_encoder_decoder]
+        right = attribute(m, PROMPTS, targets, method)
+        before = m.tokenizer.padding_side
+        m.tokenizer.padding_side = "left" if before == "right" else "right"
+        try:
+            left = attribute(m, PROMPTS, targets, method)
+        finally:
+            m.tokenizer.padding_side = before
+        for a, b in zip(left, right, strict=True):
+            same(a.scores, b.scores, 0)
+
+    def test_nan_exactly_where_a_step_cannot_see(self, model, name, method):
+        m = model(name)
+        for out in attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method):
+            n_source = sum(t.segment == "source" for t in out.inputs)
+            for step in range(len(out.targets)):
+                seen = n_source + out.start + step
+                assert not torch.isnan(out.scores[step, :seen]).any()
+                assert torch.isnan(out.scores[step, seen:]).all()
+
+    def test_causality(self, model, name, method):
+        """Later target tokens change nothing about earlier steps."""
+        m = model(name)
+        target = TARGETS[m.is_encoder_decoder][0]
+        words = target.split()
+        other = " ".join([*words[:-1], "so" if words[-1] != "so" else "um"])
+        a = attribute(m, PROMPTS[0], target, method)[0]
+        b = attribute(m, PROMPTS[0], other, method)[0]
+        if method == "random":
+            return  # drawn from the example's ids, so another target is another draw
+        n = 0
+        while n < min(len(a.targets), len(b.targets)) and a.targets[n].id == b.targets[n].id:
+            n += 1
+        assert 0 < n < len(a.targets)
+        seen = [i for i, (s, t) in enumerate(zip(a.inputs, b.inputs, strict=False)) if s.id == t.id]
+        keep = [i for i in seen if not torch.isnan(a.scores[:n, i]).flatten().all()]
+        same(a.scores[:n, keep], b.scores[:n, keep])
+
+    def test_same_seed_same_numbers(self, model, name, method):
+        m = model(name)
+        targets = TARGETS[m.is_encoder_decoder]
+        a = attribute(m, PROMPTS, targets, method, seed=7)
+        torch.manual_seed(12345)
+        b = attribute(m, PROMPTS, targets, method, seed=7, batch_size=1)
+        for x, y in zip(a, b, strict=True):
+            same(x.scores, y.scores)
+        if not methods.info(method).meta["deterministic"]:
+            c = attribute(m, PROMPTS, targets, method, seed=8)
+            assert not torch.equal(a[0].scores.nan_to_num(), c[0].scores.nan_to_num())
+
+    def test_model_and_tokenizer_leave_as_they_came(self, model, name, method):
+        m = model(name)
+        hf, tokenizer = m.model, m.tokenizer
+        hf.train()
+        first = next(hf.parameters())
+        first.requires_grad_(False)
+        wanted = [p.requires_grad for p in hf.parameters()]
+        state = {k: v.clone() for k, v in hf.state_dict().items()}
+        config, special, n_tokens = hf.config.to_dict(), dict(tokenizer.special_tokens_map), len(tokenizer)
+        implementation = hf.config._attn_implementation
+        try:
+            attribute(m, PROMPTS[0], TARGETS[m.is_encoder_decoder][0], method)
+            assert all(mod.training for mod in hf.modules())
+            assert [p.requires_grad for p in hf.parameters()] == wanted
+            assert all(p.grad is None for p in hf.parameters())
+            assert hf.config._attn_implementation == implementation
+            assert hf.config.to_dict() == config
+            assert not any(mod._forward_hooks or mod._forward_pre_hooks for mod in hf.modules())
+            assert all(torch.equal(v, state[k]) for k, v in hf.state_dict().items())
+            assert dict(tokenizer.special_tokens_map) == special
+            assert len(tokenizer) == n_tokens
+        finally:
+            first.requires_grad_(True)
+            hf.eval()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+class TestAgainstTheLoop:
+    """Shared passes against one pass per step, in float64 (some norms compute in float32 whatever the dtype)."""
+
+    def test_gradients(self, model, name):
+        m = model(name)
+        for text, target in zip(PROMPTS, TARGETS[m.is_encoder_decoder], strict=True):
+            (example,) = m.encode(text, target)
+            out = attribute(m, text, target, "saliency", abs=False, granular=True)[0]
+            for step, (source, prefix) in enumerate(per_step.gradients(m, example)):
+                wanted = prefix if source is None else torch.cat([source, prefix])
+                same(out.scores[step, : len(wanted)], wanted, 1e-8)
+
+    def test_occlusion(self, model, name):
+        m = model(name)
+        baseline = m.tokenizer.unk_token_id
+        for text, target in zip(PROMPTS, TARGETS[m.is_encoder_decoder], strict=True):
+            (example,) = m.encode(text, target)
+            out = attribute(m, text, target, "occlusion")[0]
+            loop = per_step.occlusion(m, example, baseline, keep={m.tokenizer.eos_token_id})
+            for step, (source, prefix) in enumerate(loop):
+                wanted = prefix if source is None else torch.cat([source, prefix])
+                same(out.scores[step, : len(wanted)], wanted, 1e-8)
+
+    def test_pass_counts(self, model, name):
+        """One forward for saliency and attention, inputs + 1 for occlusion, points for integrated gradients."""
+        m = model(name)
+        text, target = PROMPTS[1], TARGETS[m.is_encoder_decoder][0 if m.is_encoder_decoder else 1]
+        (example,) = m.encode(text, target)
+        n_inputs = len(example.source) + len(example.target) - 1
+        for method, bound in (("saliency", 1), ("attention", 1), ("occlusion", n_inputs + 2), ("integrated_gradients", 6)):
+            out = attribute(m, text, target, method)
+            assert out.info["forward_passes"] <= bound, method
+        # step scores come from the same pass
+        assert attribute(m, text, target, "saliency", step_scores=["entropy"]).info["forward_passes"] == 1
+
+
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n != "bart"])
+def test_integrated_gradients_is_complete(model, name):
+    m = model(name)
+    out = m.attribute(
+        PROMPTS[0],
+        TARGETS[m.is_encoder_decoder][0],
+        method="integrated_gradients",
+        attributed_fn="logits",
+        n_steps=128,
+        return_convergence_delta=True,
+        **({"attribute_target": True} if m.is_encoder_decoder else {}),
+    )[0]
+    total, delta = out.scores.nansum(1), out.step_scores["deltas"]
+    difference = total - delta
+    assert (delta.abs() <= 1e-3 * difference.abs().clamp(min=0.05)).all(), (delta, difference)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chunking_changes_nothing(model, method, monkeypatch):
+    """Tiny chunks, as under memory pressure, give the numbers of large ones."""
+    m = model("llama-gqa")
+    wanted = attribute(m, PROMPTS, TARGETS[False], method)
+    import attriflow.engine as engine
+
+    monkeypatch.setattr(engine, "CHUNK_BYTES", 1)
+    for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], method), strict=True):
+        same(a.scores, b.scores)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_out_of_memory_is_retried_smaller(model, method, monkeypatch):
+    """A device that only fits two rows at once: the numbers are the same; one that fits none gives one clear error."""
+    m = model("llama-gqa")
+    wanted = attribute(m, PROMPTS, TARGETS[False], method)
+    forward = type(m.model).forward
+    limit = 2
+
+    def small(self, *args, **kwargs):
+        given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
+        if given.shape[0] > limit:
+            raise torch.OutOfMemoryError("test")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(m.model), "forward", small)
+    for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], method), strict=True):
+        same(a.scores, b.scores)
+    limit = 0
+    if method != "random":
+        with pytest.raises(attriflow.AttriflowError, match="memory"):
+            attribute(m, PROMPTS, TARGETS[False], method)
