@@ -1,0 +1,1 @@
+"""Views: read an `Attribution` or a table of results and show it, in a terminal, as plots or as an HTML page."""

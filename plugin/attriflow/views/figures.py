@@ -1,0 +1,96 @@
+"""What all plots share: figures without global state, palette, fonts and labels."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from attriflow.views.common import RGB, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, safe for colour vision deficiencies.
+BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#8C8C8C"
+NOTHING = "#E6E6E6"  # cells without a value
+NOTE: dict[str, Any] = {"fontsize": 10, "color": "#444444"}
+TITLE: dict[str, Any] = {"fontsize": 12, "fontweight": "bold", "loc": "left", "parse_math": False}
+PANEL_TITLE: dict[str, Any] = {**TITLE, "fontsize": 11}
+
+
+def to_png(figure: Figure, dpi: int = 144) -> bytes:
+    """A figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, known to nobody else."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to plot."""
+    figure = blank(6, 1.6)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color="#444444", transform=axes.transAxes)
+    return figure
+
+
+def fonts() -> list[str]:
+    """The default font, then installed ones that know more writing systems: tokens come in every language."""
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    wide = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "WenQuanYi Zen Hei", "Unifont")
+    return ["DejaVu Sans", *(name for name in wide if name in installed)]
+
+
+def breakable(name: str) -> str:
+    """A name that may break into two lines at an underscore near its middle."""
+    name = printable(name)
+    cuts = [i + 1 for i, char in enumerate(name) if char == "_" and i]
+    if len(name) < 9 or not cuts:
+        return name
+    middle = min(cuts, key=lambda cut: abs(cut - len(name) / 2))
+    return f"{name[:middle]}\n{name[middle:]}"
+
+
+def clean(axes: Axes, grid: Literal["x", "y", "both"] = "both") -> None:
+    """Quiet frame, ticks and grid."""
+    sns.despine(ax=axes)
+    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=10, color="#888888")
+
+
+def panels_of(count: int, width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure with a grid of `count` panels, each `width` x `height` inches."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = blank(width * columns + 1.2, height * rows + 0.6)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.set(h_pad=0.1, w_pad=0.08)  # type: ignore[call-arg]
+    grid = figure.subplots(rows, columns, squeeze=False)
+    axes: list[Axes] = [axis for row in grid for axis in row]
+    for extra in axes[count:]:
+        extra.remove()
+    return figure, axes[:count]
+
+
+def rgb255(shade: Sequence[float]) -> RGB:
+    """A colour of matplotlib (0 to 1) as integers."""
+    return round(shade[0] * 255), round(shade[1] * 255), round(shade[2] * 255)
+
+
+def hexadecimal(rgb: RGB) -> str:
+    """A colour as `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*rgb)

@@ -1,0 +1,254 @@
+"""The HTML report: one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from torch import Tensor
+
+from attriflow.types import Attribution
+from attriflow.views.common import (
+    arrow,
+    as_float,
+    as_text,
+    best,
+    compact,
+    metric_names,
+    number,
+    printable,
+    records,
+)
+from attriflow.views.examples import LEVELS, build_examples
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+# Settings that open the page, under these names.
+_HEADLINE = {
+    "model": "Model",
+    "data": "Data",
+    "dataset": "Data",
+    "n_examples": "Examples",
+    "attributed_fn": "Attributed function",
+    "device": "Device",
+    "dtype": "Precision",
+    "seed": "Seed",
+}
+_COSTS = {
+    "forward_equivalents": ("forward equivalents", False),
+    "target_tokens_per_second": ("tokens / s", True),
+    "seconds": ("seconds", False),
+    "peak_memory_mb": ("peak MB", False),
+    "n_examples": ("examples", True),
+}
+# Caption and alternative text; the numbers themselves are in the tables of the page.
+_FIGURES = {
+    "metric_heatmap": (
+        "Mean score per method and metric; the stronger the colour, the better within the metric.",
+        "Heat map of methods by metrics with the means that are also in the leaderboard table.",
+    ),
+    "metric_distributions": (
+        "How the scores of single examples spread.",
+        "Box plots with one panel per metric and one box per method, over the means of the examples.",
+    ),
+    "quality_cost": (
+        "What a method's quality costs; no method beats those on the dashed line in both.",
+        "Scatter plot of a metric against the forward-pass equivalents of each method, with the Pareto front.",
+    ),
+    "step_scores": (
+        "What the model's own scores do along the generated sequence.",
+        "Line plots with one panel per step function: mean over the examples by step, and their spread as a band.",
+    ),
+}
+_PIXELS = 1.5  # of a picture per CSS pixel: the plots are made for dense screens
+
+
+def report_html(
+    *,
+    title: str,
+    leaderboard: pd.DataFrame,
+    directions: Mapping[str, bool],
+    scores: pd.DataFrame,
+    step_scores: pd.DataFrame,
+    attributions: Mapping[str, Sequence[Attribution]],
+    rationales: Sequence[Tensor | None] | None = None,
+    settings: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+    max_examples: int = 5,
+) -> str:
+    """One self-contained page: leaderboard, plots, token heat maps of the first examples, settings.
+
+    The page forbids itself every network access (content security policy) and escapes all text.
+
+    Args:
+        title: Heading of the page.
+        leaderboard: One row per method: method, family, status, reason, rank, one column per metric, costs.
+        directions: Metric -> whether higher is better.
+        scores: Tidy table with the columns example, step, token, method, metric, value, skipped.
+        step_scores: Tidy table with the columns example, step, token, step_function, value, unit.
+        attributions: Method -> one attribution per example.
+        rationales: Per example the evidence, bool `[step, input]`, or None.
+        settings: What was run with what; nested mappings become dotted names.
+        figures: Name -> PNG bytes.
+        max_examples: Most examples with token heat maps.
+    """
+    rows = records(leaderboard)
+    examples, data, note = build_examples(rows, attributions, rationales, scores, step_scores, max_examples)
+    flat = list(_flat(settings))
+    script = _part("report.js")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            css=Markup(_part("report.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            levels=LEVELS,
+            headline=_headline(flat, rows),
+            summary=_summary(rows),
+            table=_table(rows, metric_names(leaderboard, directions), directions),
+            skipped=_skipped(scores),
+            figures=[_figure(name, png) for name, png in figures.items()],
+            examples=examples,
+            note=note,
+            data=data,
+            settings=flat,
+        )
+    )
+
+
+def _environment() -> Environment:
+    """Templates that escape everything and drop characters that HTML cannot carry."""
+
+    def finalize(value: Any) -> Any:
+        return value if isinstance(value, Markup) else printable(as_text(value))
+
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _part(name: str) -> str:
+    """A file that is put into the page; with the line ends that browsers hash."""
+    return "\n".join((_TEMPLATES / name).read_text(encoding="utf-8").splitlines()) + "\n"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, as_text(value)
+
+
+def _headline(settings: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    known = dict(settings)
+    counts = {compact(row["n_examples"]) for row in rows if as_float(row.get("n_examples")) is not None}
+    if len(counts) == 1:
+        known.setdefault("n_examples", counts.pop())
+    return [(label, known[key]) for key, label in _HEADLINE.items() if known.get(key)]
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The result in one or two sentences."""
+    done = [row for row in rows if not row["failed"]]
+    failed = len(rows) - len(done)
+    if not done:
+        return f"All {failed} methods failed." if failed else "No methods were evaluated."
+    ranked = [row for row in done if as_float(row.get("rank")) is not None]
+    text = f"{len(done)} method{'s' * (len(done) != 1)} evaluated"
+    if len(ranked) > 1:
+        first = [row for row in ranked if as_float(row["rank"]) == as_float(ranked[0]["rank"])]
+        names = " and ".join(as_text(row["method"]) for row in first)
+        text += f"; best mean rank over all metrics: {names} ({compact(first[0]['rank'])})"
+    return f"{text}; {failed} failed." if failed else f"{text}."
+
+
+def _table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], directions: Mapping[str, bool]) -> dict[str, Any]:
+    """Head and cells of the leaderboard; each cell with the value it sorts by."""
+    head = [
+        {"label": "rank", "kind": "number", "first": "ascending", "hint": "mean rank over the metrics, 1 is best"},
+        {"label": "method", "kind": "text", "first": "ascending", "hint": ""},
+        {"label": "family", "kind": "text", "first": "ascending", "hint": ""},
+    ]
+    for name in metrics:
+        higher = directions[name]
+        hint = f"{'higher' if higher else 'lower'} is better"
+        order = "descending" if higher else "ascending"
+        head.append({"label": f"{name}\u00a0{arrow(higher)}", "kind": "number", "first": order, "hint": hint})
+    costs = [key for key in _COSTS if any(as_float(row.get(key)) is not None for row in rows)]
+    if len({as_float(row.get("n_examples")) for row in rows}) == 1:
+        costs = [key for key in costs if key != "n_examples"]  # the same for all: a fact about the run
+    for key in costs:
+        label, higher = _COSTS[key]
+        head.append({"label": label, "kind": "number", "first": "descending" if higher else "ascending", "hint": ""})
+    done = [row for row in rows if not row["failed"]]
+    bests = {name: best([row[name] for row in done], directions[name]) for name in metrics}
+    body = []
+    for row in rows:
+        cells = [
+            _cell(row.get("rank"), compact),
+            {"text": as_text(row.get("method"))},
+            {"text": as_text(row.get("family"))},
+        ]
+        for name in metrics:
+            cell = _cell(row[name], number)
+            cell["best"] = bests[name] is not None and as_float(row[name]) == bests[name] and not row["failed"]
+            cells.append(cell)
+        cells += [_cell(row.get(key), compact) for key in costs]
+        reason = as_text(row.get("reason")) or "no reason given"
+        body.append({"cells": cells, "failed": row["failed"], "reason": reason if row["failed"] else ""})
+    return {"head": head, "rows": body}
+
+
+def _cell(value: Any, form: Any) -> dict[str, Any]:
+    real = as_float(value)
+    return {"text": form(value), "sort": "" if real is None else repr(real), "best": False}
+
+
+def _skipped(scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
+    """Method, metric, reason and how many tokens have no value because of it."""
+    if not len(scores) or "skipped" not in scores:
+        return []
+    part = scores[scores["skipped"].map(lambda value: bool(as_text(value)))]
+    counts = part.groupby(["metric", "skipped", "method"], sort=False).size()
+    grouped: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for (metric, reason, method), count in counts.items():
+        grouped.setdefault((as_text(metric), as_text(reason)), []).append((as_text(method), int(count)))
+    lines = []
+    for (metric, reason), found in grouped.items():
+        same = len({count for _, count in found}) == 1 and len(found) > 1
+        parts = [(f"{len(found)} methods, each", found[0][1])] if same else found
+        lines += [(metric, reason, method, count) for method, count in parts]
+    return lines[:60]
+
+
+def _figure(name: str, png: bytes) -> dict[str, Any]:
+    caption, alt = _FIGURES.get(name, (name.replace("_", " "), f"Plot: {name.replace('_', ' ')}"))
+    width, height = struct.unpack(">II", png[16:24]) if png[:8] == b"\x89PNG\r\n\x1a\n" else (0, 0)
+    return {
+        "caption": caption,
+        "alt": alt,
+        "width": round(width / _PIXELS),
+        "height": round(height / _PIXELS),
+        "wide": width > 820 * _PIXELS,
+        "source": f"data:image/png;base64,{base64.b64encode(png).decode()}",
+    }
