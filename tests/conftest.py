@@ -36,7 +36,9 @@ def golden_model():
 
     def get(name: str, dtype: str = "float64"):
         if (name, dtype) not in loaded:
-            loaded[name, dtype] = attriflow.load_model(str(DATA / "golden" / "models" / name), dtype=dtype, device="cpu")
+            loaded[name, dtype] = attriflow.load_model(
+                str(DATA / "golden" / "models" / name), dtype=dtype, device="cpu"
+            )
         return loaded[name, dtype]
 
     return get

@@ -32,10 +32,10 @@ _HOMES = {
 }
 
 __all__ = [
-    "AttriflowError",
     "Attribution",
     "AttributionModel",
     "AttributionOutput",
+    "AttriflowError",
     "Forward",
     "__version__",
     "list_aggregators",

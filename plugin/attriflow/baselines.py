@@ -21,7 +21,7 @@ def baseline_id(engine: Engine, baseline: str | int) -> int:
     "unk" falls back to the pad token, then to EOS, for tokenizers that have none (byte-level BPE): every tokenizer has
     a default baseline, and the one used is recorded with the attribution's options.
     """
-    tokenizer, size = engine.model.tokenizer, engine.model.embedding("target").weight.shape[0]
+    tokenizer, size = engine.model.tokenizer, engine.model.vocab_size
     if isinstance(baseline, int) and not isinstance(baseline, bool):
         if not 0 <= baseline < size:
             raise InputError(f"baseline id {baseline} is outside the vocabulary (0 to {size - 1})")

@@ -13,7 +13,6 @@ runs out, and counts passes.
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +45,7 @@ class Objective:
     Attributes:
         function: `(Forward) -> [batch, step]`.
         stepwise: Whether a step's value depends on that step's logits only, as the contract says; the engine then sends
-            one gradient per step through the LM head instead of one per pair of steps. False for unregistered callables.
+            one gradient per step through the LM head, not one per pair of steps. False for unregistered callables.
     """
 
     function: Callable[[Forward], Tensor]
@@ -201,7 +200,7 @@ class Engine:
                 limit = len(alphas) // 2
         # several graphs: the gradient of every step is summed up, in groups of steps that fit into memory
         width = sum(self.ids(b).shape[1] for b in self.blocks)
-        group = max(1, min(n_steps, 4 * CHUNK_BYTES // (self.batch.size * width * self._hidden() * 8)))
+        group = max(1, min(n_steps, 4 * CHUNK_BYTES // (self.batch.size * width * self.model.hidden_size * 8)))
         for start in range(0, n_steps, group):
             total: dict[str, Tensor] = {}
             steps = slice(start, min(n_steps, start + group))
@@ -263,7 +262,7 @@ class Engine:
                 )
 
     def _graph(self, leaves: Mapping[str, Tensor], n: int) -> tuple[Tensor | None, Tensor]:
-        """Hidden states that feed the LM head (None when they cannot be told apart by step) and values `[row, step]`."""
+        """Hidden states that feed the LM head (None when it cannot be told apart by step), values `[row, step]`."""
         changes: dict[str, Any] = {f"{block}_embeds": leaf for block, leaf in leaves.items()}
         rows = self.rows(n, **changes)
         caught: list[Tensor] = []
@@ -407,18 +406,17 @@ class Engine:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def _hidden(self) -> int:
-        return int(self.model.embedding("target").weight.shape[1])
-
     def _bytes_per_row(self, grad: bool) -> float:
         """Rough peak memory of one sequence in a call: activations (kept per layer for gradients) and logits."""
         config = self.model.hf.config.get_text_config()
-        width = self.batch.target_ids.shape[1] + (0 if self.batch.source_ids is None else self.batch.source_ids.shape[1])
+        width = self.batch.target_ids.shape[1] + (
+            0 if self.batch.source_ids is None else self.batch.source_ids.shape[1]
+        )
         item = torch.finfo(self.model.dtype).bits / 8
-        layers = getattr(config, "num_hidden_layers", 12) if grad else 1
-        heads = getattr(config, "num_attention_heads", 8)
-        activations = width * self._hidden() * 16 * layers + heads * width * width * 2
-        vocabulary = self.batch.n_steps * self.model.embedding("target").weight.shape[0] * 4
+        layers = int(getattr(config, "num_hidden_layers", 12)) if grad else 1
+        heads = int(getattr(config, "num_attention_heads", 8))
+        activations = width * self.model.hidden_size * 16 * layers + heads * width * width * 2
+        vocabulary = self.batch.n_steps * self.model.vocab_size * 4
         return max(1.0, item * (activations + vocabulary))
 
 
@@ -445,8 +443,5 @@ def _vjp(output: Tensor, leaves: list[Tensor], vectors: Tensor, batched: bool) -
         ]
     single = [torch.autograd.grad(output, leaves, v, retain_graph=True, allow_unused=True) for v in vectors]
     return [
-        torch.stack([torch.zeros_like(leaf) if s[i] is None else s[i] for s in single])
-        for i, leaf in enumerate(leaves)
+        torch.stack([torch.zeros_like(leaf) if s[i] is None else s[i] for s in single]) for i, leaf in enumerate(leaves)
     ]
-
-

@@ -38,8 +38,8 @@ def load_model(
     """Load a causal language model or an encoder-decoder for attribution.
 
     Args:
-        name_or_path_or_model_or_mlflow_uri: "demo/recall" or "demo/translate" (shipped with attriflow), a local folder, a
-            Hugging Face name, an MLflow model URI ("models:/...", "runs:/...") or a loaded `PreTrainedModel`.
+        name_or_path_or_model_or_mlflow_uri: "demo/recall" or "demo/translate" (shipped with attriflow), a local folder,
+            a Hugging Face name, an MLflow model URI ("models:/...", "runs:/...") or a loaded `PreTrainedModel`.
         method: Default attribution method (see `list_feature_attribution_methods`).
         tokenizer: Tokenizer or its name; needed for a model object whose name says nothing.
         device: "auto" (a GPU when there is one), "cpu", "cuda", ...
@@ -181,7 +181,7 @@ class AttributionModel:
     def plan_batches(
         self, examples: Sequence[Example], batch_size: int | None = None, *, sort: bool = True
     ) -> list[list[int]]:
-        """Indices of the examples of each batch, similar lengths together; at most 4,096 padded tokens when not told."""
+        """Indices of the examples of each batch, similar lengths together; 4,096 padded tokens unless told."""
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size must be a positive integer or None, not {batch_size!r}")
         lengths = [len(e.source) + len(e.target) for e in examples]
@@ -244,14 +244,16 @@ class AttributionModel:
             step_scores_args: Options of the step scores: `{option: value}` for all that take it, or
                 `{step function: {option: value}}`.
             skip_special_tokens: Tokenise without the tokenizer's special tokens.
-            **method_options: Options of the method (of the step functions too, as in Inseq); an unknown one is an error.
+            **method_options: Options of the method (as in Inseq also of the step functions); an unknown one is an error.
 
         Returns:
             One `Attribution` per text, in order.
         """
         name = method or self.method
         if name is None:
-            raise InputError(f"no attribution method: pass method= to attribute or load_model ({', '.join(methods.names())})")
+            raise InputError(
+                f"no attribution method: pass method= to attribute or load_model ({', '.join(methods.names())})"
+            )
         routed = self._route(name, attributed_fn, step_scores, attributed_fn_args, step_scores_args, method_options)
         job = self._job(
             name,
@@ -379,7 +381,9 @@ class AttributionModel:
             return self._batch(batch, job, generated)
         except (torch.OutOfMemoryError, OutOfMemoryError):
             if len(batch) == 1:
-                raise OutOfMemoryError(f"'{job.name}' runs out of memory on {self.device} with a single example") from None
+                raise OutOfMemoryError(
+                    f"'{job.name}' runs out of memory on {self.device} with a single example"
+                ) from None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = len(batch) // 2
@@ -495,7 +499,9 @@ def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
     given = [texts] if isinstance(texts, str) else list(texts)
     for text in given:
         if not isinstance(text, str):
-            raise InputError(f"{name} must be a string or a list of strings; found {type(text).__name__}: {text!r}"[:200])
+            raise InputError(
+                f"{name} must be a string or a list of strings; found {type(text).__name__}: {text!r}"[:200]
+            )
     if not given:
         raise InputError(f"{name} is empty")
     return given
@@ -508,8 +514,8 @@ def _names(step_scores: str | Sequence[str]) -> list[str]:
 def _positions(example: Example, start: int | None, end: int | None) -> Example:
     """Restrict the steps; the start is moved up to the first generated token, the end is exclusive.
 
-    Negative positions count from the end, as in Python; only the start of decoder-only models does not, where Inseq (and
-    so this) takes anything before the generated tokens, negative numbers too, for "from their beginning".
+    Negative positions count from the end, as in Python; only the start of decoder-only models does not, where Inseq
+    (and so this) takes anything before the generated tokens, negative numbers too, for "from their beginning".
     """
     if start is None and end is None:
         return example
@@ -597,5 +603,3 @@ def _masked(scores: Tensor, seen: Tensor, width: int) -> Tensor:
     seen = seen[:, :n].cpu().view(seen.shape[0], n, *([1] * (scores.ndim - 2)))
     out[:, :n] = torch.where(seen, scores[:, :n].detach().cpu(), torch.nan)
     return out
-
-

@@ -63,7 +63,9 @@ class AttributionOutput(Sequence[Attribution]):
             return {"method": None, "examples": 0}
         shared = ("method", "options", "attributed_fn", "attributed_fn_args", "step_scores_args", "seed", "model")
         facts = {name: getattr(p[0], name) for name in (*shared, "revision", "versions", "dtype", "device")}
-        totals = {k: sum(getattr(q, k) for q in p) for k in ("forward_rows", "forward_calls", "backward_rows", "seconds")}
+        totals = {
+            k: sum(getattr(q, k) for q in p) for k in ("forward_rows", "forward_calls", "backward_rows", "seconds")
+        }
         return {**facts, "examples": len(p), "forward_passes": totals["forward_rows"] / len(p), **totals}
 
     def aggregate(self, aggregator: str = "scores", **options: Any) -> AttributionOutput:

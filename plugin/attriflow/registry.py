@@ -72,9 +72,7 @@ def options_of(obj: Any) -> dict[str, Any]:
                 out[f.name] = _REQUIRED if f.default is dataclasses.MISSING else f.default
         return out
     parameters = inspect.signature(obj).parameters.values()
-    return {
-        p.name: _REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY
-    }
+    return {p.name: _REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 class Registry:
@@ -94,7 +92,9 @@ class Registry:
         self._aliases: dict[str, str] = {}
         self._points: dict[str, EntryPoint] | None = None
 
-    def register(self, name: str, *, aliases: tuple[str, ...] = (), overwrite: bool = False, **meta: Any) -> Callable[[T], T]:
+    def register(
+        self, name: str, *, aliases: tuple[str, ...] = (), overwrite: bool = False, **meta: Any
+    ) -> Callable[[T], T]:
         """Decorator that registers a part under `name`; everything about it goes into `meta`."""
 
         def decorate(obj: T) -> T:

@@ -166,14 +166,14 @@ def _substitute(model: LanguageModel) -> int:
 def _run(
     model: LanguageModel, rows: list[_Row], answers: list[Tensor], batch_size: int | None, counter: Counter | None
 ) -> None:
-    vocabulary = model.embedding("target").weight.shape[0]
-    hidden = model.embedding("target").weight.shape[1]
     at, limit = 0, batch_size
     while at < len(rows):
         if limit is None:
             longest = len(rows[min(len(rows) - 1, at + 63)].target) + len(rows[at].source)
             most = max(len(r.query) for r in rows[at : at + 64])
-            size = max(1, min(512, int(CHUNK_BYTES // (4 * (longest * hidden * 16 + most * vocabulary * 3)))))
+            size = max(
+                1, min(512, int(CHUNK_BYTES // (4 * (longest * model.hidden_size * 16 + most * model.vocab_size * 3))))
+            )
         else:
             size = limit
         chunk = rows[at : at + size]

@@ -109,9 +109,7 @@ StepFunction = Callable[..., Tensor]
 class Rescore(Protocol):
     """Scores the explained tokens again under changed inputs: all that a faithfulness metric needs of a model."""
 
-    def __call__(
-        self, keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete"
-    ) -> Tensor:
+    def __call__(self, keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete") -> Tensor:
         """Log-probabilities (nats, float64) of the target tokens with some inputs removed.
 
         Args:
@@ -195,7 +193,9 @@ class Attribution:
                 raise InputError(f"axis '{axis}' has {size} entries, expected {len(tokens)}")
         for name, values in self.step_scores.items():
             if tuple(values.shape) != (len(self.targets),):
-                raise InputError(f"step score '{name}' has shape {tuple(values.shape)}, expected ({len(self.targets)},)")
+                raise InputError(
+                    f"step score '{name}' has shape {tuple(values.shape)}, expected ({len(self.targets)},)"
+                )
         if self.norms is not None and self.norms.shape != self.scores.shape[:2]:
             raise InputError(f"norms have shape {tuple(self.norms.shape)}, expected {tuple(self.scores.shape[:2])}")
 
@@ -206,7 +206,7 @@ class Attribution:
         return ~torch.isnan(flat).all(-1)
 
     def token_scores(self) -> Tensor:
-        """One number per step and input, `[step, input]`: extra axes reduced (embedding: signed sum; layer, head: mean)."""
+        """One number per step and input, `[step, input]`: extra axes reduced (embedding: sum; layer, head: mean)."""
         scores = self.scores
         for axis in reversed(self.axes[2:]):
             scores = scores.sum(-1) if axis == "embedding" else scores.mean(-1)
@@ -218,7 +218,7 @@ class Attribution:
 
     @property
     def source_attributions(self) -> Tensor | None:
-        """Inseq's view of the encoder side, `[attributed token, generated token, ...]`; None for decoder-only models."""
+        """Inseq's view of the encoder side, `[attributed token, generated token, ...]`; None for decoder-only."""
         return self._rows(source=True)
 
     @property

@@ -54,7 +54,7 @@ def gradients(model, example, function=probability):
 
 @torch.no_grad()
 def occlusion(model, example, baseline_id, keep=(), function=probability):
-    """Per step: (source effects or None, prefix effects); ids in `keep` and the decoder start are their own baseline."""
+    """Per step: (source effects or None, prefix effects); ids in `keep` and the decoder start stay."""
     out = []
     for end in steps(example):
         source, target = prefix_embeddings(model, example, end)

@@ -17,7 +17,7 @@ def _runs(model: str) -> list:
         names = run["attribute_kwargs"].get("step_scores", [])
         plain = names and set(names) <= set(OURS) and not any("contrast" in k for k in run["attribute_kwargs"])
         # a left-padded batch without position ids shifts GPT-2's positions: a defect, not a reference
-        if plain and not (":generate" in run["id"]):
+        if plain and ":generate" not in run["id"]:
             out.append(pytest.param(model, run["id"], id=f"{model}-{run['id']}"))
     return out
 

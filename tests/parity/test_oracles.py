@@ -125,7 +125,14 @@ def test_integrated_gradients(golden_model, fn):
         wanted = arrays[f"{prefix}/target"]
         inside, outside = arrays[f"{prefix}/f_input_and_f_baseline"].T
         out = _attribute(
-            golden_model, model, "single", "integrated_gradients", fn, n_steps=300, granular=True, return_convergence_delta=True
+            golden_model,
+            model,
+            "single",
+            "integrated_gradients",
+            fn,
+            n_steps=300,
+            granular=True,
+            return_convergence_delta=True,
         )
         _compare(_block(out[0], "target"), wanted, 1e-5)
         total = out[0].scores.nansum((1, 2)).numpy()

@@ -34,7 +34,9 @@ def model(tokenizers):
 
 def attribute(m, texts, targets, method, **options):
     target = {"attribute_target": True} if m.is_encoder_decoder else {}
-    return m.attribute(texts, targets, method=method, show_progress=False, **target, **OPTIONS.get(method, {}), **options)
+    return m.attribute(
+        texts, targets, method=method, show_progress=False, **target, **OPTIONS.get(method, {}), **options
+    )
 
 
 def same(a, b, atol=1e-10):
@@ -165,7 +167,12 @@ class TestAgainstTheLoop:
         text, target = PROMPTS[1], TARGETS[m.is_encoder_decoder][0 if m.is_encoder_decoder else 1]
         (example,) = m.encode(text, target)
         n_inputs = len(example.source) + len(example.target) - 1
-        for method, bound in (("saliency", 1), ("attention", 1), ("occlusion", n_inputs + 2), ("integrated_gradients", 6)):
+        for method, bound in (
+            ("saliency", 1),
+            ("attention", 1),
+            ("occlusion", n_inputs + 2),
+            ("integrated_gradients", 6),
+        ):
             out = attribute(m, text, target, method)
             assert out.info["forward_passes"] <= bound, method
         # step scores come from the same pass

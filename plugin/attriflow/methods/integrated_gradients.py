@@ -28,9 +28,9 @@ from attriflow.registry import methods
 class IntegratedGradients:
     r"""Gradients averaged along the straight line from a baseline to the input, times their difference.
 
-    $(x_i - x'_i) \int_0^1 \partial f_t(x' + \alpha (x - x')) / \partial x_i \, d\alpha$ (eq. 1 of the paper). All attributed
-    blocks move together, and one path serves all steps, since a step's value depends on its own prefix only. Scores sum
-    to $f_t(x) - f_t(x')$ up to the quadrature error.
+    $(x_i - x'_i) \int_0^1 \partial f_t(x' + \alpha (x - x')) / \partial x_i \, d\alpha$ (eq. 1 of the paper). All
+    attributed blocks move together, and one path serves all steps, since a step's value depends on its own prefix
+    only. Scores sum to $f_t(x) - f_t(x')$ up to the quadrature error.
 
     Attributes:
         n_steps: Points on the path.

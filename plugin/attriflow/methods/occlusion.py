@@ -28,8 +28,8 @@ Unit = Literal["token", "word"]
 class Occlusion:
     r"""Score minus the score with part of the input replaced by a baseline; positive = the part supports the score.
 
-    $f_t(x) - f_t(x_{\setminus i})$. One changed sequence per unit serves all steps, because each step reads its own prefix
-    of it. Source and target tokens are occluded separately.
+    $f_t(x) - f_t(x_{\setminus i})$. One changed sequence per unit serves all steps, because each step reads its own
+    prefix of it. Source and target tokens are occluded separately.
 
     Attributes:
         unit: "token", or "word" (all tokens of a whitespace-delimited word together; each gets the word's score).
@@ -58,13 +58,18 @@ class Occlusion:
         n_units = int(units.max()) + 1
         n_windows = max(1, n_units - self.window + 1)
 
-        def changes(start: int, stop: int) -> dict[str, Tensor]:
+        def hidden(start: int, stop: int) -> Tensor:  # [window, batch, position]
             first = torch.arange(start, stop, device=units.device).view(-1, 1, 1)
-            hidden = (units >= first) & (units < first + self.window)  # [version, batch, position]
-            return {f"{block}_embeds": torch.where(hidden.unsqueeze(-1), baseline, original).flatten(0, 1)}
+            return (units >= first) & (units < first + self.window)
+
+        def changes(start: int, stop: int) -> dict[str, Tensor]:
+            replaced = torch.where(hidden(start, stop).unsqueeze(-1), baseline, original)
+            return {f"{block}_embeds": replaced.flatten(0, 1)}
 
         effect = engine.values() - engine.rescore(n_windows, changes)  # [window, batch, step]
-        return self._spread(effect, units, engine.visible(block))
+        # a window of tokens that are their own baseline has no effect at all, not one of rounding's size
+        changed = (hidden(0, n_windows) & (baseline != original).any(-1)).any(-1, keepdim=True)
+        return self._spread(torch.where(changed, effect, 0.0), units, engine.visible(block))
 
     def _spread(self, effect: Tensor, units: Tensor, visible: Tensor) -> Tensor:
         """Mean effect of the windows over each token that lie in the step's prefix, `[batch, step, position]`."""

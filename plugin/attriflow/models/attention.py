@@ -108,7 +108,9 @@ def listen(hf: Any, listener: Listener) -> Iterator[None]:
     try:
         _register()
     except ImportError as error:
-        raise UnsupportedModelError("attention maps need transformers.AttentionInterface (transformers >= 4.57)") from error
+        raise UnsupportedModelError(
+            "attention maps need transformers.AttentionInterface (transformers >= 4.57)"
+        ) from error
     token = _listener.set(listener)
     try:
         with implementation(hf, NAME):

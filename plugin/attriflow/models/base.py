@@ -91,14 +91,24 @@ class LanguageModel(ABC):
         limit = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
         return int(limit) if isinstance(limit, int) and limit > 0 else None
 
-    def embedding(self, block: str) -> nn.Module:
+    def embedding(self, block: str) -> nn.Embedding:
         """The module that embeds the ids of a block."""
+        module = None
         if self.is_encoder_decoder:
             part = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
             module = part.get_input_embeddings() if part is not None else None
-            if module is not None:
-                return module  # type: ignore[no-any-return]
-        return self.hf.get_input_embeddings()  # type: ignore[no-any-return]
+        found: nn.Embedding = self.hf.get_input_embeddings() if module is None else module
+        return found
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        return int(self.embedding("target").weight.shape[0])
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the embeddings."""
+        return int(self.embedding("target").weight.shape[1])
 
     # -- text to examples -------------------------------------------------------------------------------------------
 
@@ -166,8 +176,8 @@ class LanguageModel(ABC):
     def embedding_scale(self, block: str) -> float:
         """Factor between the embedding module's output and what the model expects in place of ids.
 
-        Models differ in where they scale (in the embedding module, in the forward always, or in the forward only when ids
-        are given; encoder and decoder of one model need not agree), so it is measured once: ids and embeddings must
+        Models differ in where they scale (in the embedding module, in the forward always, or in the forward only when
+        ids are given; encoder and decoder of one model need not agree), so it is measured once: ids and embeddings must
         give the same logits.
         """
         if block not in self._scales:
@@ -176,7 +186,7 @@ class LanguageModel(ABC):
 
     @torch.no_grad()
     def _measure_scale(self, block: str) -> float:
-        ids = torch.tensor([[1, 2, 3]], device=self.device) % self.embedding("target").weight.shape[0]
+        ids = torch.tensor([[1, 2, 3]], device=self.device) % self.vocab_size
         query = torch.tensor([[2]], device=self.device)
         given: dict[str, Any] = {"target_ids": ids, "query": query}
         if self.is_encoder_decoder:

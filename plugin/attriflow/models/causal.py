@@ -129,7 +129,9 @@ class CausalLM(LanguageModel):
             if not new:
                 raise InputError(f"the model generated nothing for {text[:60]!r}")
             added = _continuation(decode(self.tokenizer, prompt_ids), decode(self.tokenizer, [*prompt_ids, *new]))
-            new_spans = decoded_spans(self.tokenizer, new, start=len(text) + len(added) - len(added.lstrip(" ")), text=added.lstrip(" "))
+            new_spans = decoded_spans(
+                self.tokenizer, new, start=len(text) + len(added) - len(added.lstrip(" ")), text=added.lstrip(" ")
+            )
             examples.append(self._example(text, prompt_ids, spans, new, new_spans, text + added))
         return examples
 

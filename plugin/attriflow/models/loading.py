@@ -30,8 +30,8 @@ def load(
     """Load or wrap a model.
 
     Args:
-        source: "demo/recall" or "demo/translate", a local folder, a Hugging Face name, an MLflow model URI or folder, or
-            a loaded `PreTrainedModel`.
+        source: "demo/recall" or "demo/translate", a local folder, a Hugging Face name, an MLflow model URI or folder,
+            or a loaded `PreTrainedModel`.
         tokenizer: A tokenizer, or the name or path of one; the model's own when None.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" or None: a GPU when there is one (a model object stays
             where it is).
@@ -107,7 +107,9 @@ def _from_pretrained(name: str, dtype: torch.dtype | str | None, options: dict[s
     if dtype is not None:
         options.setdefault("dtype", dtype)
     try:
-        config = AutoConfig.from_pretrained(name, **{k: options[k] for k in ("revision", "token", "trust_remote_code") if k in options})
+        config = AutoConfig.from_pretrained(
+            name, **{k: options[k] for k in ("revision", "token", "trust_remote_code") if k in options}
+        )
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return name, auto.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
@@ -136,5 +138,7 @@ def _move(hf: Any, device: torch.device | None) -> Any:
     if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False):
         return hf  # placed by accelerate or by the quantiser: moving it would break it
     if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        device = torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     return hf.to(device)

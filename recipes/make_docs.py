@@ -1,0 +1,87 @@
+"""Write the tables of methods, step functions, metrics and aggregators from the registries.
+
+Usage: ``python recipes/make_docs.py [--check]``. The tables stand between ``<!-- table: NAME -->`` and
+``<!-- end table -->`` in README.md and docs/*.md; ``--check`` only tells whether they are up to date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attriflow.registry import PartInfo, aggregators, methods, metrics, step_functions
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+Column = Callable[[PartInfo], str]
+
+
+def options(info: PartInfo) -> str:
+    """Options with their defaults."""
+    return ", ".join(f"`{k}={_short(v)}`" for k, v in info.options.items()) or "-"
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    return text if len(text) <= 30 and " object at " not in text else "..."
+
+
+def meta(name: str) -> Column:
+    """A column that shows one piece of metadata."""
+    return lambda info: str(info.meta.get(name, "-"))
+
+
+def direction(info: PartInfo) -> str:
+    """Arrow of the better direction."""
+    return "higher" if info.meta["higher_is_better"] else "lower"
+
+
+TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
+    "methods": (
+        methods,
+        {"family": meta("family"), "cost": meta("cost"), "options": options, "source": meta("paper")},
+    ),
+    "step_functions": (step_functions, {"unit": meta("unit"), "options": options, "what": lambda i: i.summary}),
+    "metrics": (
+        metrics,
+        {"family": meta("family"), "better": direction, "range": meta("range"), "what": lambda i: i.summary},
+    ),
+    "aggregators": (aggregators, {"options": options, "what": lambda i: i.summary}),
+}
+
+
+def table(name: str) -> str:
+    """A Markdown table of a registry."""
+    registry, columns = TABLES[name]
+    rows = [["name", *columns], ["---"] * (len(columns) + 1)]
+    rows += [
+        [f"`{info.name}`", *(column(info).replace("|", "\\|") for column in columns.values())] for info in registry
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def render(text: str) -> str:
+    """The text with every table made anew."""
+    return BLOCK.sub(lambda m: f"{m[1]}\n{table(m[2])}\n\n{m[3]}", text)
+
+
+def main(check: bool) -> int:
+    """Write the tables, or tell which files are out of date."""
+    stale = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        made = render(text)
+        if made != text:
+            stale.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(made, encoding="utf-8")
+    for path in stale:
+        print(f"{'out of date' if check else 'written'}: {path}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""A third-party distribution with one part of each kind, found through entry points."""
