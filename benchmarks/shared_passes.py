@@ -1,7 +1,7 @@
 """Shared passes against a loop over target steps, on a GPT-2-small-shaped model with random weights.
 
-Usage: ``python benchmarks/shared_passes.py [--prompt 20] [--target 20] [--rounds 3] [--small]``. Both are run in turn in
-one process, so the ratio means something on a noisy machine; the scores must agree.
+Usage: ``python benchmarks/shared_passes.py [--prompt 20] [--target 20] [--rounds 3] [--small]``. Both are run in turn
+in one process, so the ratio means something on a noisy machine; the scores must agree.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def main() -> None:
         p = found.provenance
         print(
             f"{method}: forward passes {p.forward_rows:g} in {p.forward_calls:g} calls, products {p.backward_rows:g}; "
-            f"loop / shared = {ratio:.1f} (median of {options.rounds}, {ratios[-1][2]:.2f} s / {ratios[-1][1]:.2f} s last); "
+            f"loop / shared = {ratio:.1f} (median of {options.rounds}; "
+            f"last: {ratios[-1][2]:.2f} s / {ratios[-1][1]:.2f} s); "
             f"largest difference {worst:.1e} at scale {scale:.1e}"
         )
 

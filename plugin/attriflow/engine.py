@@ -13,6 +13,7 @@ runs out, and counts passes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError
 from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
 from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.batch import Batch, collate_contrast
 from attriflow.types import Example, Forward
 
 CHUNK_BYTES = 512 * 2**20
@@ -73,6 +75,9 @@ class Engine:
         blocks: Input blocks that get credit: ("target",) for decoder-only models, ("source",) or ("source", "target").
         seed: For methods that draw random numbers.
         include_eos_baseline: Whether EOS tokens are replaced in baselines too.
+        granular: Keep the embedding axis.
+        force_contrast: Contrastive objectives compare with the contrastive input's own logits.
+        counter: Passes so far.
     """
 
     model: LanguageModel
@@ -82,6 +87,7 @@ class Engine:
     seed: int = 0
     include_eos_baseline: bool = False
     granular: bool = False
+    force_contrast: bool = False
     counter: Counter = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -90,6 +96,8 @@ class Engine:
         self._base: Forward | None = None
         self._encoder: Tensor | None = None
         self._max_rows: int | None = None
+        self._contrast = self._collate_contrast()
+        self._contrast_logits: Tensor | None = None
 
     # -- inputs -----------------------------------------------------------------------------------------------------
 
@@ -143,12 +151,46 @@ class Engine:
         self.counter.forward_rows += n
         self.counter.forward_calls += 1
         repeat = n // self.batch.size
-        return Forward(
+        forward = Forward(
             logits=logits,
             target_ids=self.batch.step_ids.repeat(repeat, 1),
             mask=self.batch.step_mask.repeat(repeat, 1),
             model=self.model,
         )
+        return self._contrasted(forward, repeat, forced=self.force_contrast)
+
+    # -- contrast ---------------------------------------------------------------------------------------------------
+
+    def _collate_contrast(self) -> Batch | None:
+        contrasts = [e.contrast for e in self.examples if e.contrast is not None]
+        if len(contrasts) != len(self.examples):
+            return None
+        return collate_contrast(contrasts, self.batch.n_steps, self.model.pad_id, self.model.device)
+
+    def _contrasted(self, forward: Forward, repeat: int, forced: bool) -> Forward:
+        """The forward with its foil: the foil's tokens under the same logits, or under its own input's."""
+        if self._contrast is None:
+            return forward
+        logits = self._foil_logits().repeat(repeat, 1, 1) if forced else forward.logits
+        foil = Forward(logits=logits, target_ids=self._contrast.step_ids.repeat(repeat, 1), mask=forward.mask)
+        return dataclasses.replace(forward, contrast=foil)
+
+    def _foil_logits(self) -> Tensor:
+        """Logits of the contrastive input, `[batch, step, vocab]`; a constant, run once."""
+        if self._contrast_logits is None and self._contrast is not None:
+            c = self._contrast
+            rows = Rows(target_ids=c.target_ids, source_ids=c.source_ids, source_mask=c.source_mask, query=c.query)
+            with torch.no_grad():
+                self._contrast_logits = self.model.run(rows)
+            self.counter.forward_rows += self.batch.size
+            self.counter.forward_calls += 1
+        if self._contrast_logits is None:
+            raise UnsupportedModelError("the examples have no contrastive inputs")
+        return self._contrast_logits
+
+    def scored(self) -> Forward:
+        """What step scores read: the pass over the unchanged input and, if there is one, over the foil."""
+        return self._contrasted(self.base(), 1, forced=True)
 
     def base(self) -> Forward:
         """The pass over the unchanged input, run once."""
@@ -274,9 +316,8 @@ class Engine:
             if hook is not None:
                 hook.remove()
         if n == 1 and self._base is None and self._unchanged(leaves):
-            self._base = Forward(
-                logits=forward.logits.detach(), target_ids=forward.target_ids, mask=forward.mask, model=self.model
-            )
+            plain = dataclasses.replace(forward, logits=forward.logits.detach(), contrast=None)
+            self._base = self._contrasted(plain, 1, forced=self.force_contrast)
         hidden = caught[0] if len(caught) == 1 and caught[0].requires_grad else None
         return hidden, self.objective(forward)
 

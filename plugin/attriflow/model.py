@@ -14,6 +14,7 @@ from attriflow import __version__ as attriflow_version
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.contrast import Alignments, add_contrasts
 from attriflow.models.loading import load
 from attriflow.output import AttributionOutput
 from attriflow.progress import track
@@ -79,6 +80,7 @@ class _Job:
     seed: int
     eos_baseline: bool
     granular: bool
+    force_contrast: bool
 
 
 class AttributionModel:
@@ -221,6 +223,10 @@ class AttributionModel:
         attributed_fn_args: Mapping[str, Any] | None = None,
         step_scores_args: Mapping[str, Any] | None = None,
         skip_special_tokens: bool = False,
+        contrast_sources: str | Sequence[str] | None = None,
+        contrast_targets: str | Sequence[str] | None = None,
+        contrast_targets_alignments: Alignments | None = None,
+        contrast_force_inputs: bool = False,
         **method_options: Any,
     ) -> AttributionOutput:
         """Explain every token of generated (or forced) texts.
@@ -244,7 +250,13 @@ class AttributionModel:
             step_scores_args: Options of the step scores: `{option: value}` for all that take it, or
                 `{step function: {option: value}}`.
             skip_special_tokens: Tokenise without the tokenizer's special tokens.
-            **method_options: Options of the method (as in Inseq also of the step functions); an unknown one is an error.
+            contrast_sources: Contrastive source texts (encoder-decoders), for contrastive step functions.
+            contrast_targets: Contrastive targets: whole texts for decoder-only models, target texts otherwise.
+            contrast_targets_alignments: Pairs (target position, contrast position) per text, positions counted in the
+                whole decoder sequence; without them the two targets are aligned one to one from the right.
+            contrast_force_inputs: A contrastive `attributed_fn` compares with the contrastive input's own prediction
+                instead of the foil's probability after the original input.
+            **method_options: Options of the method (as in Inseq, of the step functions too); unknown ones are errors.
 
         Returns:
             One `Attribution` per text, in order.
@@ -263,8 +275,13 @@ class AttributionModel:
             include_eos_baseline=include_eos_baseline,
             granular=granular,
             seed=seed,
+            force_contrast=contrast_force_inputs,
             **routed,
         )
+        contrasted = contrast_targets is not None or contrast_sources is not None
+        check_contrast((attributed_fn, *_names(step_scores)), contrasted)
+        if contrast_targets_alignments is not None and contrast_targets is None:
+            raise InputError("contrast_targets_alignments needs contrast_targets")
         examples = self.encode(
             input_texts,
             generated_texts,
@@ -274,6 +291,15 @@ class AttributionModel:
             attr_pos_end=attr_pos_end,
             skip_special_tokens=skip_special_tokens,
         )
+        if contrasted:
+            examples = add_contrasts(
+                self.wrapped,
+                examples,
+                None if contrast_sources is None else _texts("contrast_sources", contrast_sources),
+                None if contrast_targets is None else _texts("contrast_targets", contrast_targets),
+                contrast_targets_alignments,
+                skip_special_tokens,
+            )
         return AttributionOutput(self._attribute(examples, job, batch_size, show_progress, generated_texts is None))
 
     def attribute_examples(
@@ -305,7 +331,9 @@ class AttributionModel:
             granular=granular,
             seed=seed,
             method_options=method_options,
+            force_contrast=False,
         )
+        check_contrast((attributed_fn, *_names(step_scores)), all(e.contrast is not None for e in examples))
         return self._attribute(examples, job, batch_size, show_progress, False)
 
     def _route(
@@ -343,6 +371,7 @@ class AttributionModel:
         granular: bool,
         seed: int,
         method_options: Mapping[str, Any],
+        force_contrast: bool,
     ) -> _Job:
         info = methods.info(name)
         if not isinstance(seed, int):
@@ -362,6 +391,7 @@ class AttributionModel:
             seed=seed,
             eos_baseline=include_eos_baseline,
             granular=granular,
+            force_contrast=force_contrast,
         )
 
     def _attribute(
@@ -392,11 +422,19 @@ class AttributionModel:
     def _batch(self, batch: list[Example], job: _Job, generated: bool) -> list[Attribution]:
         counter, begin = Counter(), time.perf_counter()
         engine = Engine(
-            self.wrapped, batch, job.objective, job.blocks, job.seed, job.eos_baseline, job.granular, counter
+            self.wrapped,
+            batch,
+            job.objective,
+            job.blocks,
+            seed=job.seed,
+            include_eos_baseline=job.eos_baseline,
+            granular=job.granular,
+            force_contrast=job.force_contrast,
+            counter=counter,
         )
         scores = job.method(engine)
         with torch.no_grad():
-            values = {name: fn(engine.base()) for name, fn in job.steps.items()}
+            values = {name: fn(engine.scored()) for name, fn in job.steps.items()}
         values.update(scores.step_scores)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -439,7 +477,7 @@ class AttributionModel:
             for index in self.plan_batches(examples, batch_size):
                 batch = [examples[i] for i in index]
                 engine = Engine(self.wrapped, batch, objective, ("target",), seed)
-                values = {name: fn(engine.base()).cpu() for name, fn in functions.items()}
+                values = {name: fn(engine.scored()).cpu() for name, fn in functions.items()}
                 for row, i in enumerate(index):
                     found[i] = {name: v[row, : examples[i].n_steps] for name, v in values.items()}
         return [found[i] for i in range(len(examples))]
@@ -492,6 +530,10 @@ _ATTRIBUTE_OPTIONS = (
     "attributed_fn_args",
     "step_scores_args",
     "skip_special_tokens",
+    "contrast_sources",
+    "contrast_targets",
+    "contrast_targets_alignments",
+    "contrast_force_inputs",
 )
 
 
@@ -540,6 +582,13 @@ def _objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any]) -
         return Objective(bound, stepwise=False), getattr(fn, "__name__", type(fn).__name__)
     info = step_functions.info(fn)
     return Objective(info.build(**args), stepwise=bool(info.meta.get("stepwise", True))), info.name
+
+
+def check_contrast(functions: Sequence[Any], contrasted: bool) -> None:
+    """Raise `InputError` when a contrastive step function is used without contrastive inputs."""
+    for name in functions:
+        if isinstance(name, str) and step_functions.info(name).meta.get("contrast") and not contrasted:
+            raise InputError(f"step function '{name}' compares with a foil: pass contrast_targets or contrast_sources")
 
 
 def bind_step_functions(names: str | Sequence[str], args: Mapping[str, Any]) -> dict[str, StepFunction]:

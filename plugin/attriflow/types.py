@@ -41,6 +41,21 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """The foil of an example: what it is compared with, aligned to its steps.
+
+    Attributes:
+        source_ids: Encoder ids; empty for decoder-only models.
+        target_ids: All decoder ids of the contrastive text.
+        positions: For each step, the position in `target_ids` of the token it is compared with.
+    """
+
+    source_ids: tuple[int, ...] = ()
+    target_ids: tuple[int, ...]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One encoded example: token ids, never re-tokenised afterwards.
 
@@ -50,6 +65,7 @@ class Example:
         start, stop: Steps are the predictions of `target[start:stop]`; step j predicts `target[start + j]` from
             `target[: start + j]` (and the whole source).
         input_text, target_text: What the user gave (or what was generated).
+        contrast: The foil for contrastive step functions, or None.
     """
 
     source: tuple[Token, ...] = ()
@@ -58,6 +74,7 @@ class Example:
     stop: int
     input_text: str = ""
     target_text: str = ""
+    contrast: Contrast | None = None
 
     @property
     def n_steps(self) -> int:
@@ -83,7 +100,8 @@ class Forward:
         logits: `[batch, step, vocab]`, the prediction of each target token from its own prefix.
         target_ids: `[batch, step]`, the token at each step (0 where `mask` is False).
         mask: `[batch, step]`, False on steps that only pad shorter examples.
-        contrast: The same for contrastive inputs, or None.
+        contrast: The same for contrastive inputs, or None. As the attributed function, its logits are those of the
+            original input unless `contrast_force_inputs` is set; as step scores, those of the contrastive input.
         model: The wrapped model, for functions that need another pass; None in tests with plain tensors.
     """
 

@@ -133,6 +133,14 @@ class LanguageModel(ABC):
         """Pad examples into a batch on the model's device."""
         return collate(examples, self.pad_id, self.device, self.is_encoder_decoder)
 
+    @abstractmethod
+    def target_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
+        """All decoder ids of a forced target text."""
+
+    @abstractmethod
+    def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
+        """Encoder ids of a text."""
+
     def check_length(self, example: Example) -> None:
         """Raise `InputError` for an input that does not fit, before any expensive work."""
         limit = self.max_positions

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.types import Example
+from attriflow.types import Contrast, Example
 
 # Everything is padded on the right: in a causal decoder nothing after a token can reach it, so padding needs neither a
 # mask nor shifted positions on the decoder side, whatever the tokenizer's own padding side is.
@@ -55,6 +55,31 @@ def pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tupl
         ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         mask[i, : len(row)] = 1
     return ids.to(device), mask.to(device)
+
+
+def collate_contrast(contrasts: Sequence[Contrast], n_steps: int, pad_id: int, device: torch.device) -> Batch:
+    """Pad the foils of a batch; the query of a step is the position before the token it is compared with."""
+    target_ids, target_mask = pad([c.target_ids for c in contrasts], pad_id, device)
+    query = torch.zeros((len(contrasts), n_steps), dtype=torch.long)
+    step_ids, step_mask = torch.zeros_like(query), torch.zeros_like(query, dtype=torch.bool)
+    for i, c in enumerate(contrasts):
+        query[i] = c.positions[0] - 1
+        n = len(c.positions)
+        query[i, :n] = torch.tensor(c.positions) - 1
+        step_ids[i, :n] = torch.tensor([c.target_ids[p] for p in c.positions])
+        step_mask[i, :n] = True
+    source_ids = source_mask = None
+    if contrasts[0].source_ids:
+        source_ids, source_mask = pad([c.source_ids for c in contrasts], pad_id, device)
+    return Batch(
+        source_ids=source_ids,
+        source_mask=source_mask,
+        target_ids=target_ids,
+        target_mask=target_mask,
+        query=query.to(device),
+        step_ids=step_ids.to(device),
+        step_mask=step_mask.to(device),
+    )
 
 
 def collate(examples: Sequence[Example], pad_id: int, device: torch.device, encoder: bool) -> Batch:

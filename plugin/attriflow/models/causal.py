@@ -44,6 +44,14 @@ class CausalLM(LanguageModel):
             for prompt, text in zip(input_texts, generated_texts, strict=True)
         ]
 
+    def target_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
+        """Ids of a full text."""
+        return self._sequence(text, not skip_special_tokens)[0]
+
+    def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
+        """There is no encoder."""
+        raise InputError("decoder-only models have no source: give the whole contrastive text as contrast_targets")
+
     def _forced(self, prompt: str, text: str, continuation: bool, special: bool) -> Example:
         if not text.startswith(prompt):
             if not continuation:

@@ -53,6 +53,15 @@ class EncoderDecoder(LanguageModel):
             out.append(self._example(text, special, [self.start_id, *ids], [None, *spans], target or ""))
         return out
 
+    def target_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
+        """Decoder start token and the ids of a target text."""
+        special = not skip_special_tokens
+        return [self.start_id, *tokenize(self.tokenizer, text, special=special, target=True)[0]]
+
+    def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
+        """Ids of a source text."""
+        return tokenize(self.tokenizer, text, special=not skip_special_tokens)[0]
+
     def _example(self, text: str, special: bool, ids: list[int], spans: list[Span], target_text: str) -> Example:
         source_ids, source_spans = tokenize(self.tokenizer, text, special=special)
         if not source_ids:

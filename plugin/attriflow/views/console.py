@@ -146,7 +146,7 @@ class _Cells:
         """Ranges of steps that fit beside the row labels, at least one step each."""
         room = width - self.label_width - 3
         found, start, used = [], 0, 0
-        for step, size in enumerate(self.widths):
+        for step, size in enumerate(width + 1 for width in self.widths):  # a column and the space before it
             full = max_columns is not None and step - start >= max(1, max_columns)
             if step > start and (used + size > room or full):
                 found.append((start, step))
