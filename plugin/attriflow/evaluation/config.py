@@ -1,0 +1,211 @@
+"""The settings of an evaluation: validated as a whole before any model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from attriflow.errors import InputError, UnknownNameError, check_keywords, unknown
+from attriflow.evaluation.checks import check_options, check_value, hints_of
+from attriflow.evaluation.selection import ALL, buildable, checked_options, chosen_names, usable_metrics
+from attriflow.registry import methods, metrics, step_functions
+
+Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
+_MINIMA = {"batch_size": 1, "max_examples": 1, "report_examples": 0, "seed": 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to run and how. `from_dict` makes a checked one.
+
+    Attributes:
+        inputs: Column of input texts; None: "input", or the only text column.
+        rationale: Column of evidence spans, see `attriflow.evaluation.rationale`; None: no plausibility metrics.
+        methods, step_functions, metrics: "all", a list of names, or a comma-separated string.
+        attributed_fn: Step function whose value is explained, or a callable.
+        attributed_fn_args: Its options.
+        method_options, step_function_options, metric_options: Name -> options.
+        generation_args: Arguments of `model.generate`, for data without targets.
+        attribute_target: Encoder-decoders: also give credit to the target prefix.
+        batch_size: Examples per batch; "auto" lets the engine choose.
+        device: "auto", or a torch device.
+        seed: Seeds everything that draws random numbers.
+        throughput: Measure forward equivalents, tokens per second and peak memory, not only seconds.
+        max_examples: Use the first so many rows only.
+        report_examples: Examples shown in the report.
+        fail_fast: Raise at the first failing method instead of reporting it and going on.
+        left_out: Parts selected through "all" that cannot run here, and why (filled in by `from_dict`).
+    """
+
+    inputs: str | None = None
+    rationale: str | None = None
+    methods: Names = ALL
+    step_functions: Names = ALL
+    metrics: Names = ALL
+    attributed_fn: str | Callable[..., Any] = "probability"
+    attributed_fn_args: Mapping[str, Any] = field(default_factory=dict)
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    step_function_options: Mapping[str, Any] = field(default_factory=dict)
+    metric_options: Mapping[str, Any] = field(default_factory=dict)
+    generation_args: Mapping[str, Any] = field(default_factory=dict)
+    attribute_target: bool = False
+    batch_size: int | Literal["auto"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+    throughput: bool = True
+    max_examples: int | None = None
+    report_examples: int = 5
+    fail_fast: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The settings a user may give."""
+        return [f.name for f in dataclasses.fields(cls) if f.name != "left_out"]
+
+    @classmethod
+    def from_dict(
+        cls,
+        mapping: Mapping[str, Any] | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        text_columns: Sequence[str] | None = None,
+        targets: str | None = None,
+    ) -> EvaluationConfig:
+        """Validate a dictionary of settings.
+
+        Args:
+            mapping: Settings by name; missing ones have their defaults.
+            columns: Columns of the data, without the targets; None skips the checks of column names.
+            text_columns: Those of them that hold text.
+            targets: Name of the target column, None when targets will be generated.
+
+        Raises:
+            AttriflowError: Something is wrong; the message names it and what is allowed.
+        """
+        given = dict(mapping or {})
+        check_keywords("evaluator_config", given, cls.keys())
+        _check_types(given)
+        if columns is not None:
+            given["inputs"] = _inputs_column(given, columns, text_columns or (), targets)
+            _check_column("rationale", given.get("rationale"), columns)
+        _check_device(given.get("device", "auto"))
+        _check_generation(given.get("generation_args") or {}, targets)
+        return cls(**given)._resolved()
+
+    def _resolved(self) -> EvaluationConfig:
+        """The same with names resolved to tuples and options checked."""
+        left_out: dict[str, str] = {}
+        changes: dict[str, Any] = {}
+        for key, options_key, registry in (
+            ("methods", "method_options", methods),
+            ("step_functions", "step_function_options", step_functions),
+            ("metrics", "metric_options", metrics),
+        ):
+            names, explicit = chosen_names(key, getattr(self, key), registry)
+            if key == "metrics":
+                names, skipped = usable_metrics(
+                    names, registry, explicit=explicit, rationale=self.rationale is not None
+                )
+                left_out.update(skipped)
+            options = checked_options(options_key, getattr(self, options_key), names, registry)
+            names, skipped = buildable(names, options, registry, explicit)
+            left_out.update(skipped)
+            changes[key], changes[options_key] = tuple(names), options
+        if not changes["methods"]:
+            raise InputError(f"'methods' is empty. Allowed: {', '.join(methods.names())}")
+        changes["attributed_fn_args"] = self._attributed_fn_options()
+        return dataclasses.replace(self, **changes, left_out=left_out)
+
+    def _attributed_fn_options(self) -> dict[str, Any]:
+        if callable(self.attributed_fn):
+            return dict(self.attributed_fn_args)
+        try:
+            part = step_functions.info(self.attributed_fn)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"'attributed_fn': {error}") from None
+        if part.meta.get("contrast"):
+            raise InputError(f"'attributed_fn': '{part.name}' compares with a foil, which a data set cannot give yet")
+        return check_options(part, self.attributed_fn_args)
+
+    @property
+    def explicit_batch_size(self) -> int | None:
+        """The batch size, None when the engine chooses."""
+        return None if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def explicit_device(self) -> str | None:
+        """The device, None when it is chosen automatically."""
+        return None if self.device == "auto" else self.device
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by setting: for logs, reports and another run."""
+        out = {key: getattr(self, key) for key in self.keys()}
+        if callable(self.attributed_fn):
+            out["attributed_fn"] = getattr(self.attributed_fn, "__qualname__", repr(self.attributed_fn))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
+
+
+def _check_types(given: Mapping[str, Any]) -> None:
+    hints = hints_of(EvaluationConfig)
+    for key, value in given.items():
+        check_value(f"'{key}'", value, hints[key])
+        if key in _MINIMA and isinstance(value, int) and value < _MINIMA[key]:
+            raise InputError(f"'{key}' must be at least {_MINIMA[key]}, not {value}")
+    if given.get("seed", 0) >= 2**32:
+        raise InputError(f"'seed' must be less than 2**32, not {given['seed']}")
+
+
+def _check_column(key: str, name: str | None, columns: Sequence[str]) -> None:
+    if name is not None and name not in columns:
+        raise UnknownNameError(unknown(f"column in '{key}'", name, columns))
+
+
+def _inputs_column(
+    given: Mapping[str, Any], columns: Sequence[str], text_columns: Sequence[str], targets: str | None
+) -> str:
+    """The column of inputs: as named, else "input", else the only text column left."""
+    name = given.get("inputs")
+    if name is not None:
+        _check_column("inputs", name, columns)
+        return str(name)
+    if "input" in columns:
+        return "input"
+    free = [c for c in text_columns if c not in (given.get("rationale"), targets)]
+    if len(free) == 1:
+        return free[0]
+    raise InputError(
+        f"name the column of input texts in 'inputs': there is no column 'input' and {len(free)} text columns "
+        f"could be it. Columns: {', '.join(map(str, columns))}"
+    )
+
+
+def _check_device(device: str) -> None:
+    if device == "auto":
+        return
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device):
+        raise InputError(f"'device' must be 'auto', 'cpu', 'mps', 'cuda', 'cuda:<n>' or 'xpu', not {device!r}")
+    import torch
+
+    kind, _, index = device.partition(":")
+    backend = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}.get(kind)
+    if kind != "cpu" and (backend is None or not backend.is_available()):
+        raise InputError(f"'device' is {device!r}, which is not available here; use 'auto' or 'cpu'")
+    if index and int(index) >= backend.device_count():  # type: ignore[union-attr]
+        raise InputError(f"'device' is {device!r}, but there are only {backend.device_count()} of them")  # type: ignore[union-attr]
+
+
+def _check_generation(arguments: Mapping[str, Any], targets: str | None) -> None:
+    if not arguments:
+        return
+    if targets is not None:
+        raise InputError("'generation_args' has no effect when targets are given; remove one of the two")
+    import inspect
+
+    from transformers import GenerationConfig, GenerationMixin
+
+    allowed = set(GenerationConfig().to_dict()) | set(inspect.signature(GenerationMixin.generate).parameters)
+    check_keywords("'generation_args'", arguments, sorted(allowed - {"self", "kwargs", "inputs"}))

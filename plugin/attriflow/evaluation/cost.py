@@ -1,0 +1,189 @@
+"""What a method costs: seconds, tokens per second, time in forward passes, peak memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+MIN_SECONDS = 0.5
+"""Quick work is repeated until this much time was measured ..."""
+MAX_REPEATS = 5
+"""... but not more often than this; medians count, because other programs share the machine."""
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Cost of explaining a data set with one method; None where it was not measured.
+
+    Attributes:
+        seconds: Wall time (median of the repeats of quick methods).
+        target_tokens_per_second: Explained tokens per second.
+        forward_equivalents: Time of a run over that of one teacher-forced forward pass of the same batches, timed right
+            before and after the run (median of the repeats).
+        peak_memory_mb: Most memory used at once on top of what was in use before the method started.
+        forward_seconds: That forward pass (median).
+        repeats: Timed runs behind `seconds`.
+    """
+
+    seconds: float
+    target_tokens_per_second: float | None = None
+    forward_equivalents: float | None = None
+    peak_memory_mb: float | None = None
+    forward_seconds: float | None = None
+    repeats: int = 1
+
+    def metrics(self) -> dict[str, float]:
+        """The measured numbers by their metric name."""
+        names = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
+        return {n: float(v) for n in names if (v := getattr(self, n)) is not None}
+
+
+def memory_kind(device: torch.device) -> str:
+    """What `peak_memory_mb` counts on a device."""
+    if device.type == "cuda":
+        return "cuda: peak of allocated memory above that at the start"
+    return f"{device.type}: peak of the process's resident set above that at the start, sampled"
+
+
+class PeakMemory:
+    """Context manager: the most memory in use at once above that at the start."""
+
+    def __init__(self, device: torch.device, interval: float = 0.002) -> None:
+        self.device, self.interval = device, interval
+        self.megabytes = 0.0
+        self._base = self._peak = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._base = torch.cuda.memory_allocated(self.device)
+            return self
+        _give_back_free_memory()
+        self._base = self._peak = _resident_bytes()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._peak = max(self._peak, _resident_bytes())
+        else:
+            import torch
+
+            self._peak = torch.cuda.max_memory_allocated(self.device)
+        self.megabytes = max(0, self._peak - self._base) / MEGABYTE
+
+    def _sample(self) -> None:
+        samples = 0
+        # often at first, so that quick work is seen; then less often, so that long work is not slowed down
+        while not self._stop.wait(self.interval if samples < 500 else 10 * self.interval):
+            self._peak = max(self._peak, _resident_bytes())
+            samples += 1
+
+
+def _resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _give_back_free_memory() -> None:
+    # memory that an earlier method freed but the allocator kept would hide what this one needs
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what was asked of it."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """Run something and return its result and wall seconds."""
+    synchronize(device)
+    start = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def forward_time(forward: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a forward pass: the median of three, of one when it is slow."""
+    seconds = [timed(forward, device)[1]]
+    while len(seconds) < 3 and sum(seconds) < MIN_SECONDS:
+        seconds.append(timed(forward, device)[1])
+    return statistics.median(seconds)
+
+
+def measure(
+    work: Callable[[], T],
+    forward: Callable[[], None],
+    *,
+    n_tokens: int,
+    device: torch.device,
+    throughput: bool = True,
+    warm_up: Callable[[], object] | None = None,
+) -> tuple[T, Cost]:
+    """Run a method over a data set and measure its cost.
+
+    Args:
+        work: The method over all examples.
+        forward: One plain forward pass of the same batches.
+        n_tokens: Explained tokens.
+        device: Where the model runs.
+        throughput: Measure everything; otherwise only seconds, with a single run.
+        warm_up: A small piece of the work, run first: imports and lazy set-up are not the method's cost.
+    """
+    if not throughput:
+        result, seconds = timed(work, device)
+        return result, Cost(seconds=seconds)
+    if warm_up is not None:
+        warm_up()
+    runs: list[float] = []
+    forwards = [forward_time(forward, device)]
+    with PeakMemory(device) as memory:
+        result, first = timed(work, device)
+    runs.append(first)
+    forwards.append(forward_time(forward, device))
+    while sum(runs) < MIN_SECONDS and len(runs) < MAX_REPEATS:
+        runs.append(timed(work, device)[1])
+        forwards.append(forward_time(forward, device))
+    # the machine's speed drifts: each run is compared with the forwards around it
+    ratios = [run / ((forwards[i] + forwards[i + 1]) / 2) for i, run in enumerate(runs)]
+    seconds = statistics.median(runs)
+    return result, Cost(
+        seconds=seconds,
+        target_tokens_per_second=n_tokens / seconds,
+        forward_equivalents=statistics.median(ratios),
+        peak_memory_mb=memory.megabytes,
+        forward_seconds=statistics.median(forwards),
+        repeats=len(runs),
+    )

@@ -1,0 +1,64 @@
+"""The rows of an evaluation, checked: inputs, targets, rationales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attriflow.errors import InputError
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.evaluation.rationale import Rationale, parse_rationale
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """Parallel rows. `targets` None: generate; a rationale None: this row has none."""
+
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...] | None = None
+    rationales: tuple[Rationale | None, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Rows are parallel and there is at least one."""
+        if not self.inputs:
+            raise InputError("there are no rows to evaluate")
+        for name in ("targets", "rationales"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.inputs):
+                raise InputError(f"{len(values)} {name} for {len(self.inputs)} inputs")
+
+    @classmethod
+    def from_frame(
+        cls, frame: pd.DataFrame, config: EvaluationConfig, targets: Sequence[Any] | None = None
+    ) -> EvaluationData:
+        """Rows of a data frame whose columns a checked config names; `targets` are given apart."""
+        n = len(frame) if config.max_examples is None else config.max_examples
+        inputs = _texts("input", frame[config.inputs].tolist()[:n])
+        rationales = None
+        if config.rationale is not None:
+            column = frame[config.rationale].tolist()[:n]
+            rationales = tuple(
+                parse_rationale(value, text, f"row {i}: rationale")
+                for i, (value, text) in enumerate(zip(column, inputs, strict=True))
+            )
+        return cls(
+            inputs=inputs,
+            targets=None if targets is None else _texts("target", list(targets)[:n]),
+            rationales=rationales,
+        )
+
+
+def text_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns whose values are all strings."""
+    return [str(c) for c in frame.columns if len(frame) and all(isinstance(v, str) for v in frame[c])]
+
+
+def _texts(label: str, values: Sequence[Any]) -> tuple[str, ...]:
+    for i, value in enumerate(values):
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"row {i}: the {label} must be a text that is not empty, not {value!r}")
+    return tuple(str(v) for v in values)

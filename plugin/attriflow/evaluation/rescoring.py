@@ -1,0 +1,121 @@
+"""`rescore` for a whole data set: asked one explanation at a time, answered from packed batches and a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attriflow.errors import InputError
+from attriflow.evaluation.rationale import inputs_of
+from attriflow.types import Example, Perturbation, Rescore, Variant
+
+if TYPE_CHECKING:
+    from attriflow.model import AttributionModel
+
+Key = tuple[int, int, str, bytes]
+CHUNK = 4096
+"""Variants handed to the model at once: enough to fill batches, few enough to bound memory."""
+
+
+class Rescorer:
+    """Scores changed inputs of a list of examples, each distinct change once.
+
+    Changes that differ only where a step cannot see, or in special tokens (which always stay), are the same change.
+    Those that remove at most one token do not depend on any explanation: they are kept for all methods. The others are
+    forgotten by `release`, so memory stays bounded by one method on a few examples.
+    """
+
+    def __init__(
+        self,
+        model: AttributionModel,
+        examples: Sequence[Example],
+        *,
+        attribute_target: bool = False,
+        batch_size: int | None = None,
+        chunk: int = CHUNK,
+    ) -> None:
+        self.model, self.examples = model, examples
+        self.attribute_target, self.batch_size, self.chunk = attribute_target, batch_size, chunk
+        self.computed = 0
+        self._shared: dict[Key, Tensor] = {}
+        self._transient: dict[Key, Tensor] = {}
+        self._layouts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def for_example(self, index: int) -> Rescore:
+        """The `rescore` of one example."""
+
+        def rescore(keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete") -> Tensor:
+            if keep.ndim != 2 or (steps is not None and len(steps) != len(keep)):
+                raise InputError(f"keep must be [variant, input] with one step per variant, not {tuple(keep.shape)}")
+            rows = keep.bool().tolist()
+            variants = [
+                Variant(keep=tuple(row), step=None if steps is None else int(steps[i]), how=how)
+                for i, row in enumerate(rows)
+            ]
+            values = self.scores((index, v) for v in variants)
+            if not values:
+                shape = (0, self.examples[index].n_steps) if steps is None else (0,)
+                return torch.zeros(shape, dtype=torch.float64)
+            return torch.stack(values) if steps is None else torch.cat(values)
+
+        return rescore
+
+    def prefetch(self, requests: Iterable[tuple[int, Variant]]) -> None:
+        """Compute what is not known yet, packed into full batches."""
+        missing: dict[Key, tuple[int, Variant]] = {}
+        for index, variant in requests:
+            key, canonical = self._canonical(index, variant)
+            if key not in self._shared and key not in self._transient:
+                missing[key] = (index, canonical)
+            if len(missing) >= self.chunk:
+                self._run(missing)
+                missing = {}
+        if missing:
+            self._run(missing)
+
+    def scores(self, requests: Iterable[tuple[int, Variant]]) -> list[Tensor]:
+        """Log-probabilities per request: `[1]` for one step, `[step]` for all."""
+        asked = list(requests)
+        self.prefetch(asked)
+        keys = [self._canonical(index, variant)[0] for index, variant in asked]
+        return [self._shared[k] if k in self._shared else self._transient[k] for k in keys]
+
+    def release(self) -> None:
+        """Forget the scores of changes that depend on an explanation."""
+        self._transient.clear()
+
+    def _run(self, missing: dict[Key, tuple[int, Variant]]) -> None:
+        values = self.model.rescore(
+            self.examples,
+            list(missing.values()),
+            attribute_target=self.attribute_target,
+            batch_size=self.batch_size,
+        )
+        self.computed += len(missing)
+        for (key, (_, variant)), value in zip(missing.items(), values, strict=True):
+            shared = variant.keep.count(False) <= 1
+            (self._shared if shared else self._transient)[key] = value.detach().to("cpu", torch.float64)
+
+    def _canonical(self, index: int, variant: Variant) -> tuple[Key, Variant]:
+        removable, position = self._layout(index)
+        if len(variant.keep) != len(removable):
+            raise InputError(f"keep has {len(variant.keep)} inputs, the attribution has {len(removable)}")
+        keep = np.asarray(variant.keep, dtype=bool) | ~removable
+        if variant.step is not None:
+            # what lies beyond a step's prefix is cut anyway
+            keep |= position >= self.examples[index].start + variant.step
+        key = (index, -1 if variant.step is None else variant.step, variant.how, np.packbits(keep).tobytes())
+        return key, Variant(keep=tuple(keep.tolist()), step=variant.step, how=variant.how)
+
+    def _layout(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which inputs can be removed, and each one's decoder position (negative: source, seen by all)."""
+        if index not in self._layouts:
+            example = self.examples[index]
+            tokens = inputs_of(example, self.attribute_target)
+            removable = np.array([not t.special for t in tokens], dtype=bool)
+            self._layouts[index] = removable, np.arange(len(tokens)) - len(example.source)
+        return self._layouts[index]

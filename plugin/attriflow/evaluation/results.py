@@ -1,0 +1,151 @@
+"""What an evaluation finds out, as it finds it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attriflow.errors import AttriflowError, InputError
+from attriflow.evaluation.cost import Cost
+from attriflow.types import Attribution, MetricValues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleValues:
+    """A metric's values for one example: one per step, or (`per_step` False) one for the whole explanation."""
+
+    values: tuple[float | None, ...]
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    per_step: bool = True
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the steps that have a value; None when none has."""
+        known = [v for v in self.values if v is not None]
+        return math.fsum(known) / len(known) if known else None
+
+
+def normalise(result: Any, n_steps: int) -> ExampleValues:
+    """What a metric returned in one form: `MetricValues`, a number, or a number (or None) per step.
+
+    A value that is not finite is no value: the step is skipped and counted.
+    """
+    if isinstance(result, MetricValues):
+        values, skipped, per_step = list(result.values), dict(result.skipped), True
+    else:
+        if hasattr(result, "tolist"):
+            result = result.tolist()
+        per_step = isinstance(result, Sequence) and not isinstance(result, str)
+        values, skipped = list(result) if per_step else [result], {}
+    if per_step and len(values) != n_steps:
+        raise InputError(f"a metric returned {len(values)} values for {n_steps} steps")
+    for i, value in enumerate(values):
+        if value is not None and not isinstance(value, (int, float)):
+            raise InputError(f"a metric must return numbers, not {value!r}")
+        values[i] = float(value) if value is not None and math.isfinite(value) else None
+        if values[i] is None:
+            skipped.setdefault(i, "no value" if value is None else f"not finite ({value})")
+    return ExampleValues(values=tuple(values), skipped=skipped, per_step=per_step)
+
+
+def skipped_example(n_steps: int, reason: str) -> ExampleValues:
+    """An example for which a metric cannot say anything."""
+    return ExampleValues(values=(None,) * n_steps, skipped=dict.fromkeys(range(n_steps), reason))
+
+
+def mean_over_examples(examples: Sequence[ExampleValues]) -> float | None:
+    """Mean over examples of their means over steps: long targets weigh no more than short ones."""
+    means = [m for e in examples if (m := e.mean) is not None]
+    return math.fsum(means) / len(means) if means else None
+
+
+@dataclass(kw_only=True)
+class MethodResult:
+    """Everything about one method so far.
+
+    Attributes:
+        status: "ok" or "failed"; a failed method has a `reason` and no metrics.
+        values: Metric -> values per example.
+        problems: Metric -> why it has no value for this method.
+    """
+
+    name: str
+    family: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    status: str = "ok"
+    reason: str = ""
+    attributions: list[Attribution] = field(default_factory=list)
+    cost: Cost | None = None
+    values: dict[str, list[ExampleValues]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the method explained the data set."""
+        return self.status == "ok"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metric -> mean over examples; metrics without any value are left out."""
+        means = {name: mean_over_examples(values) for name, values in self.values.items()}
+        return {name: value for name, value in means.items() if value is not None}
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Metric -> number of steps without a value."""
+        return {name: sum(len(v.skipped) for v in values) for name, values in self.values.items()}
+
+    def fail(self, error: BaseException) -> None:
+        """Mark the method as failed. Keeps no reference to the error, whose traceback would hold on to memory."""
+        self.status, self.reason = "failed", reason_of(error)
+        self.attributions, self.values = [], {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepScores:
+    """A step function over the data set: one list of finite numbers (None: not finite) per example."""
+
+    name: str
+    unit: str = ""
+    values: tuple[tuple[float | None, ...], ...] = ()
+    reason: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over examples of their means over steps."""
+        return mean_over_examples([ExampleValues(values=v) for v in self.values])
+
+
+@dataclass(frozen=True, slots=True)
+class StepScored:
+    """Event: the step functions have been computed."""
+
+    step_scores: Sequence[StepScores]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributed:
+    """Event: a method has explained the data set and its cost is known."""
+
+    result: MethodResult
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Event: a method's metrics are computed, or it has failed."""
+
+    result: MethodResult
+
+
+Event = StepScored | Attributed | Finished
+
+
+def reason_of(error: BaseException) -> str:
+    """One line about an error: the message of our own, with the type of a stranger's."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = lines[0].strip() if lines else ""
+    if not isinstance(error, AttriflowError) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

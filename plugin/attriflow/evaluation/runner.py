@@ -1,0 +1,199 @@
+"""Runs an evaluation and yields each result as soon as it exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from attriflow.errors import InputError
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.evaluation.cost import measure, synchronize
+from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.rationale import rationale_matrix
+from attriflow.evaluation.rescoring import Rescorer
+from attriflow.evaluation.results import (
+    Attributed,
+    Event,
+    Finished,
+    MethodResult,
+    StepScored,
+    StepScores,
+    reason_of,
+)
+from attriflow.evaluation.scoring import MetricRunner
+from attriflow.progress import track
+from attriflow.registry import methods, metrics, step_functions
+from attriflow.types import Attribution, Example
+
+if TYPE_CHECKING:
+    from attriflow.model import AttributionModel
+
+_logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """Methods x metrics x step functions over one data set and one model.
+
+    `run` yields events; at any time `results` and `step_scores` hold what is known so far.
+    """
+
+    def __init__(self, model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> None:
+        self.model, self.data, self.config = model, data, config
+        self.examples: list[Example] = []
+        self.results: list[MethodResult] = []
+        self.step_scores: list[StepScores] = []
+        self.rationales: list[Tensor | None] = []
+        self._step_tensors: list[dict[str, Tensor]] = []
+
+    @property
+    def n_tokens(self) -> int:
+        """Explained tokens in the data set."""
+        return sum(e.n_steps for e in self.examples)
+
+    def run(self) -> Iterator[Event]:
+        """Encode (or generate), then step functions, then every method with its metrics."""
+        self.examples = self._encode()
+        self.rationales = self._match_rationales()
+        self.step_scores = self._score_steps()
+        yield StepScored(self.step_scores)
+        runner = self._metric_runner()
+        if self.config.throughput:
+            self.model.teacher_forced(self.examples, batch_size=self.config.explicit_batch_size)  # warm-up
+        for name in track(self.config.methods, "attribution methods"):
+            result = MethodResult(name=name)
+            self.results.append(result)
+            if self._attribute(result):
+                yield Attributed(result)
+                runner.score(result)
+            yield Finished(result)
+
+    def _encode(self) -> list[Example]:
+        config, data = self.config, self.data
+        return self.model.encode(
+            list(data.inputs),
+            None if data.targets is None else list(data.targets),
+            continuation=True,
+            generation_args=dict(config.generation_args),
+            batch_size=config.explicit_batch_size,
+        )
+
+    def _match_rationales(self) -> list[Tensor | None]:
+        """Evidence per example as bool `[step, input]`; None where a row has none."""
+        out: list[Tensor | None] = []
+        for i, example in enumerate(self.examples):
+            row = self.data.rationales[i] if self.data.rationales is not None else None
+            try:
+                out.append(None if row is None else rationale_matrix(row, example, self.config.attribute_target))
+            except InputError as error:
+                if self.data.targets is not None:
+                    raise InputError(f"row {i}: {error}") from None
+                out.append(None)  # a generated target need not have the words that the rationale speaks of
+        return out
+
+    def _score_steps(self) -> list[StepScores]:
+        names, options = self.config.step_functions, self.config.step_function_options
+        wanted = {n: options.get(n, {}) for n in names}
+        reasons: dict[str, str] = {}
+        try:
+            self._step_tensors = self._steps(wanted)
+        except Exception as error:
+            if self.config.fail_fast:
+                raise
+            _logger.debug("step functions fail together, trying one at a time: %s", error)
+            self._step_tensors = [{} for _ in self.examples]
+            for name in names:
+                try:
+                    for known, new in zip(self._step_tensors, self._steps({name: wanted[name]}), strict=True):
+                        known.update(new)
+                except Exception as alone:
+                    reasons[name] = reason_of(alone)
+        return [
+            StepScores(
+                name=name,
+                unit=str(step_functions.info(name).meta.get("unit", "")),
+                values=() if name in reasons else tuple(_finite(t[name]) for t in self._step_tensors),
+                reason=reasons.get(name, ""),
+            )
+            for name in names
+        ]
+
+    def _steps(self, wanted: dict[str, Any]) -> list[dict[str, Tensor]]:
+        if not wanted:
+            return [{} for _ in self.examples]
+        config = self.config
+        return self.model.score_steps(self.examples, wanted, batch_size=config.explicit_batch_size, seed=config.seed)
+
+    def _metric_runner(self) -> MetricRunner:
+        config = self.config
+        rescorer = Rescorer(
+            self.model,
+            self.examples,
+            attribute_target=config.attribute_target,
+            batch_size=config.explicit_batch_size,
+        )
+        parts = [metrics.info(n) for n in config.metrics]
+        return MetricRunner(parts, config.metric_options, rescorer, self.rationales, config.fail_fast)
+
+    def _attribute(self, result: MethodResult) -> bool:
+        """Explain the data set with one method; False when it failed."""
+        config = self.config
+        try:
+            part = methods.info(result.name)
+            result.family = str(part.meta.get("family", ""))
+            result.options = {**part.options, **config.method_options.get(result.name, {})}
+            attributions, result.cost = measure(
+                lambda: self._explain(result.name, self.examples),
+                lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
+                n_tokens=self.n_tokens,
+                device=self.model.device,
+                throughput=config.throughput,
+                warm_up=lambda: self._explain(result.name, [min(self.examples, key=lambda e: len(e.target))]),
+            )
+        except Exception as error:
+            if config.fail_fast:
+                raise
+            result.fail(error)
+        else:
+            result.attributions = [
+                self._completed(a, scores) for a, scores in zip(attributions, self._step_tensors, strict=True)
+            ]
+        if not result.ok:
+            self._free_memory()  # out of the except block, where the error would still hold on to it
+        return result.ok
+
+    def _completed(self, attribution: Attribution, step_scores: dict[str, Tensor]) -> Attribution:
+        """What the evaluation knows and the method did not: step scores, and whether the target was generated."""
+        provenance = dataclasses.replace(attribution.provenance, generated=self.data.targets is None)
+        return attribution.replace(step_scores={**attribution.step_scores, **step_scores}, provenance=provenance)
+
+    def _explain(self, method: str, examples: list[Example]) -> list[Attribution]:
+        config = self.config
+        return self.model.attribute_examples(
+            examples,
+            method,
+            attributed_fn=config.attributed_fn,
+            attributed_fn_args=dict(config.attributed_fn_args),
+            attribute_target=config.attribute_target,
+            batch_size=config.explicit_batch_size,
+            seed=config.seed,
+            show_progress=False,
+            **config.method_options.get(method, {}),
+        )
+
+    def _free_memory(self) -> None:
+        gc.collect()
+        if self.model.device.type == "cuda":
+            import torch
+
+            synchronize(self.model.device)
+            torch.cuda.empty_cache()
+
+
+def _finite(values: Tensor) -> tuple[float | None, ...]:
+    return tuple(float(v) if math.isfinite(v) else None for v in values.tolist())

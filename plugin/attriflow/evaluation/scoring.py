@@ -1,0 +1,89 @@
+"""All metrics of one method: planned ahead, rescored in full batches, one failure at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from attriflow.errors import MissingExtraError
+from attriflow.evaluation.rescoring import Rescorer
+from attriflow.evaluation.results import ExampleValues, MethodResult, normalise, reason_of, skipped_example
+from attriflow.registry import PartInfo
+from attriflow.types import Attribution, Variant
+
+EXAMPLES_AT_ONCE = 16
+"""Examples whose changed inputs are scored together and held in memory."""
+_logger = logging.getLogger(__name__)
+
+
+class MetricRunner:
+    """Computes metrics of methods over the same examples, sharing what does not depend on the method."""
+
+    def __init__(
+        self,
+        parts: Sequence[PartInfo],
+        options: Mapping[str, Mapping[str, Any]],
+        rescorer: Rescorer,
+        rationales: Sequence[Tensor | None],
+        fail_fast: bool = False,
+    ) -> None:
+        self.parts = {p.name: p for p in parts}
+        self.metrics = {p.name: p.build(**options.get(p.name, {})) for p in parts}
+        self.rescorer, self.rationales, self.fail_fast = rescorer, rationales, fail_fast
+
+    def score(self, result: MethodResult) -> None:
+        """Fill in the values and problems of a method that has explained the data set."""
+        result.values = {name: [] for name in self.metrics}
+        for begin in range(0, len(result.attributions), EXAMPLES_AT_ONCE):
+            indices = range(begin, min(begin + EXAMPLES_AT_ONCE, len(result.attributions)))
+            self._prefetch(result, indices)
+            for name in list(result.values):
+                self._guarded(result, name, indices)
+            self.rescorer.release()
+        for name, values in result.values.items():
+            if values and all(v.mean is None for v in values):
+                reasons = sorted({reason for v in values for reason in v.skipped.values()})
+                result.problems[name] = f"no value for any step: {'; '.join(reasons)}"
+
+    def _prefetch(self, result: MethodResult, indices: Sequence[int]) -> None:
+        requests: list[tuple[int, Variant]] = []
+        try:
+            for name in result.values:
+                plan = getattr(self.metrics[name], "plan", None)
+                if plan is not None:
+                    requests += [
+                        (i, variant)
+                        for i in indices
+                        if not self._without_rationale(name, i)
+                        for variant in plan(result.attributions[i])
+                    ]
+            self.rescorer.prefetch(requests)
+        except Exception as error:
+            # not the place to judge: each metric asks for its scores itself, and fails on its own account
+            _logger.debug("planning ahead failed: %s", error)
+
+    def _without_rationale(self, name: str, index: int) -> bool:
+        return "rationale" in self.parts[name].meta.get("needs", ()) and self.rationales[index] is None
+
+    def _guarded(self, result: MethodResult, name: str, indices: Sequence[int]) -> None:
+        try:
+            values = [self._value(name, i, result.attributions[i]) for i in indices]
+        except MissingExtraError:
+            raise  # not this metric's failure: nothing that was asked for can be computed here
+        except Exception as error:
+            if self.fail_fast:
+                raise
+            del result.values[name]
+            result.problems[name] = reason_of(error)
+        else:
+            result.values[name] += values
+
+    def _value(self, name: str, index: int, attribution: Attribution) -> ExampleValues:
+        n_steps = len(attribution.targets)
+        if self._without_rationale(name, index):
+            return skipped_example(n_steps, "no rationale in this row")
+        out = self.metrics[name](attribution, self.rescorer.for_example(index), self.rationales[index])
+        return normalise(out, n_steps)

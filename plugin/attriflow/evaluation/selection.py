@@ -1,0 +1,103 @@
+"""Which registered parts an evaluation runs: "all", a list or a comma-separated string, checked against a registry."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attriflow.errors import AttriflowError, InputError, MissingExtraError, UnknownNameError, unknown
+from attriflow.evaluation.checks import check_options
+from attriflow.registry import PartInfo, Registry
+
+ALL = "all"
+
+
+def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], bool]:
+    """Registered names for a setting, without duplicates, and whether they were asked for one by one."""
+    if value is None:
+        return [], True
+    if isinstance(value, str):
+        if value.strip() == ALL:
+            return registry.names(), False
+        value = [v.strip() for v in value.split(",") if v.strip()]
+    if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(v, str) for v in value):
+        raise InputError(f"'{key}' must be 'all', a list of names or a comma-separated string, not {value!r}")
+    names = sorted(value) if isinstance(value, (set, frozenset)) else value
+    try:
+        return list(dict.fromkeys(registry.resolve(n) for n in names)), True
+    except UnknownNameError as error:
+        raise UnknownNameError(f"'{key}': {error}") from None
+
+
+def checked_options(key: str, value: Any, names: Sequence[str], registry: Registry) -> dict[str, dict[str, Any]]:
+    """Options per part, every one of a part that is selected, known to the part and of the right type."""
+    if not isinstance(value, Mapping) or not all(isinstance(v, Mapping) for v in value.values()):
+        raise InputError(f"'{key}' must be a dictionary of name -> dictionary of options, not {value!r}")
+    out = {}
+    for given, options in value.items():
+        try:
+            name = registry.resolve(given)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"'{key}': {error}") from None
+        if name not in names:
+            raise UnknownNameError(unknown(f"name in '{key}' (it is not selected)", given, names))
+        out[name] = check_options(registry.info(name), options)
+    return out
+
+
+def buildable(
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], registry: Registry, explicit: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Parts that can run; with "all", those that need an option or a foil that nobody gave are left out."""
+    kept: list[str] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            if registry.info(name).meta.get("contrast"):
+                raise InputError(f"{registry.kind} '{name}' compares with a foil, which a data set cannot give yet")
+            registry.info(name).build(**options.get(name, {}))
+        except AttriflowError as error:
+            if explicit or name in options:
+                raise
+            left_out[name] = str(error)
+        else:
+            kept.append(name)
+    return kept, left_out
+
+
+def missing_package(part: PartInfo) -> str | None:
+    """The first package that a part requires and that is not installed."""
+    return next((r for r in part.meta.get("requires", ()) if importlib.util.find_spec(r) is None), None)
+
+
+def usable_metrics(
+    names: Sequence[str], registry: Registry, *, explicit: bool, rationale: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Metrics that can run here and why others, selected only through "all", cannot.
+
+    Raises:
+        MissingExtraError: A metric was named, or none is left, and its package is not installed.
+        InputError: A metric that compares with rationales was named and there is no rationale column.
+    """
+    kept: list[str] = []
+    left_out: dict[str, str] = {}
+    missing: MissingExtraError | None = None
+    for name in names:
+        part = registry.info(name)
+        package = missing_package(part)
+        if package is not None:
+            missing = MissingExtraError(f"metric '{name}'", package, part.meta.get("extra", package))
+            if explicit:
+                raise missing
+            left_out[name] = str(missing)
+        elif "rationale" in part.meta.get("needs", ()) and not rationale:
+            reason = f"metric '{name}' compares with human or planted rationales: name their column in 'rationale'"
+            if explicit:
+                raise InputError(reason)
+            left_out[name] = reason
+        else:
+            kept.append(name)
+    if missing is not None and not kept:
+        raise missing
+    return kept, left_out

@@ -1,0 +1,1 @@
+"""MLflow: the evaluator plugin, logging and loading of models, artifacts."""

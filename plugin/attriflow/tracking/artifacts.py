@@ -1,0 +1,77 @@
+"""Artifacts of an evaluation, as MLflow's `EvaluationResult` holds them.
+
+There are few of them, some being folders: `EvaluationResult.tables` tries to load every artifact as a table and warns
+about each that is none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models.evaluation.base import EvaluationArtifact
+
+
+class TableArtifact(EvaluationArtifact):
+    """A data frame, in the layout of `mlflow.log_table`."""
+
+    def _save(self, output_artifact_path: str) -> None:
+        write_table(self.content, output_artifact_path)
+
+    def _load_content_from_file(self, local_artifact_path: str) -> pd.DataFrame:
+        return read_table(local_artifact_path)
+
+
+class HtmlArtifact(EvaluationArtifact):
+    """A self-contained page; its content is the HTML text."""
+
+    def _save(self, output_artifact_path: str) -> None:
+        Path(output_artifact_path).write_text(self.content, encoding="utf-8")
+
+    def _load_content_from_file(self, local_artifact_path: str) -> str:
+        return Path(local_artifact_path).read_text(encoding="utf-8")
+
+
+class AttributionsArtifact(EvaluationArtifact):
+    """A folder of attributions; the content is method -> `AttributionOutput`."""
+
+    def _save(self, output_artifact_path: str) -> None:
+        from attriflow.io import save
+
+        for name, attributions in self.content.items():
+            save(attributions, Path(output_artifact_path) / f"{name}.safetensors", overwrite=True)
+
+    def _load_content_from_file(self, local_artifact_path: str) -> dict[str, Any]:
+        from attriflow.output import load
+
+        return {path.stem: load(path) for path in sorted(Path(local_artifact_path).glob("*.safetensors"))}
+
+
+class PlotsArtifact(EvaluationArtifact):
+    """A folder of plots; the content is name -> PNG bytes."""
+
+    def _save(self, output_artifact_path: str) -> None:
+        folder = Path(output_artifact_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, png in self.content.items():
+            (folder / f"{name}.png").write_bytes(png)
+
+    def _load_content_from_file(self, local_artifact_path: str) -> dict[str, bytes]:
+        return {path.stem: path.read_bytes() for path in sorted(Path(local_artifact_path).glob("*.png"))}
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table the way `mlflow.log_table` does."""
+    if str(path).endswith(".parquet"):
+        table.to_parquet(path, index=False)
+    else:
+        table.to_json(path, orient="split", index=False, double_precision=15)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read what `write_table` wrote."""
+    if str(path).endswith(".parquet"):
+        return pd.read_parquet(path)
+    # token texts such as "007" or "2024" stay texts
+    return pd.read_json(path, orient="split", dtype=False)

@@ -1,0 +1,163 @@
+"""`attriflow demo`: both demo models evaluated with everything there is, into a fresh MLflow store."""
+
+from __future__ import annotations
+
+import html
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attriflow.tracking.quiet import quiet
+
+if TYPE_CHECKING:
+    from mlflow.models.evaluation.base import EvaluationResult
+    from rich.console import Console
+
+EXAMPLES = 32
+EXPERIMENT = "attriflow demo"
+SETTINGS: dict[str, Any] = {
+    "inputs": "input",
+    "rationale": "rationale",
+    # methods, step functions and metrics: all, by default
+    "method_options": {"integrated_gradients": {"n_steps": 20}},
+}
+DESCRIPTIONS = {
+    "recall": "a causal language model that answers questions about facts in its prompt",
+    "translate": "an encoder-decoder that translates a toy English into a toy Italian",
+}
+
+
+def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
+    """Evaluate the demo models and leave a report, a picture and an MLflow store behind.
+
+    Args:
+        output: Folder for everything; existing runs in it are kept.
+        console: Where the leaderboards are printed.
+        examples: Examples per model.
+
+    Returns:
+        The report.
+    """
+    output = output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    pages: dict[str, str] = {}
+    with quiet(), _store(output) as experiment_id:
+        from attriflow.demo import MODELS
+
+        for name in MODELS:
+            console.print(f"\n[bold]demo/{name}[/bold]: {DESCRIPTIONS[name]}; {examples} examples it has not seen ...")
+            result = _evaluate(name, experiment_id, examples)
+            _print_leaderboard(result, console, name)
+            pages[name] = result.artifacts["report"].content
+            if name == MODELS[0]:
+                (output / "leaderboard.png").write_bytes(result.artifacts["plots"].content["metric_heatmap"])
+    report = output / "report.html"
+    report.write_text(tabbed(pages), encoding="utf-8")
+    _say_where(console, output, report, time.perf_counter() - started)
+    return report
+
+
+def _evaluate(name: str, experiment_id: str, examples: int) -> EvaluationResult:
+    import mlflow
+
+    from attriflow.demo import demo_path, load_demo_dataset
+    from attriflow.tracking.log_model import log_model
+
+    data = load_demo_dataset(name).sample(examples, random_state=0, ignore_index=True)
+    with mlflow.start_run(experiment_id=experiment_id, run_name=name):
+        info = log_model(demo_path(name), name=name)
+        return mlflow.models.evaluate(
+            info.model_uri,
+            mlflow.data.from_pandas(data, targets="target", name=f"demo-{name}"),
+            model_type="text-attribution",
+            evaluators="attriflow",
+            evaluator_config=dict(SETTINGS),
+        )
+
+
+@contextmanager
+def _store(output: Path) -> Iterator[str]:
+    """Use a store in the folder; yields the experiment's id."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(f"sqlite:///{output / 'mlflow.db'}")
+    try:
+        known = mlflow.get_experiment_by_name(EXPERIMENT)
+        artifacts = (output / "mlartifacts").as_uri()
+        yield known.experiment_id if known else mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    finally:
+        mlflow.set_tracking_uri(before or "")
+
+
+def _print_leaderboard(result: EvaluationResult, console: Console, name: str) -> None:
+    from attriflow.evaluation.tables import directions
+    from attriflow.registry import metrics
+    from attriflow.views.console import leaderboard_table
+
+    board: Any = result.artifacts["leaderboard"].content
+    console.print(leaderboard_table(board, directions(metrics.names()), title=f"Leaderboard: demo/{name}"))
+
+
+def _say_where(console: Console, output: Path, report: Path, seconds: float) -> None:
+    def shown(path: Path) -> str:
+        # the shorter of the two, for copying
+        return min(str(path), os.path.relpath(path), key=len)
+
+    store = f"sqlite:///{shown(output / 'mlflow.db')}"
+    # without wrapping: a command that is broken over lines cannot be copied
+    for line in (
+        f"Done in {seconds:.0f} s.",
+        f"Report:    {shown(report)}",
+        f"MLflow UI: {shown(Path(_mlflow_command()))} ui --backend-store-uri {store}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _mlflow_command() -> str:
+    import shutil
+    import sys
+
+    beside = Path(sys.executable).parent / "mlflow"
+    return str(beside) if beside.exists() else shutil.which("mlflow") or "mlflow"
+
+
+def tabbed(pages: dict[str, str]) -> str:
+    """Several self-contained pages as one, each in a tab of its own."""
+    names = list(pages)
+    inputs = "".join(
+        f'<input type="radio" name="tab" id="tab{i}"{" checked" if i == 0 else ""}>'
+        f'<label for="tab{i}">{html.escape(name)}</label>'
+        for i, name in enumerate(names)
+    )
+    frames = "".join(
+        f'<iframe title="{html.escape(name)}" srcdoc="{html.escape(pages[name])}"></iframe>' for name in names
+    )
+    shown = "".join(f"#tab{i}:checked ~ iframe:nth-of-type({i + 1}) {{ display: block }}\n" for i in range(len(names)))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>attriflow demo</title>
+<style>
+html, body {{ height: 100%; margin: 0 }}
+body {{ display: flex; flex-wrap: wrap; align-content: flex-start; background: #fff }}
+body {{ font: 15px/1.4 system-ui, sans-serif }}
+input {{ position: absolute; opacity: 0 }}
+label {{ padding: 10px 20px; cursor: pointer; color: #444; border-bottom: 3px solid transparent }}
+input:checked + label {{ color: #000; font-weight: 600; border-color: #0072b2 }}
+input:focus-visible + label {{ outline: 2px solid #0072b2; outline-offset: -4px }}
+iframe {{ display: none; flex: 0 0 100%; height: calc(100vh - 46px); border: 0; border-top: 1px solid #ddd }}
+{shown}</style>
+</head>
+<body>
+{inputs}
+{frames}
+</body>
+</html>
+"""

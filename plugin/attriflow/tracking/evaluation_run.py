@@ -1,0 +1,109 @@
+"""One evaluation as MLflow sees it: settings checked, model found, every result logged as soon as it exists."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models.evaluation.base import EvaluationResult
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from attriflow.errors import AttriflowError, InputError
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.evaluation.data import EvaluationData, text_columns
+
+_logger = logging.getLogger(__name__)
+
+
+def evaluate_model(
+    *,
+    model: Any,
+    dataset: Any,
+    run_id: str,
+    settings: Mapping[str, Any],
+    model_id: str | None = None,
+    unsupported: Mapping[str, Any] | None = None,
+) -> EvaluationResult:
+    """Evaluate a loaded pyfunc model and log everything to a run.
+
+    Args:
+        model: The pyfunc model.
+        dataset: MLflow's evaluation dataset.
+        run_id: The run to log to.
+        settings: The evaluator's configuration, see `EvaluationConfig`.
+        model_id: The logged model's id, when MLflow knows it.
+        unsupported: Arguments of `mlflow.models.evaluate` that other evaluators understand and this one does not.
+
+    Raises:
+        MlflowException: The configuration, the data or the model cannot be used; nothing has been computed then.
+    """
+    for name, value in (unsupported or {}).items():
+        if value:
+            _logger.warning("the attriflow evaluator does not use '%s'", name)
+    with _as_mlflow_error():
+        frame, targets = _columns(dataset)
+        config = EvaluationConfig.from_dict(
+            {k: v for k, v in settings.items() if k != "col_mapping"},  # MLflow's own key
+            columns=[str(c) for c in frame.columns],
+            text_columns=text_columns(frame),
+            targets=None if targets is None else (getattr(dataset, "targets_name", None) or "targets"),
+        )
+        data = EvaluationData.from_frame(frame, config, targets)
+        # from here on the weights are needed; a wrong setting did not load any
+        from attriflow.tracking.loading import hf_parts
+        from attriflow.tracking.recorder import record
+
+        hf, tokenizer = hf_parts(model)
+        with _on_device(hf, config) as device:
+            from attriflow.model import load_model
+
+            loaded = load_model(hf, tokenizer=tokenizer, device=device)
+            if model_id is not None:
+                loaded.wrapped.name = f"models:/{model_id}"  # instead of the folder that MLflow copied it to
+            names = {"model": getattr(getattr(model, "metadata", None), "name", None), "data": _data_name(dataset)}
+            return record(loaded, data, config, run_id, model_id, names={k: v for k, v in names.items() if v})
+
+
+@contextmanager
+def _as_mlflow_error() -> Iterator[None]:
+    try:
+        yield
+    except AttriflowError as error:
+        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+
+
+def _columns(dataset: Any) -> tuple[pd.DataFrame, list[Any] | None]:
+    """Features as a data frame, and the targets."""
+    features = dataset.features_data
+    if not isinstance(features, pd.DataFrame):
+        features = pd.DataFrame(features, columns=["input"] if features.shape[1] == 1 else None)
+    if not len(features):
+        raise InputError("there are no rows to evaluate")
+    targets = dataset.labels_data
+    return features.rename(columns=str), None if targets is None else list(targets)
+
+
+def _data_name(dataset: Any) -> str | None:
+    """The name that the user gave to the data; MLflow falls back to a hash."""
+    name = getattr(dataset, "name", None)
+    return None if name in (None, "dataset", getattr(dataset, "hash", None)) else str(name)
+
+
+@contextmanager
+def _on_device(hf: Any, config: EvaluationConfig) -> Iterator[str | None]:
+    """The device to use. MLflow loads models on the CPU; "auto" means a GPU, and the model is put back afterwards."""
+    import torch
+
+    wanted = config.explicit_device
+    if wanted is None and torch.cuda.is_available() and getattr(hf, "hf_device_map", None) is None:
+        wanted = "cuda"
+    before = next(iter(hf.parameters())).device
+    try:
+        yield wanted
+    finally:
+        if wanted is not None and next(iter(hf.parameters())).device != before:
+            hf.to(before)

@@ -1,0 +1,122 @@
+"""Plots and the report of an evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attriflow.evaluation import tables
+from attriflow.evaluation.runner import Evaluation
+from attriflow.tracking.artifacts import HtmlArtifact, PlotsArtifact
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models.evaluation.base import EvaluationArtifact
+
+    from attriflow.tracking.run_logger import RunLogger
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The tables of an evaluation, and which way each metric points."""
+
+    leaderboard: pd.DataFrame
+    scores: pd.DataFrame
+    step_scores: pd.DataFrame
+    directions: Mapping[str, bool]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Tables:
+        """Tables of what is known so far."""
+        names = evaluation.config.metrics
+        directions = tables.directions(names)
+        return cls(
+            leaderboard=tables.leaderboard(evaluation.results, names, directions, len(evaluation.examples)),
+            scores=tables.scores_table(evaluation.results, evaluation.examples),
+            step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
+            directions=directions,
+        )
+
+
+def plots(found: Tables) -> dict[str, bytes]:
+    """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
+    from attriflow.views import plots as views
+    from attriflow.views.figures import to_png
+
+    drawings: dict[str, Callable[[], Any]] = {
+        "metric_heatmap": lambda: views.metric_heatmap(found.leaderboard, found.directions),
+        "metric_distributions": lambda: views.metric_distributions(found.scores, found.directions),
+        "quality_cost": lambda: views.quality_cost(found.leaderboard, found.directions),
+        "step_scores": lambda: views.step_scores(found.step_scores),
+    }
+    out = {}
+    for name, draw in drawings.items():
+        try:
+            out[name] = to_png(draw())
+        except Exception as error:
+            _logger.warning("could not draw the plot '%s': %s", name, error)
+    return out
+
+
+def report(evaluation: Evaluation, found: Tables, figures: Mapping[str, bytes], names: Mapping[str, str]) -> str:
+    """The self-contained page."""
+    from attriflow.views.report import report_html
+
+    shown = evaluation.config.report_examples
+    return report_html(
+        title=f"Attribution methods on {names['model']}" if "model" in names else "Attribution methods",
+        leaderboard=found.leaderboard,
+        directions=found.directions,
+        scores=found.scores,
+        step_scores=found.step_scores,
+        attributions={r.name: r.attributions[:shown] for r in evaluation.results if r.ok},
+        rationales=evaluation.rationales[:shown] if evaluation.data.rationales is not None else None,
+        settings=settings(evaluation, names),
+        figures=figures,
+        max_examples=shown,
+    )
+
+
+def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]:
+    """What a reader of the report needs to know to run it again."""
+    model = evaluation.model
+    config = evaluation.config
+    return {
+        **config.as_dict(),
+        "model": f"{type(model.model).__name__} ({model.name})",
+        **({"data": names["data"]} if "data" in names else {}),
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "n_examples": len(evaluation.examples),
+        "n_target_tokens": evaluation.n_tokens,
+        **({"left_out": dict(config.left_out)} if config.left_out else {}),
+    }
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def log_pages(
+    run: RunLogger, evaluation: Evaluation, found: Tables, names: Mapping[str, str]
+) -> dict[str, EvaluationArtifact]:
+    """Log plots and report; returns them by name."""
+    artifacts: dict[str, EvaluationArtifact] = {}
+    figures = plots(found)
+    for name, png in figures.items():
+        run.artifact(f"plots/{name}.png", partial(_write_bytes, png))
+    artifacts["plots"] = PlotsArtifact(uri=run.uri("plots"), content=figures)
+    try:
+        page = report(evaluation, found, figures, names)
+    except Exception as error:
+        _logger.warning("could not write the report: %s", error)
+        return artifacts
+    uri = run.artifact("report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    artifacts["report"] = HtmlArtifact(uri=uri, content=page)
+    return artifacts

@@ -1,0 +1,223 @@
+"""Runs an evaluation and logs it: the parent run has everything, one nested run per method sorts into a leaderboard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import torch
+from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
+
+from attriflow import __version__, io
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.evaluation.cost import memory_kind
+from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
+from attriflow.evaluation.runner import Evaluation
+from attriflow.tracking.artifacts import AttributionsArtifact
+from attriflow.tracking.pages import Tables, log_pages
+from attriflow.tracking.run_logger import RunLogger, key_of
+
+if TYPE_CHECKING:
+    from attriflow.model import AttributionModel
+
+_logger = logging.getLogger(__name__)
+PACKAGES = ("torch", "transformers", "mlflow", "ferret-xai")
+
+
+def record(
+    model: AttributionModel,
+    data: EvaluationData,
+    config: EvaluationConfig,
+    run_id: str,
+    model_id: str | None = None,
+    names: Mapping[str, str] | None = None,
+) -> EvaluationResult:
+    """Evaluate and log to a run, result by result.
+
+    Args:
+        model: What is explained.
+        data: The rows.
+        config: Checked settings.
+        run_id: The run to log to.
+        model_id: The logged model's id, when MLflow knows it.
+        names: Names of "model" and "data" for the report.
+    """
+    return Recorder(Evaluation(model, data, config), run_id, model_id, names).record()
+
+
+class Recorder:
+    """Logs the events of an evaluation.
+
+    Who logs the parent run's metrics: if MLflow knows the model's id, it logs whatever metrics an evaluator returns,
+    to the run and to the model, once all evaluators are done. Logging them here as well would give every metric a
+    second point, and points cannot be deleted. So with a model id they are returned and left to MLflow; without one
+    they are logged here at once. Either way each method's nested run gets its metrics the moment they exist, and if
+    the evaluation is broken off, MLflow will not log anything, so what is known by then is logged here.
+    """
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        run_id: str,
+        model_id: str | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        self.evaluation, self.config = evaluation, evaluation.config
+        self.run = RunLogger(run_id)
+        self.mlflow_logs_metrics = model_id is not None
+        self.names = dict(names or {})
+        self.metrics: dict[str, float] = {}
+        self.artifacts: dict[str, EvaluationArtifact] = {}
+        self._children: dict[str, RunLogger] = {}
+
+    def record(self) -> EvaluationResult:
+        """Run the evaluation to its end."""
+        self._log_settings()
+        try:
+            for event in self.evaluation.run():
+                self._log_event(event)
+            found = self._log_tables()
+            self.artifacts |= log_pages(self.run, self.evaluation, found, self.names)
+        except BaseException:
+            self._save_what_is_known()
+            raise
+        return EvaluationResult(metrics=self.metrics, artifacts=self.artifacts, run_id=self.run.run_id)
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _log_event(self, event: Event) -> None:
+        if isinstance(event, StepScored):
+            means = {f"step_scores/{s.name}/mean": s.mean for s in event.step_scores}
+            self._parent_metrics({k: v for k, v in means.items() if v is not None})
+            failed = {s.name: s.reason for s in event.step_scores if s.reason}
+            if failed:
+                self.run.tags({"attriflow.failed_step_functions": failed})
+            self._log_data()
+        elif isinstance(event, Attributed):
+            self._method_metrics(event.result, event.result.cost.metrics() if event.result.cost else {})
+            self._log_attributions(event.result)
+        elif isinstance(event, Finished):
+            self._finish_method(event.result)
+
+    def _child(self, result: MethodResult) -> RunLogger:
+        if result.name not in self._children:
+            tags = {"attriflow.method": result.name, "attriflow.family": result.family}
+            child = self.run.child(result.name, tags)
+            child.params({"method": result.name, "seed": self.config.seed, **result.options})
+            self._children[result.name] = child
+        return self._children[result.name]
+
+    def _method_metrics(self, result: MethodResult, values: Mapping[str, float]) -> None:
+        self._child(result).metrics(values)
+        self._parent_metrics({f"{result.name}/{k}": v for k, v in values.items()})
+
+    def _parent_metrics(self, values: Mapping[str, float]) -> None:
+        named = {key_of(k): float(v) for k, v in values.items()}
+        self.metrics |= named
+        if not self.mlflow_logs_metrics:
+            self.run.metrics(named)
+
+    def _log_attributions(self, result: MethodResult) -> None:
+        name = key_of(result.name).replace("/", "_")
+        self.run.artifact(f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path))
+        # read back when somebody asks for it: a whole data set times all methods would not fit into memory
+        self.artifacts["attributions"] = AttributionsArtifact(uri=self.run.uri("attributions"))
+
+    def _finish_method(self, result: MethodResult) -> None:
+        self._method_metrics(result, result.metrics)
+        child = self._child(result)
+        cost = result.cost
+        extra = {f"{name}_skipped_steps": float(n) for name, n in result.skipped.items()}
+        if cost is not None and cost.forward_seconds is not None:
+            extra |= {"forward_seconds": cost.forward_seconds, "timed_runs": float(cost.repeats)}
+        child.metrics(extra)
+        child.tags({"attriflow.status": result.status})
+        if result.problems:
+            child.tags({"attriflow.metrics_without_value": result.problems})
+        if not result.ok:
+            child.tags({"attriflow.reason": result.reason})
+            _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
+        result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
+        child.finish("FINISHED" if result.ok else "FAILED")
+        self._children.pop(result.name)
+
+    # -- once -------------------------------------------------------------------------------------------------------
+
+    def _log_settings(self) -> None:
+        model = self.evaluation.model
+        conflicts = self.run.params({f"attriflow.{k}": v for k, v in self.config.as_dict().items()})
+        if conflicts:
+            _logger.warning("this run has other values already for the params %s; kept as tags", sorted(conflicts))
+        self.run.tags(
+            {
+                **conflicts,
+                **{f"attriflow.version.{p}": v for p, v in installed(PACKAGES).items()},
+                "attriflow.device": str(model.device),
+                "attriflow.device_name": device_name(model.device),
+                "attriflow.dtype": str(model.dtype).removeprefix("torch."),
+                "attriflow.model": type(model.model).__name__,
+                "attriflow.seed": self.config.seed,
+                "attriflow.threads": torch.get_num_threads(),
+            }
+        )
+        if self.config.throughput:
+            self.run.tags({"attriflow.peak_memory": memory_kind(model.device)})
+        if self.config.left_out:
+            self.run.tags({"attriflow.left_out": dict(self.config.left_out)})
+
+    def _log_data(self) -> None:
+        """What was explained: the examples as they were tokenised or generated."""
+        evaluation = self.evaluation
+        self.run.tags({"attriflow.n_examples": len(evaluation.examples), "attriflow.n_tokens": evaluation.n_tokens})
+
+    def _log_tables(self) -> Tables:
+        evaluation, found = self.evaluation, Tables.of(self.evaluation)
+        frames = {
+            "leaderboard": ("leaderboard.json", found.leaderboard),
+            "scores": ("scores.parquet", found.scores),
+            "step_scores": ("step_scores.json", found.step_scores),
+        }
+        for name, (path, frame) in frames.items():
+            self.artifacts[name] = self.run.table(path, frame)
+        failed = {r.name: r.reason for r in evaluation.results if not r.ok}
+        if failed:
+            self.run.tags({"attriflow.failed_methods": failed})
+        return found
+
+    def _save_what_is_known(self) -> None:
+        """After an interruption: as much as possible, without hiding the error."""
+        steps: list[Callable[[], object]] = []
+        if self.mlflow_logs_metrics:
+            steps.append(partial(self.run.metrics, self.metrics))
+        if self.evaluation.results:
+            steps.append(self._log_tables)
+        steps += [partial(child.finish, "FAILED") for child in self._children.values()]
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                _logger.warning("could not log the results of an evaluation that was broken off: %s", error)
+
+
+def installed(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of attriflow and of those packages that are installed."""
+    out = {"attriflow": __version__}
+    for package in packages:
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    import platform
+
+    return f"{platform.processor() or platform.machine()}"

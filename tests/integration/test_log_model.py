@@ -1,0 +1,138 @@
+"""Models logged by attriflow are ordinary MLflow models, and load back as they were."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+
+import attriflow
+from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.tracking.loading import hf_parts, resolve_uri
+
+pytestmark = pytest.mark.usefixtures("store")
+FEW = {"generation_args": json.dumps({"max_new_tokens": 4})}
+
+
+@pytest.fixture(params=["causal", "seq2seq"])
+def folder(request: pytest.FixtureRequest, causal_folder: Path, seq2seq_folder: Path) -> Path:
+    return causal_folder if request.param == "causal" else seq2seq_folder
+
+
+def test_predict_is_generate(folder: Path) -> None:
+    info = attriflow.log_model(folder)
+    pyfunc = mlflow.pyfunc.load_model(info.model_uri)
+    texts = ["the red cat", "a big dog sat on"]
+    model = attriflow.load_model(folder, device="cpu")
+    expected = []
+    for text in texts:
+        full = model.generate(text, max_new_tokens=4)[0]
+        expected.append(full if model.is_encoder_decoder else full[len(text) :].strip())
+    frame = pd.DataFrame({"id": [1, 2], "input": texts})
+    for given in (frame[["input"]], texts, pd.DataFrame({"anything": texts})):
+        assert pyfunc.predict(given, params=FEW) == expected
+    assert pyfunc.predict(texts, params={**FEW, "batch_size": 1}) == expected
+    assert pyfunc.predict("the red cat", params=FEW) == expected[:1]
+
+
+def test_a_model_object_comes_back_with_the_same_weights(folder: Path) -> None:
+    original = attriflow.load_model(folder, device="cpu")
+    info = attriflow.log_model(original.model, original.tokenizer)
+    model, tokenizer = resolve_uri(info.model_uri)
+    assert type(model) is type(original.model)
+    assert tokenizer.get_vocab() == original.tokenizer.get_vocab()
+    for (name, a), (_, b) in zip(model.named_parameters(), original.model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert attriflow.log_model(original).model_uri != info.model_uri  # an attriflow model brings its tokenizer
+
+
+def test_uris_load(folder: Path, tmp_path: Path) -> None:
+    with mlflow.start_run() as run:
+        info = attriflow.log_model(folder, name="mine", registered_model_name="registered")
+    for uri in (info.model_uri, f"runs:/{run.info.run_id}/mine", "models:/registered/1"):
+        assert attriflow.load_model(uri, device="cpu").generate("the red cat", max_new_tokens=2)
+    local = mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(tmp_path / "local"))
+    assert attriflow.load_model(local, device="cpu").generate("the red cat", max_new_tokens=2)
+
+
+def test_loading_reads_no_weights_and_needs_no_attriflow(folder: Path, store: str) -> None:
+    info = attriflow.log_model(folder)
+    script = f"""
+import sys
+sys.modules["attriflow"] = None  # an import would fail
+import mlflow
+mlflow.set_tracking_uri({store!r})
+model = mlflow.pyfunc.load_model({info.model_uri!r})
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+assert len(model.predict(["the red cat"])) == 1
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert out.returncode == 0, out.stderr[-2000:]
+
+
+def test_requirements_and_signature_are_explicit(folder: Path) -> None:
+    info = attriflow.log_model(folder)
+    local = Path(mlflow.artifacts.download_artifacts(info.model_uri))
+    requirements = (local / "requirements.txt").read_text().split()
+    assert {r.split("==")[0] for r in requirements} >= {"mlflow", "torch", "transformers"}
+    assert not any("+" in r for r in requirements)  # no index knows 2.6.0+cpu
+    assert info.signature.inputs.to_dict() == [{"type": "string", "required": True}]
+    assert not list(local.rglob("*.pkl"))
+    assert "x==1" in _requirements(attriflow.log_model(folder, pip_requirements=["x==1"]))
+
+
+def _requirements(info: Any) -> str:
+    return (Path(mlflow.artifacts.download_artifacts(info.model_uri)) / "requirements.txt").read_text()
+
+
+def test_logging_is_quiet(folder: Path, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]) -> None:
+    attriflow.log_model(folder)
+    assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)] == []
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (("nowhere",), "not a folder with a saved model"),
+        ((3,), "cannot log a int"),
+        ((torch.nn.Linear(1, 1),), "cannot log a Linear"),
+    ],
+)
+def test_what_cannot_be_logged(arguments: tuple[Any, ...], fragment: str) -> None:
+    with pytest.raises(InputError, match=fragment):
+        attriflow.log_model(*arguments)
+
+
+def test_a_tokenizer_is_needed_once(folder: Path) -> None:
+    loaded = attriflow.load_model(folder, device="cpu")
+    with pytest.raises(InputError, match="a tokenizer is needed"):
+        attriflow.log_model(loaded.model)
+    with pytest.raises(InputError, match="not a mixture"):
+        attriflow.log_model(folder, loaded.tokenizer)
+
+
+def test_models_that_do_not_generate_are_refused() -> None:
+    class Holder:
+        model = torch.nn.Linear(1, 1)
+        tokenizer = len
+
+    class Wrapper:
+        metadata = None
+
+        def unwrap_python_model(self) -> Holder:
+            return Holder()
+
+    with pytest.raises(UnsupportedModelError, match="Linear is not a Hugging Face model that generates"):
+        hf_parts(Wrapper())
+    with pytest.raises(UnsupportedModelError, match="there is no model"):
+        hf_parts(None)
+    with pytest.raises(UnsupportedModelError, match="found no model and tokenizer in a str"):
+        hf_parts("something")

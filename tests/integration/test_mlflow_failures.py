@@ -1,0 +1,161 @@
+"""What goes wrong stays where it went wrong, and what is known is logged."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.models.evaluation.base import EvaluationResult
+
+import attriflow
+from attriflow.registry import methods, metrics
+
+DATA = pd.DataFrame({"input": ["the red cat", "a big dog"], "target": ["il gatto", "cane"]})
+Register = Callable[[str, Exception], None]
+
+
+@pytest.fixture
+def failing() -> Iterator[Register]:
+    """Registers methods that raise."""
+    names = []
+
+    def register(name: str, error: BaseException) -> None:
+        class Failing:
+            def __call__(self, engine: Any) -> Any:
+                raise error
+
+        Failing.__qualname__ = Failing.__name__ = name
+        methods.register(name, family="test")(dataclasses.dataclass(frozen=True)(Failing))
+        names.append(name)
+
+    yield register
+    for name in names:
+        methods.unregister(name)
+
+
+def evaluate(folder: Path, **config: Any) -> EvaluationResult:
+    info = attriflow.log_model(folder)
+    settings = {"step_functions": "entropy", "metrics": "aopc_compr", "throughput": False, **config}
+    return mlflow.models.evaluate(
+        info.model_uri, DATA, targets="target", model_type="text-attribution", evaluators="attriflow",
+        evaluator_config=settings,
+    )  # fmt: skip
+
+
+def children(parent: str) -> dict[str, Any]:
+    client = MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    return {r.info.run_name: r for r in found}
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("this model is not for me"), "ValueError: this model is not for me"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "'a_failing' runs out of memory on cpu with a single example"),
+        (attriflow.AttriflowError("needs attention maps"), "needs attention maps"),
+    ],
+)
+def test_a_failing_method_is_reported_and_the_others_go_on(
+    causal_folder: Path, failing: Register, error: Exception, reason: str
+) -> None:
+    failing("a_failing", error)
+    with mlflow.start_run() as run:
+        result = evaluate(causal_folder, methods=["a_failing", "random"])
+        board = result.tables["leaderboard"]
+    assert board["method"].tolist() == ["random", "a_failing"]
+    assert board["status"].tolist() == ["ok", "failed"]
+    assert reason in board["reason"].tolist()[1]
+    assert not any(k.startswith("a_failing/") for k in result.metrics)
+    assert math.isfinite(result.metrics["random/aopc_compr"])
+    runs = children(run.info.run_id)
+    assert runs["a_failing"].info.status == "FAILED" and reason in runs["a_failing"].data.tags["attriflow.reason"]
+    assert runs["random"].info.status == "FINISHED"
+    assert reason in MlflowClient().get_run(run.info.run_id).data.tags["attriflow.failed_methods"]
+    assert reason.split(":")[-1].strip()[:20].split("'")[0] in result.artifacts["report"].content
+
+
+@pytest.mark.usefixtures("store")
+def test_all_methods_failing_is_still_a_result(causal_folder: Path, failing: Register) -> None:
+    failing("a_failing", ValueError("no"))
+    result = evaluate(causal_folder, methods=["a_failing"])
+    assert result.artifacts["leaderboard"].content["status"].tolist() == ["failed"]
+    assert set(result.metrics) == {"step_scores/entropy/mean"}
+
+
+@pytest.mark.usefixtures("store")
+def test_fail_fast_raises_and_what_was_known_is_logged(causal_folder: Path, failing: Register) -> None:
+    failing("z_failing", ValueError("boom"))
+    with mlflow.start_run() as run, pytest.raises(ValueError, match="boom"):
+        evaluate(causal_folder, methods=["random", "z_failing"], fail_fast=True)
+    client = MlflowClient()
+    logged = client.get_run(run.info.run_id).data.metrics
+    assert math.isfinite(logged["random/aopc_compr"])
+    assert len(client.get_metric_history(run.info.run_id, "random/aopc_compr")) == 1
+    assert children(run.info.run_id)["random"].info.status == "FINISHED"
+    assert "leaderboard.json" in {a.path for a in client.list_artifacts(run.info.run_id)}
+
+
+@pytest.mark.usefixtures("store")
+def test_an_interruption_loses_nothing_that_was_known(causal_folder: Path, failing: Register) -> None:
+    failing("z_failing", KeyboardInterrupt())
+    with mlflow.start_run() as run, pytest.raises(KeyboardInterrupt):
+        evaluate(causal_folder, methods=["random", "z_failing"])
+    client = MlflowClient()
+    assert "random/aopc_compr" in client.get_run(run.info.run_id).data.metrics
+    assert client.list_artifacts(run.info.run_id, "attributions")[0].path == "attributions/random.safetensors"
+    assert all(r.info.status != "RUNNING" for r in children(run.info.run_id).values())
+
+
+@pytest.mark.usefixtures("store")
+def test_results_are_logged_before_the_next_method_runs(causal_folder: Path, failing: Register) -> None:
+    seen: dict[str, Any] = {}
+
+    class Spy(Exception):
+        pass
+
+    class Watching:
+        def __call__(self, engine: Any) -> Any:
+            run = mlflow.active_run()
+            assert run is not None
+            seen["metrics"] = children(run.info.run_id)["random"].data.metrics
+            seen["artifacts"] = [a.path for a in MlflowClient().list_artifacts(run.info.run_id, "attributions")]
+            raise Spy
+
+    methods.register("z_watching", family="test")(dataclasses.dataclass(frozen=True)(Watching))
+    try:
+        with mlflow.start_run():
+            evaluate(causal_folder, methods=["random", "z_watching"])
+    finally:
+        methods.unregister("z_watching")
+    assert {"seconds", "aopc_compr"} <= set(seen["metrics"])
+    assert seen["artifacts"] == ["attributions/random.safetensors"]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_metric_of_nothing_but_nan_is_not_logged_and_counted(causal_folder: Path) -> None:
+    @metrics.register("test_nan", higher_is_better=True, needs=())
+    def test_nan(attribution: Any, rescore: Any, rationale: Any) -> list[float]:
+        return [float("nan")] * len(attribution.targets)
+
+    try:
+        with mlflow.start_run() as run:
+            result = evaluate(causal_folder, methods=["random"], metrics=["test_nan", "aopc_compr"])
+    finally:
+        metrics.unregister("test_nan")
+    assert "random/test_nan" not in result.metrics
+    assert all(math.isfinite(v) for v in result.metrics.values())
+    child = children(run.info.run_id)["random"]
+    assert child.data.metrics["test_nan_skipped_steps"] == 3
+    assert "not finite" in child.data.tags["attriflow.metrics_without_value"]
+    assert "test_nan" not in result.artifacts["leaderboard"].content.columns

@@ -1,0 +1,174 @@
+"""Settings are checked as a whole, with one error that names what is wrong and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from attriflow.errors import AttriflowError, InputError, MissingExtraError, UnknownNameError
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.registry import methods, metrics, step_functions
+
+COLUMNS = {"columns": ["input", "other", "evidence"], "text_columns": ["input", "other"], "targets": "target"}
+
+BAD = [
+    ({"method": "all"}, "unknown option of evaluator_config 'method'; did you mean 'methods'"),
+    ({"methods": "salincy"}, "did you mean 'saliency'"),
+    ({"methods": ["saliency", "nope"]}, "'methods': unknown attribution method 'nope'"),
+    ({"methods": []}, "'methods' is empty"),
+    ({"methods": 3}, "'methods' must be 'all', a list of names or a comma-separated string"),
+    ({"metrics": "aopc_comp"}, "did you mean 'aopc_compr'"),
+    ({"step_functions": "entropi"}, "did you mean 'entropy'"),
+    ({"attributed_fn": "probabilty"}, "'attributed_fn': unknown step function 'probabilty'; did you mean"),
+    ({"attributed_fn": 3}, "'attributed_fn' must be str | "),
+    ({"attributed_fn_args": {"log": True}}, "unknown option of step function 'probability' 'log'"),
+    ({"attributed_fn_args": {"logprob": "yes"}}, "option 'logprob' of step function 'probability' must be bool"),
+    ({"method_options": {"integrated_gradients": {"n_step": 3}}}, "did you mean 'n_steps'"),
+    ({"method_options": {"integrated_gradients": {"n_steps": "many"}}}, "must be int, not 'many'"),
+    ({"method_options": {"integrated_gradients": {"n_steps": 0}}}, "n_steps"),
+    ({"method_options": {"nope": {}}}, "'method_options': unknown attribution method 'nope'"),
+    ({"method_options": {"saliency": 3}}, "'method_options' must be a dictionary"),
+    ({"methods": "random", "method_options": {"saliency": {}}}, "'saliency'. Allowed: random"),
+    ({"metric_options": {"aopc_compr": {"how": "burn"}}}, "how"),
+    ({"batch_size": 0}, "'batch_size' must be at least 1, not 0"),
+    ({"batch_size": "big"}, "'batch_size' must be int | 'auto', not 'big'"),
+    ({"batch_size": True}, "'batch_size' must be int | 'auto', not True"),
+    ({"max_examples": 0}, "'max_examples' must be at least 1"),
+    ({"max_examples": 2.5}, "'max_examples' must be int | None"),
+    ({"report_examples": -1}, "'report_examples' must be at least 0"),
+    ({"seed": -1}, "'seed' must be at least 0"),
+    ({"seed": 2**32}, "'seed' must be less than 2**32"),
+    ({"seed": "0"}, "'seed' must be int"),
+    ({"throughput": "yes"}, "'throughput' must be bool"),
+    ({"fail_fast": 1}, "'fail_fast' must be bool"),
+    ({"device": "gpu"}, "'device' must be 'auto', 'cpu'"),
+    ({"device": "cuda:99"}, "'device' is 'cuda:99'"),
+    ({"inputs": "inptu"}, "unknown column in 'inputs' 'inptu'; did you mean 'input'"),
+    ({"rationale": "evidenc"}, "did you mean 'evidence'"),
+    ({"metrics": "auprc_plau"}, "name their column in 'rationale'"),
+    ({"generation_args": {"max_new_tokens": 3}}, "'generation_args' has no effect when targets are given"),
+]
+
+
+@pytest.mark.parametrize(("settings", "fragment"), BAD, ids=[str(s)[:60] for s, _ in BAD])
+def test_one_error_names_the_setting(settings: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(AttriflowError) as caught:
+        EvaluationConfig.from_dict(settings, **COLUMNS)
+    assert fragment in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_generation_arguments_are_checked_when_targets_are_generated() -> None:
+    good = EvaluationConfig.from_dict({"generation_args": {"max_new_tokens": 3, "num_beams": 2}}, targets=None)
+    assert good.generation_args == {"max_new_tokens": 3, "num_beams": 2}
+    with pytest.raises(AttriflowError, match="did you mean 'max_new_tokens'"):
+        EvaluationConfig.from_dict({"generation_args": {"max_new_token": 3}}, targets=None)
+
+
+def test_all_is_everything_registered() -> None:
+    config = EvaluationConfig.from_dict({"rationale": "evidence"}, **COLUMNS)
+    assert config.methods == tuple(methods.names())
+    assert config.metrics == tuple(metrics.names())
+    assert config.step_functions == tuple(step_functions.names())
+    assert config.left_out == {}
+    assert config.inputs == "input"
+
+
+@pytest.mark.parametrize("given", ["saliency, random,saliency", ["saliency", "random"], ("saliency", "random")])
+def test_names_as_text_or_list(given: Any) -> None:
+    assert EvaluationConfig.from_dict({"methods": given}).methods == ("saliency", "random")
+
+
+def test_an_alias_is_resolved_everywhere() -> None:
+    config = EvaluationConfig.from_dict({"step_functions": "logit", "step_function_options": {"logit": {}}})
+    assert config.step_functions == ("logits",)
+    assert config.step_function_options == {"logits": {}}
+
+
+def test_without_rationales_all_leaves_plausibility_out_and_says_so() -> None:
+    config = EvaluationConfig.from_dict({}, **COLUMNS)
+    plausibility = {p.name for p in metrics if "rationale" in p.meta["needs"]}
+    assert plausibility and set(config.left_out) == plausibility
+    assert not plausibility & set(config.metrics)
+    assert all("'rationale'" in why for why in config.left_out.values())
+
+
+def test_nothing_to_score_is_allowed() -> None:
+    config = EvaluationConfig.from_dict({"metrics": [], "step_functions": []})
+    assert config.metrics == () and config.step_functions == ()
+
+
+def test_inputs_default_to_the_only_text_column() -> None:
+    config = EvaluationConfig.from_dict({}, columns=["question", "n"], text_columns=["question"])
+    assert config.inputs == "question"
+    with pytest.raises(InputError, match=r"name the column of input texts in 'inputs'.*Columns: a, b"):
+        EvaluationConfig.from_dict({}, columns=["a", "b"], text_columns=["a", "b"])
+    with pytest.raises(InputError, match="0 text columns"):
+        EvaluationConfig.from_dict({}, columns=["n"], text_columns=[])
+
+
+def test_a_callable_can_be_attributed() -> None:
+    def margin(forward: Any) -> Any:
+        return forward.logits
+
+    config = EvaluationConfig.from_dict({"attributed_fn": margin})
+    assert config.attributed_fn is margin
+    assert "margin" in config.as_dict()["attributed_fn"]
+
+
+def test_as_dict_has_every_setting_as_plain_values() -> None:
+    config = EvaluationConfig.from_dict({"methods": "random"})
+    assert set(config.as_dict()) == set(EvaluationConfig.keys())
+    assert config.as_dict()["methods"] == ["random"]
+    assert EvaluationConfig.from_dict(config.as_dict()).as_dict() == config.as_dict()
+
+
+@pytest.fixture
+def picky() -> Iterator[None]:
+    """A metric whose package is missing, one that is not, and a method with an option that has no default."""
+
+    @metrics.register("test_missing", higher_is_better=True, needs=(), requires=("no_such_package",), extra="ferret")
+    @dataclasses.dataclass(frozen=True)
+    class Missing:
+        pass
+
+    @methods.register("test_picky", family="test")
+    @dataclasses.dataclass(frozen=True)
+    class Picky:
+        level: int
+
+    yield
+    metrics.unregister("test_missing")
+    methods.unregister("test_picky")
+
+
+@pytest.mark.usefixtures("picky")
+def test_a_missing_package_is_one_error_that_names_the_extra() -> None:
+    with pytest.raises(MissingExtraError, match=r"test_missing.*no_such_package.*pip install 'attriflow\[ferret\]'"):
+        EvaluationConfig.from_dict({"metrics": ["test_missing"]})
+    assert "test_missing" in EvaluationConfig.from_dict({}).left_out
+
+
+@pytest.mark.usefixtures("picky")
+def test_with_every_metric_missing_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "names", lambda: ["test_missing"])
+    with pytest.raises(MissingExtraError, match="no_such_package"):
+        EvaluationConfig.from_dict({})
+
+
+@pytest.mark.usefixtures("picky")
+def test_a_part_that_needs_an_option_is_left_out_of_all_but_not_of_a_list() -> None:
+    config = EvaluationConfig.from_dict({})
+    assert "test_picky" not in config.methods
+    assert "needs the option 'level'" in config.left_out["test_picky"]
+    assert "test_picky" in EvaluationConfig.from_dict({"method_options": {"test_picky": {"level": 1}}}).methods
+    with pytest.raises(AttriflowError, match="needs the option 'level'"):
+        EvaluationConfig.from_dict({"methods": ["test_picky"]})
+
+
+def test_unhashable_names_are_an_error_not_a_crash() -> None:
+    with pytest.raises((UnknownNameError, InputError)):
+        EvaluationConfig.from_dict({"methods": [["saliency"]]})
