@@ -71,7 +71,7 @@ def rescore(
         check_choice("perturbation", variant.how, HOW)
         steps = range(example.n_steps) if variant.step is None else [variant.step]
         answers.append(torch.zeros(len(steps), dtype=torch.float64))
-        keep = _with_specials(model, example, variant.keep, attribute_target)
+        keep = _with_specials(example, variant.keep, attribute_target)
         group = grouped.setdefault((index, variant.how, keep), [])
         for place, step in enumerate(steps):
             if not 0 <= step < example.n_steps:
@@ -87,16 +87,8 @@ def rescore(
     return answers
 
 
-def _inputs(model: LanguageModel, example: Example, attribute_target: bool) -> tuple[Token, ...]:
-    """The attribution's inputs."""
-    with_target = attribute_target or not model.is_encoder_decoder
-    return (*example.source, *(example.target[: example.stop] if with_target else ()))
-
-
-def _with_specials(
-    model: LanguageModel, example: Example, keep: tuple[bool, ...], attribute_target: bool
-) -> tuple[bool, ...]:
-    tokens = _inputs(model, example, attribute_target)
+def _with_specials(example: Example, keep: tuple[bool, ...], attribute_target: bool) -> tuple[bool, ...]:
+    tokens = example.inputs(attribute_target)
     if len(keep) != len(tokens):
         raise InputError(f"keep has {len(keep)} entries, the attribution has {len(tokens)} inputs")
     return tuple(bool(k) or t.special for k, t in zip(keep, tokens, strict=True))

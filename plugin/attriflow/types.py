@@ -91,6 +91,11 @@ class Example:
         """Decoder token ids."""
         return [t.id for t in self.target]
 
+    def inputs(self, attribute_target: bool = False) -> tuple[Token, ...]:
+        """What gets credit: source tokens, then (decoder-only, or when asked for) decoder tokens to the last step."""
+        with_target = attribute_target or not self.source
+        return (*self.source, *(self.target[: self.stop] if with_target else ()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:

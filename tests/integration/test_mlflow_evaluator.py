@@ -20,7 +20,10 @@ from mlflow import MlflowClient
 from mlflow.models.evaluation.base import EvaluationResult
 
 import attriflow
+from attriflow.registry import step_functions
 
+# functions that compare with a foil are left out: the data set has none
+PLAIN = {p.name for p in step_functions if not p.meta.get("contrast")}
 DATA = pd.DataFrame(
     {
         "input": ["the red cat", "a big dog sat on the hat", "the blue bird"],
@@ -94,7 +97,7 @@ def evaluated(
 def test_metrics_are_complete_finite_python_floats(evaluated: Evaluated) -> None:
     metrics = evaluated.result.metrics
     expected = {f"{m}/{k}" for m in METHODS for k in [*FERRET, *COSTS]}
-    expected |= {f"step_scores/{f}/mean" for f in attriflow.list_step_functions()}
+    expected |= {f"step_scores/{f}/mean" for f in PLAIN}
     assert expected <= set(metrics)
     assert all(type(v) is float and math.isfinite(v) for v in metrics.values())
     assert all(metrics[f"{m}/{c}"] > 0 for m in METHODS for c in COSTS[:3])
@@ -152,7 +155,7 @@ def test_artifacts_lie_at_the_root_and_can_be_read_back(evaluated: Evaluated) ->
     assert sorted(p.stem for p in local.iterdir()) == METHODS
     output = attriflow.load(local / "saliency.safetensors")
     assert len(output) == 3
-    assert set(output[0].step_scores) == set(attriflow.list_step_functions())
+    assert set(output[0].step_scores) == set(PLAIN)
 
 
 def test_tables_are_read_back_through_mlflow(evaluated: Evaluated) -> None:
@@ -171,7 +174,7 @@ def test_tables_are_read_back_through_mlflow(evaluated: Evaluated) -> None:
     for (method, metric), value in means.dropna().items():
         assert value == pytest.approx(evaluated.result.metrics[f"{method}/{metric}"])
     assert scores["value"].isna().equals(scores["skipped"].notna())
-    assert set(found["step_scores"]["step_function"]) == set(attriflow.list_step_functions())
+    assert set(found["step_scores"]["step_function"]) == set(PLAIN)
 
 
 def test_the_result_survives_saving(evaluated: Evaluated, tmp_path: Path) -> None:
@@ -232,9 +235,13 @@ def points(key: str, run_id: str | None = None) -> int:
 def test_the_deprecated_entry_works_too(causal_folder: Path) -> None:
     info = attriflow.log_model(causal_folder)
     result = mlflow.evaluate(
-        info.model_uri, DATA, targets="target", model_type="text-attribution", evaluators="attriflow",
+        info.model_uri,
+        DATA,
+        targets="target",
+        model_type="text-attribution",
+        evaluators="attriflow",
         evaluator_config={**QUICK, "inputs": "input"},
-    )  # fmt: skip
+    )
     assert result.metrics["random/seconds"] > 0
     assert points("random/seconds") == 1
 
@@ -284,6 +291,29 @@ def test_without_targets_they_are_generated(seq2seq_folder: Path) -> None:
     attributions = result.artifacts["attributions"].content["random"]
     assert all(1 <= len(a.targets) <= 4 for a in attributions)
     assert all(a.provenance.generated for a in attributions)
+
+
+@pytest.mark.usefixtures("store")
+def test_the_target_prefix_can_get_credit_and_any_function_can_be_explained(seq2seq_folder: Path) -> None:
+    def margin(forward: Any) -> Any:
+        first, second = forward.logits.topk(2, dim=-1).values.unbind(-1)
+        return first - second
+
+    info = attriflow.log_model(seq2seq_folder)
+    config = {
+        "attribute_target": True,
+        "attributed_fn": margin,
+        "methods": ["saliency", "occlusion"],
+        "rationale": "rationale",
+        "metrics": ["aopc_compr", "taucorr_loo", "auprc_plau"],
+    }
+    result = evaluate(info.model_uri, config=config)
+    assert {f"saliency/{m}" for m in config["metrics"]} <= set(result.metrics)
+    attribution = result.artifacts["attributions"].content["saliency"][0]
+    assert any(t.segment == "generated" for t in attribution.inputs)
+    assert attribution.provenance.attributed_fn == "margin"
+    run = mlflow.last_active_run()
+    assert run is not None and "margin" in run.data.params["attriflow.attributed_fn"]
 
 
 @pytest.mark.usefixtures("store")

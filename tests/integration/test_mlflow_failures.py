@@ -67,12 +67,13 @@ def children(parent: str) -> dict[str, Any]:
     ],
 )
 def test_a_failing_method_is_reported_and_the_others_go_on(
-    causal_folder: Path, failing: Register, error: Exception, reason: str
+    causal_folder: Path, failing: Register, error: Exception, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing("a_failing", error)
     with mlflow.start_run() as run:
         result = evaluate(causal_folder, methods=["a_failing", "random"])
         board = result.tables["leaderboard"]
+    assert "attribution method 'a_failing' failed" in caplog.text
     assert board["method"].tolist() == ["random", "a_failing"]
     assert board["status"].tolist() == ["ok", "failed"]
     assert reason in board["reason"].tolist()[1]

@@ -72,8 +72,9 @@ def test_all_is_everything_registered() -> None:
     config = EvaluationConfig.from_dict({"rationale": "evidence"}, **COLUMNS)
     assert config.methods == tuple(methods.names())
     assert config.metrics == tuple(metrics.names())
-    assert config.step_functions == tuple(step_functions.names())
-    assert config.left_out == {}
+    # functions that compare with a foil need one, which a data set does not give
+    assert config.step_functions == tuple(p.name for p in step_functions if not p.meta.get("contrast"))
+    assert set(config.left_out) == {p.name for p in step_functions if p.meta.get("contrast")}
     assert config.inputs == "input"
 
 
@@ -91,9 +92,17 @@ def test_an_alias_is_resolved_everywhere() -> None:
 def test_without_rationales_all_leaves_plausibility_out_and_says_so() -> None:
     config = EvaluationConfig.from_dict({}, **COLUMNS)
     plausibility = {p.name for p in metrics if "rationale" in p.meta["needs"]}
-    assert plausibility and set(config.left_out) == plausibility
+    assert plausibility and plausibility <= set(config.left_out)
     assert not plausibility & set(config.metrics)
-    assert all("'rationale'" in why for why in config.left_out.values())
+    assert all("'rationale'" in config.left_out[name] for name in plausibility)
+
+
+def test_contrastive_functions_are_left_out_of_all_and_refused_by_name() -> None:
+    config = EvaluationConfig.from_dict({}, **COLUMNS)
+    assert "foil" in config.left_out["contrast_prob_diff"]
+    for given in ({"step_functions": "contrast_prob_diff"}, {"attributed_fn": "contrast_prob_diff"}):
+        with pytest.raises(InputError, match="foil"):
+            EvaluationConfig.from_dict(given, **COLUMNS)
 
 
 def test_nothing_to_score_is_allowed() -> None:

@@ -82,13 +82,6 @@ def target_words(example: Example) -> list[Span]:
     return words_of(full, len(prompt) if not example.source and full.startswith(prompt) else 0)
 
 
-def inputs_of(example: Example, attribute_target: bool = False) -> tuple[Token, ...]:
-    """The tokens that get credit in the attributions of an example."""
-    if not example.source:
-        return example.target
-    return example.source + example.target if attribute_target else example.source
-
-
 def rationale_matrix(rationale: Rationale, example: Example, attribute_target: bool = False) -> Tensor:
     """Bool `[step, input]`: which inputs are evidence for which explained token.
 
@@ -98,7 +91,7 @@ def rationale_matrix(rationale: Rationale, example: Example, attribute_target: b
     Raises:
         InputError: The number of lists is not the number of words in the target.
     """
-    words, inputs = target_words(example), inputs_of(example, attribute_target)
+    words, inputs = target_words(example), example.inputs(attribute_target)
     spans = rationale.spans if rationale.per_word else rationale.spans * len(words)
     if len(spans) != len(words):
         raise InputError(f"the rationale has {len(spans)} lists of spans, the target has {len(words)} words")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import InputError
-from attriflow.evaluation.rationale import inputs_of
 from attriflow.types import Example, Perturbation, Rescore, Variant
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class Rescorer:
         """Which inputs can be removed, and each one's decoder position (negative: source, seen by all)."""
         if index not in self._layouts:
             example = self.examples[index]
-            tokens = inputs_of(example, self.attribute_target)
+            tokens = example.inputs(self.attribute_target)
             removable = np.array([not t.special for t in tokens], dtype=bool)
             self._layouts[index] = removable, np.arange(len(tokens)) - len(example.source)
         return self._layouts[index]

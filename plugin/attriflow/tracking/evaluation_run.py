@@ -41,6 +41,7 @@ def evaluate_model(
     Raises:
         MlflowException: The configuration, the data or the model cannot be used; nothing has been computed then.
     """
+    _keep_warnings()
     for name, value in (unsupported or {}).items():
         if value:
             _logger.warning("the attriflow evaluator does not use '%s'", name)
@@ -64,8 +65,15 @@ def evaluate_model(
             loaded = load_model(hf, tokenizer=tokenizer, device=device)
             if model_id is not None:
                 loaded.wrapped.name = f"models:/{model_id}"  # instead of the folder that MLflow copied it to
-            names = {"model": getattr(getattr(model, "metadata", None), "name", None), "data": _data_name(dataset)}
+            names = {"model": _model_name(model_id), "data": _data_name(dataset)}
             return record(loaded, data, config, run_id, model_id, names={k: v for k, v in names.items() if v})
+
+
+def _keep_warnings() -> None:
+    """MLflow's evaluation imports modules that silence the root logger; that a method failed must be heard."""
+    package = logging.getLogger("attriflow")
+    if package.level == logging.NOTSET:
+        package.setLevel(logging.WARNING)
 
 
 @contextmanager
@@ -85,6 +93,13 @@ def _columns(dataset: Any) -> tuple[pd.DataFrame, list[Any] | None]:
         raise InputError("there are no rows to evaluate")
     targets = dataset.labels_data
     return features.rename(columns=str), None if targets is None else list(targets)
+
+
+def _model_name(model_id: str | None) -> str | None:
+    """The name that the user gave to the logged model."""
+    import mlflow
+
+    return None if model_id is None else str(mlflow.get_logged_model(model_id).name)
 
 
 def _data_name(dataset: Any) -> str | None:

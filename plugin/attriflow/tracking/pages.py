@@ -86,10 +86,11 @@ def report(evaluation: Evaluation, found: Tables, figures: Mapping[str, bytes], 
 def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]:
     """What a reader of the report needs to know to run it again."""
     model = evaluation.model
-    config = evaluation.config
+    config, kind = evaluation.config, type(model.model).__name__
     return {
         **config.as_dict(),
-        "model": f"{type(model.model).__name__} ({model.name})",
+        "model": f"{names['model']} ({kind})" if "model" in names else kind,
+        "model_name_or_uri": model.name,
         **({"data": names["data"]} if "data" in names else {}),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
