@@ -141,6 +141,7 @@ class AttributionModel:
         attr_pos_start: int | None = None,
         attr_pos_end: int | None = None,
         skip_special_tokens: bool = False,
+        seed: int = 0,
     ) -> list[Example]:
         """Tokenise texts; generate targets when none are given.
 
@@ -154,6 +155,7 @@ class AttributionModel:
             attr_pos_start, attr_pos_end: First and (exclusive) last decoder position to explain; the start never lies
                 before the first generated token. Tokens from `attr_pos_end` on are not inputs of the attribution.
             skip_special_tokens: Tokenise without the tokenizer's special tokens.
+            seed: For sampling (`do_sample=True`); torch's own generators are left as they were.
         """
         inputs = _texts("input_texts", input_texts)
         if generated_texts is not None:
@@ -168,7 +170,8 @@ class AttributionModel:
         else:
             checked = self.wrapped.encode(inputs, None, skip_special_tokens=skip_special_tokens)
             examples = []
-            with self.wrapped.frozen():
+            with self.wrapped.frozen(), torch.random.fork_rng():
+                torch.manual_seed(seed)
                 for index in self.plan_batches(checked, batch_size, sort=False):
                     texts = [inputs[i] for i in index]
                     examples += self.wrapped.generate(
@@ -244,7 +247,7 @@ class AttributionModel:
             batch_size: Examples per batch; by length when None.
             granular: Keep the embedding axis of gradient methods.
             include_eos_baseline: Replace EOS tokens in baselines too.
-            seed: For methods that draw random numbers.
+            seed: For methods that draw random numbers, and for sampling in generation.
             show_progress: Show a progress bar in terminals on anything over two seconds.
             attributed_fn_args: Options of `attributed_fn`.
             step_scores_args: Options of the step scores: `{option: value}` for all that take it, or
@@ -290,6 +293,7 @@ class AttributionModel:
             attr_pos_start=attr_pos_start,
             attr_pos_end=attr_pos_end,
             skip_special_tokens=skip_special_tokens,
+            seed=seed,
         )
         if contrasted:
             examples = add_contrasts(

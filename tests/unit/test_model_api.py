@@ -93,6 +93,17 @@ class TestTexts:
             assert [t.id for t in a.targets] == [t.id for t in b.targets]
             torch.testing.assert_close(a.scores, b.scores, equal_nan=True)
 
+    def test_sampling_follows_the_seed_and_leaves_torch_alone(self, model):
+        arguments = {"max_new_tokens": 8, "do_sample": True}
+        torch.manual_seed(1)
+        before = torch.random.get_rng_state()
+        ids = [
+            [t.id for t in model.attribute(PROMPT, method="random", generation_args=arguments, seed=s)[0].targets]
+            for s in (3, 3, 4)
+        ]
+        assert ids[0] == ids[1] != ids[2]
+        assert torch.equal(torch.random.get_rng_state(), before)
+
     def test_generation_arguments_are_not_changed(self, bart):
         arguments = {"max_new_tokens": 3, "do_sample": False}
         bart.attribute("ki nakol", method="saliency", generation_args=arguments)

@@ -81,6 +81,7 @@ class Evaluation:
             continuation=True,
             generation_args=dict(config.generation_args),
             batch_size=config.explicit_batch_size,
+            seed=config.seed,
         )
 
     def _match_rationales(self) -> list[Tensor | None]:
