@@ -17,6 +17,8 @@ from attriflow_metrics._aopc import AreaOverPerturbationCurve
     higher_is_better=True,
     range=(-1.0, 1.0),
     needs=("rescore",),
+    requires=("ferret",),
+    extra="ferret",
     cost="up to thresholds + 1 forward rows per step",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429); computed by ferret (Attanasio et al. 2023, 2208.01575)",
 )

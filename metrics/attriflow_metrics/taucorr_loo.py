@@ -17,6 +17,8 @@ from attriflow_metrics._steps import Step
     higher_is_better=True,
     range=(-1.0, 1.0),
     needs=("rescore",),
+    requires=("ferret",),
+    extra="ferret",
     cost="removable inputs + 1 forward rows per step, the same for every method",
     source="Jain and Wallace 2019 (arXiv 1902.10186); computed by ferret (Attanasio et al. 2023, 2208.01575)",
 )

@@ -15,6 +15,8 @@ from attriflow_metrics._plausibility import TopTokens
     higher_is_better=True,
     range=(0.0, 1.0),
     needs=("rationale",),
+    requires=("ferret",),
+    extra="ferret",
     cost="no forward rows",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429); computed by ferret (Attanasio et al. 2023, 2208.01575)",
 )
