@@ -99,6 +99,11 @@ class Engine:
         self._contrast = self._collate_contrast()
         self._contrast_logits: Tensor | None = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of scores: double for a double model, single otherwise; half-precision sums would lose digits."""
+        return torch.float64 if self.model.dtype == torch.float64 else torch.float32
+
     # -- inputs -----------------------------------------------------------------------------------------------------
 
     def ids(self, block: str) -> Tensor:
@@ -288,7 +293,8 @@ class Engine:
         stop = self.batch.n_steps if stop is None else stop
         n, size = len(alphas), self.batch.size
         made = [points(a) if points is not None else {b: self.embeddings(b) for b in self.blocks} for a in alphas]
-        leaves = {b: torch.cat([m[b] for m in made]).detach().requires_grad_(True) for b in self.blocks}
+        dtype = self.model.dtype
+        leaves = {b: torch.cat([m[b] for m in made]).to(dtype).detach().requires_grad_(True) for b in self.blocks}
         with torch.enable_grad():
             hidden, values = self._graph(leaves, n)
             weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device).repeat_interleave(size)
@@ -298,7 +304,7 @@ class Engine:
                 yield (
                     steps,
                     {
-                        block: g.unflatten(1, (n, size)).sum(1).transpose(0, 1)
+                        block: g.unflatten(1, (n, size)).sum(1, dtype=self.dtype).transpose(0, 1)
                         for block, g in zip(leaves, grads, strict=True)
                     },
                 )

@@ -93,6 +93,26 @@ class TestTexts:
             assert [t.id for t in a.targets] == [t.id for t in b.targets]
             torch.testing.assert_close(a.scores, b.scores, equal_nan=True)
 
+    def test_a_prompt_with_unknown_words_keeps_its_space(self):
+        m = attriflow.load_model("demo/recall", "random")
+        out = m.attribute("zzz has a red hat . what color is the hat ?")[0]
+        assert out.target_text == "zzz has a red hat . what color is the hat ? red"
+        assert out.target_text[out.targets[0].start : out.targets[0].end] == "red"
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_half_precision_models_have_single_precision_scores(self, dtype):
+        text = "anna has a red hat . tom has a blue car . what color is the car ?"
+        for method in attriflow.list_feature_attribution_methods():
+            half, full = (
+                attriflow.load_model("demo/recall", dtype=d).attribute(
+                    text, f"{text} blue", method=method, attributed_fn="logits"
+                )[0]
+                for d in (dtype, "float32")
+            )
+            assert half.scores.dtype == torch.float32
+            a, b = half.token_scores()[half.visible], full.token_scores()[full.visible]
+            assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.97, method
+
     def test_sampling_follows_the_seed_and_leaves_torch_alone(self, model):
         arguments = {"max_new_tokens": 8, "do_sample": True}
         torch.manual_seed(1)

@@ -28,4 +28,4 @@ class Attention:
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
-        return Scores(engine.attention(), ("layer", "head"))
+        return Scores({b: maps.to(engine.dtype) for b, maps in engine.attention().items()}, ("layer", "head"))

@@ -32,7 +32,7 @@ class InputXGradient:
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
         out = EmbeddingReducer(engine, self.reduction)
-        inputs = {block: engine.embeddings(block).unsqueeze(1) for block in engine.blocks}
+        inputs = {block: engine.embeddings(block).unsqueeze(1).to(engine.dtype) for block in engine.blocks}
         for _, grads in engine.gradients():
             for block, g in grads.items():
                 out.add(block, g * inputs[block])

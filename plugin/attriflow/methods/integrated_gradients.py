@@ -59,15 +59,15 @@ class IntegratedGradients:
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
-        inputs = {b: engine.embeddings(b) for b in engine.blocks}
-        baselines = {b: engine.baseline_embeddings(b, self.baseline) for b in engine.blocks}
+        inputs = {b: engine.embeddings(b).to(engine.dtype) for b in engine.blocks}
+        baselines = {b: engine.baseline_embeddings(b, self.baseline).to(engine.dtype) for b in engine.blocks}
 
         def point(alpha: float) -> dict[str, Tensor]:
             return {b: baselines[b] + alpha * (inputs[b] - baselines[b]) for b in engine.blocks}
 
         alphas, weights = quadrature(self.quadrature, self.n_steps)
         out = EmbeddingReducer(engine, self.reduction)
-        total = torch.zeros_like(engine.batch.step_ids, dtype=engine.model.dtype)
+        total = torch.zeros_like(engine.batch.step_ids, dtype=engine.dtype)
         for steps, grads in engine.gradients(point, alphas, weights, self.internal_batch_size):
             for block, g in grads.items():
                 difference = (inputs[block] - baselines[block]).unsqueeze(1)
@@ -79,5 +79,5 @@ class IntegratedGradients:
 
     @staticmethod
     def _at_baseline(engine: Engine, baselines: Mapping[str, Tensor]) -> Tensor:
-        embeds = {f"{block}_embeds": value for block, value in baselines.items()}
+        embeds = {f"{block}_embeds": value.to(engine.model.dtype) for block, value in baselines.items()}
         return engine.rescore(1, lambda _start, _stop: embeds)[0]

@@ -25,7 +25,7 @@ class Random:
         """Scores of a batch."""
         widths = {b: engine.ids(b).shape[1] for b in engine.blocks}
         shape = (engine.batch.size, engine.batch.n_steps)
-        blocks = {b: torch.zeros((*shape, w), dtype=engine.model.dtype) for b, w in widths.items()}
+        blocks = {b: torch.zeros((*shape, w), dtype=engine.dtype) for b, w in widths.items()}
         for row, example in enumerate(engine.examples):
             generator = torch.Generator().manual_seed(example_seed(engine.seed, example))
             for block, scores in blocks.items():

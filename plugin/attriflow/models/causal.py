@@ -136,12 +136,24 @@ class CausalLM(LanguageModel):
             new = cut_at_eos(row[width:], self.eos_ids, self.pad_id)
             if not new:
                 raise InputError(f"the model generated nothing for {text[:60]!r}")
-            added = _continuation(decode(self.tokenizer, prompt_ids), decode(self.tokenizer, [*prompt_ids, *new]))
+            added = self._added_text(prompt_ids, new)
             new_spans = decoded_spans(
                 self.tokenizer, new, start=len(text) + len(added) - len(added.lstrip(" ")), text=added.lstrip(" ")
             )
             examples.append(self._example(text, prompt_ids, spans, new, new_spans, text + added))
         return examples
+
+    def _added_text(self, prompt_ids: list[int], new: list[int]) -> str:
+        """The text that the new tokens add, with the space that belongs between it and the prompt.
+
+        Both texts are decoded with special tokens, as an unknown word of the prompt (often a special token) would
+        otherwise be missing on one side of the comparison only.
+        """
+        special = set(self.tokenizer.all_special_ids)
+        words = [i for i in new if i not in special]
+        before = decode(self.tokenizer, prompt_ids, special=True)
+        full = decode(self.tokenizer, [*prompt_ids, *words], special=True)
+        return full[len(before) :] if full.startswith(before) else decode(self.tokenizer, new)
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
         arguments: dict[str, Any] = {"use_cache": False}
@@ -160,8 +172,3 @@ class CausalLM(LanguageModel):
             arguments["logits_to_keep"] = keep
         logits: Tensor = self.hf(**arguments).logits
         return logits
-
-
-def _continuation(prompt: str, full: str) -> str:
-    """The text that decoding the longer sequence adds, with the space that belongs between the two."""
-    return full[len(prompt) :] if full.startswith(prompt) else full

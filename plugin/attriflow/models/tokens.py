@@ -50,9 +50,9 @@ def decoded_spans(tokenizer: Any, ids: Sequence[int], start: int = 0, text: str 
     return spans
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Text of ids without special tokens and without clean-up."""
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def decode(tokenizer: Any, ids: Sequence[int], special: bool = False) -> str:
+    """Text of ids without clean-up, and without special tokens unless asked for."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
     return text
 
 
