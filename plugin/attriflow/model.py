@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attriflow import __version__ as attriflow_version
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
+from attriflow.explain import Job, bind_step_functions, check_contrast, explain_batch, make_job, names_of
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts
 from attriflow.models.loading import load
@@ -20,7 +19,7 @@ from attriflow.output import AttributionOutput
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
 from attriflow.rescore import rescore
-from attriflow.types import Attribution, Example, Forward, Provenance, StepFunction, Token, Variant
+from attriflow.types import Attribution, Example, Forward, Variant
 
 BATCH_TOKENS = 4096
 BATCH_EXAMPLES = 32
@@ -62,25 +61,6 @@ def load_model(
 
 
 _LOAD_OPTIONS = ("method", "tokenizer", "device", "dtype", "model_kwargs", "tokenizer_kwargs")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """Everything about a call that is the same for all its batches, checked before any model runs."""
-
-    name: str
-    method: Callable[[Engine], Any]
-    options: Mapping[str, Any]
-    objective: Objective
-    fn_name: str
-    fn_args: Mapping[str, Any]
-    steps: Mapping[str, StepFunction]
-    step_args: Mapping[str, Any]
-    blocks: tuple[str, ...]
-    seed: int
-    eos_baseline: bool
-    granular: bool
-    force_contrast: bool
 
 
 class AttributionModel:
@@ -270,8 +250,9 @@ class AttributionModel:
                 f"no attribution method: pass method= to attribute or load_model ({', '.join(methods.names())})"
             )
         routed = self._route(name, attributed_fn, step_scores, attributed_fn_args, step_scores_args, method_options)
-        job = self._job(
+        job = make_job(
             name,
+            encoder_decoder=self.is_encoder_decoder,
             attributed_fn=attributed_fn,
             step_scores=step_scores,
             attribute_target=attribute_target,
@@ -282,7 +263,7 @@ class AttributionModel:
             **routed,
         )
         contrasted = contrast_targets is not None or contrast_sources is not None
-        check_contrast((attributed_fn, *_names(step_scores)), contrasted)
+        check_contrast((attributed_fn, *names_of(step_scores)), contrasted)
         if contrast_targets_alignments is not None and contrast_targets is None:
             raise InputError("contrast_targets_alignments needs contrast_targets")
         examples = self.encode(
@@ -324,8 +305,9 @@ class AttributionModel:
         **method_options: Any,
     ) -> list[Attribution]:
         """Explain encoded examples (see `attribute`)."""
-        job = self._job(
+        job = make_job(
             method,
+            encoder_decoder=self.is_encoder_decoder,
             attributed_fn=attributed_fn,
             attributed_fn_args=attributed_fn_args or {},
             step_scores=step_scores,
@@ -337,7 +319,7 @@ class AttributionModel:
             method_options=method_options,
             force_contrast=False,
         )
-        check_contrast((attributed_fn, *_names(step_scores)), all(e.contrast is not None for e in examples))
+        check_contrast((attributed_fn, *names_of(step_scores)), all(e.contrast is not None for e in examples))
         return self._attribute(examples, job, batch_size, show_progress, False)
 
     def _route(
@@ -352,7 +334,7 @@ class AttributionModel:
         """Sort keywords into options of the method, of the attributed function and of the step scores."""
         method_options = methods.info(name).options
         fn_options = step_functions.info(attributed_fn).options if isinstance(attributed_fn, str) else {}
-        score_options = {o for s in _names(step_scores) for o in step_functions.info(s).options}
+        score_options = {o for s in names_of(step_scores) for o in step_functions.info(s).options}
         allowed = {*method_options, *fn_options, *score_options}
         check_keywords(f"attribute with method '{name}'", given, [*sorted(allowed), *_ATTRIBUTE_OPTIONS])
         defaults = self.method_options if name == self.method else {}
@@ -362,44 +344,8 @@ class AttributionModel:
             "step_scores_args": {**{k: v for k, v in given.items() if k in score_options}, **(step_scores_args or {})},
         }
 
-    def _job(
-        self,
-        name: str,
-        *,
-        attributed_fn: str | Callable[[Forward], Tensor],
-        attributed_fn_args: Mapping[str, Any],
-        step_scores: str | Sequence[str],
-        step_scores_args: Mapping[str, Any],
-        attribute_target: bool,
-        include_eos_baseline: bool,
-        granular: bool,
-        seed: int,
-        method_options: Mapping[str, Any],
-        force_contrast: bool,
-    ) -> _Job:
-        info = methods.info(name)
-        if not isinstance(seed, int):
-            raise InputError(f"seed must be an integer, not {seed!r}")
-        blocks = ("source", "target") if attribute_target else ("source",)
-        objective, fn_name = _objective(attributed_fn, attributed_fn_args)
-        return _Job(
-            name=info.name,
-            method=info.build(**method_options),
-            options={**info.options, **method_options},
-            objective=objective,
-            fn_name=fn_name,
-            fn_args=attributed_fn_args,
-            steps=bind_step_functions(step_scores, step_scores_args),
-            step_args=step_scores_args,
-            blocks=blocks if self.is_encoder_decoder else ("target",),
-            seed=seed,
-            eos_baseline=include_eos_baseline,
-            granular=granular,
-            force_contrast=force_contrast,
-        )
-
     def _attribute(
-        self, examples: Sequence[Example], job: _Job, batch_size: int | None, show: bool, generated: bool
+        self, examples: Sequence[Example], job: Job, batch_size: int | None, show: bool, generated: bool
     ) -> list[Attribution]:
         found: dict[int, Attribution] = {}
         with self.wrapped.frozen():
@@ -409,10 +355,10 @@ class AttributionModel:
                     found[i] = attribution
         return [found[i] for i in range(len(examples))]
 
-    def _safe_batch(self, batch: list[Example], job: _Job, generated: bool) -> list[Attribution]:
+    def _safe_batch(self, batch: list[Example], job: Job, generated: bool) -> list[Attribution]:
         """A batch; on out-of-memory, its halves."""
         try:
-            return self._batch(batch, job, generated)
+            return explain_batch(self.wrapped, batch, job, generated)
         except (torch.OutOfMemoryError, OutOfMemoryError):
             if len(batch) == 1:
                 raise OutOfMemoryError(
@@ -422,46 +368,6 @@ class AttributionModel:
             torch.cuda.empty_cache()
         half = len(batch) // 2
         return self._safe_batch(batch[:half], job, generated) + self._safe_batch(batch[half:], job, generated)
-
-    def _batch(self, batch: list[Example], job: _Job, generated: bool) -> list[Attribution]:
-        counter, begin = Counter(), time.perf_counter()
-        engine = Engine(
-            self.wrapped,
-            batch,
-            job.objective,
-            job.blocks,
-            seed=job.seed,
-            include_eos_baseline=job.eos_baseline,
-            granular=job.granular,
-            force_contrast=job.force_contrast,
-            counter=counter,
-        )
-        scores = job.method(engine)
-        with torch.no_grad():
-            values = {name: fn(engine.scored()) for name, fn in job.steps.items()}
-        values.update(scores.step_scores)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        provenance = Provenance(
-            method=job.name,
-            options=job.options,
-            attributed_fn=job.fn_name,
-            attributed_fn_args=job.fn_args,
-            step_scores_args=job.step_args,
-            seed=job.seed,
-            model=self.name,
-            revision=self.wrapped.revision,
-            versions=versions(),
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=str(self.device),
-            batch_size=len(batch),
-            forward_rows=counter.forward_rows / len(batch),
-            forward_calls=counter.forward_calls / len(batch),
-            backward_rows=counter.backward_rows / len(batch),
-            seconds=(time.perf_counter() - begin) / len(batch),
-            generated=generated,
-        )
-        return [_unbatch(engine, i, scores, values, provenance) for i in range(len(batch))]
 
     # -- what evaluation needs --------------------------------------------------------------------------------------
 
@@ -553,10 +459,6 @@ def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
     return given
 
 
-def _names(step_scores: str | Sequence[str]) -> list[str]:
-    return [step_scores] if isinstance(step_scores, str) else list(step_scores)
-
-
 def _positions(example: Example, start: int | None, end: int | None) -> Example:
     """Restrict the steps; the start is moved up to the first generated token, the end is exclusive.
 
@@ -578,81 +480,3 @@ def _positions(example: Example, start: int | None, end: int | None) -> Example:
             f"positions {example.start} to {example.stop - 1}"
         )
     return dataclasses.replace(example, start=low, stop=high)
-
-
-def _objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any]) -> tuple[Objective, str]:
-    if callable(fn):
-        bound = (lambda forward: fn(forward, **args)) if args else fn
-        return Objective(bound, stepwise=False), getattr(fn, "__name__", type(fn).__name__)
-    info = step_functions.info(fn)
-    return Objective(info.build(**args), stepwise=bool(info.meta.get("stepwise", True))), info.name
-
-
-def check_contrast(functions: Sequence[Any], contrasted: bool) -> None:
-    """Raise `InputError` when a contrastive step function is used without contrastive inputs."""
-    for name in functions:
-        if isinstance(name, str) and step_functions.info(name).meta.get("contrast") and not contrasted:
-            raise InputError(f"step function '{name}' compares with a foil: pass contrast_targets or contrast_sources")
-
-
-def bind_step_functions(names: str | Sequence[str], args: Mapping[str, Any]) -> dict[str, StepFunction]:
-    """Name -> step function with its options bound.
-
-    Args:
-        names: Registered names (an alias keeps its own name in the result).
-        args: `{option: value}` for every function that takes it, or `{name: {option: value}}`.
-    """
-    names = _names(names)
-    infos = {name: step_functions.info(name) for name in names}
-    known = {o for info in infos.values() for o in info.options}
-    check_keywords("step_scores_args", args, [*known, *infos])
-    bound: dict[str, StepFunction] = {}
-    for name, info in infos.items():
-        own = {k: v for k, v in args.items() if k in info.options and k not in infos}
-        nested = args.get(name, {}) if name in args else {}
-        bound[name] = info.build(**{**own, **nested})
-    return bound
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    import transformers
-
-    return {"attriflow": attriflow_version, "torch": str(torch.__version__), "transformers": transformers.__version__}
-
-
-def _unbatch(
-    engine: Engine, row: int, scores: Any, values: Mapping[str, Tensor], provenance: Provenance
-) -> Attribution:
-    """One example's attribution, without padding and with NaN where a step cannot see an input."""
-    example: Example = engine.examples[row]
-    n_steps = example.n_steps
-    parts, norms, tokens = [], [], list[Token]()
-    for block in engine.blocks:
-        shown = example.source if block == "source" else example.target[: example.stop]
-        tokens += shown
-        seen = engine.visible(block)[row, :n_steps]
-        parts.append(_masked(scores.blocks[block][row, :n_steps], seen, len(shown)))
-        if scores.norms is not None:
-            norms.append(_masked(scores.norms[block][row, :n_steps], seen, len(shown)))
-    return Attribution(
-        scores=torch.cat(parts, 1),
-        axes=("step", "input", *scores.axes),
-        inputs=tuple(tokens),
-        targets=example.target[example.start : example.stop],
-        start=example.start,
-        norms=torch.cat(norms, 1) if norms else None,
-        step_scores={name: v[row, :n_steps].detach().cpu() for name, v in values.items()},
-        provenance=provenance,
-        input_text=example.input_text,
-        target_text=example.target_text,
-    )
-
-
-def _masked(scores: Tensor, seen: Tensor, width: int) -> Tensor:
-    """Scores on the CPU, `[step, width, ...]`, NaN where not seen (and beyond what the model read)."""
-    n = min(width, scores.shape[1])
-    out = scores.new_full((scores.shape[0], width, *scores.shape[2:]), torch.nan, device="cpu")
-    seen = seen[:, :n].cpu().view(seen.shape[0], n, *([1] * (scores.ndim - 2)))
-    out[:, :n] = torch.where(seen, scores[:, :n].detach().cpu(), torch.nan)
-    return out

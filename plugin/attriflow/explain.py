@@ -1,0 +1,201 @@
+"""One attribution: its settings checked before any model runs, and a batch of examples sent through the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attriflow import __version__ as attriflow_version
+from attriflow.engine import Counter, Engine, Objective
+from attriflow.errors import InputError, check_keywords
+from attriflow.models.base import LanguageModel
+from attriflow.registry import methods, step_functions
+from attriflow.types import Attribution, Example, Forward, Provenance, StepFunction, Token
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything about a call that is the same for all its batches, checked before any model runs."""
+
+    name: str
+    method: Callable[[Engine], Any]
+    options: Mapping[str, Any]
+    objective: Objective
+    fn_name: str
+    fn_args: Mapping[str, Any]
+    steps: Mapping[str, StepFunction]
+    step_args: Mapping[str, Any]
+    blocks: tuple[str, ...]
+    seed: int
+    eos_baseline: bool
+    granular: bool
+    force_contrast: bool
+
+
+def make_job(
+    name: str,
+    *,
+    encoder_decoder: bool,
+    attributed_fn: str | Callable[[Forward], Tensor],
+    attributed_fn_args: Mapping[str, Any],
+    step_scores: str | Sequence[str],
+    step_scores_args: Mapping[str, Any],
+    attribute_target: bool,
+    include_eos_baseline: bool,
+    granular: bool,
+    seed: int,
+    method_options: Mapping[str, Any],
+    force_contrast: bool,
+) -> Job:
+    """Check the settings of an attribution and bind them."""
+    info = methods.info(name)
+    if not isinstance(seed, int):
+        raise InputError(f"seed must be an integer, not {seed!r}")
+    blocks = ("source", "target") if attribute_target else ("source",)
+    objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
+    return Job(
+        name=info.name,
+        method=info.build(**method_options),
+        options={**info.options, **method_options},
+        objective=objective,
+        fn_name=fn_name,
+        fn_args=attributed_fn_args,
+        steps=bind_step_functions(step_scores, step_scores_args),
+        step_args=step_scores_args,
+        blocks=blocks if encoder_decoder else ("target",),
+        seed=seed,
+        eos_baseline=include_eos_baseline,
+        granular=granular,
+        force_contrast=force_contrast,
+    )
+
+
+def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, generated: bool) -> list[Attribution]:
+    """Run one batch: method, step scores from the same pass, one attribution per example."""
+    counter, begin = Counter(), time.perf_counter()
+    engine = Engine(
+        model,
+        batch,
+        job.objective,
+        job.blocks,
+        seed=job.seed,
+        include_eos_baseline=job.eos_baseline,
+        granular=job.granular,
+        force_contrast=job.force_contrast,
+        counter=counter,
+    )
+    scores = job.method(engine)
+    with torch.no_grad():
+        values = {name: fn(engine.scored()) for name, fn in job.steps.items()}
+    values.update(scores.step_scores)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    provenance = Provenance(
+        method=job.name,
+        options=job.options,
+        attributed_fn=job.fn_name,
+        attributed_fn_args=job.fn_args,
+        step_scores_args=job.step_args,
+        seed=job.seed,
+        model=model.name,
+        revision=model.revision,
+        versions=versions(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        batch_size=len(batch),
+        forward_rows=counter.forward_rows / len(batch),
+        forward_calls=counter.forward_calls / len(batch),
+        backward_rows=counter.backward_rows / len(batch),
+        seconds=(time.perf_counter() - begin) / len(batch),
+        generated=generated,
+    )
+    return [_unbatch(engine, i, scores, values, provenance) for i in range(len(batch))]
+
+
+def names_of(step_scores: str | Sequence[str]) -> list[str]:
+    """One name or several as a list."""
+    return [step_scores] if isinstance(step_scores, str) else list(step_scores)
+
+
+def make_objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any]) -> tuple[Objective, str]:
+    """What is explained, and its name."""
+    if callable(fn):
+        bound = (lambda forward: fn(forward, **args)) if args else fn
+        return Objective(bound, stepwise=False), getattr(fn, "__name__", type(fn).__name__)
+    info = step_functions.info(fn)
+    return Objective(info.build(**args), stepwise=bool(info.meta.get("stepwise", True))), info.name
+
+
+def check_contrast(functions: Sequence[Any], contrasted: bool) -> None:
+    """Raise `InputError` when a contrastive step function is used without contrastive inputs."""
+    for name in functions:
+        if isinstance(name, str) and step_functions.info(name).meta.get("contrast") and not contrasted:
+            raise InputError(f"step function '{name}' compares with a foil: pass contrast_targets or contrast_sources")
+
+
+def bind_step_functions(names: str | Sequence[str], args: Mapping[str, Any]) -> dict[str, StepFunction]:
+    """Name -> step function with its options bound.
+
+    Args:
+        names: Registered names (an alias keeps its own name in the result).
+        args: `{option: value}` for every function that takes it, or `{name: {option: value}}`.
+    """
+    names = names_of(names)
+    infos = {name: step_functions.info(name) for name in names}
+    known = {o for info in infos.values() for o in info.options}
+    check_keywords("step_scores_args", args, [*known, *infos])
+    bound: dict[str, StepFunction] = {}
+    for name, info in infos.items():
+        own = {k: v for k, v in args.items() if k in info.options and k not in infos}
+        nested = args.get(name, {}) if name in args else {}
+        bound[name] = info.build(**{**own, **nested})
+    return bound
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    import transformers
+
+    return {"attriflow": attriflow_version, "torch": str(torch.__version__), "transformers": transformers.__version__}
+
+
+def _unbatch(
+    engine: Engine, row: int, scores: Any, values: Mapping[str, Tensor], provenance: Provenance
+) -> Attribution:
+    """One example's attribution, without padding and with NaN where a step cannot see an input."""
+    example: Example = engine.examples[row]
+    n_steps = example.n_steps
+    parts, norms, tokens = [], [], list[Token]()
+    for block in engine.blocks:
+        shown = example.source if block == "source" else example.target[: example.stop]
+        tokens += shown
+        seen = engine.visible(block)[row, :n_steps]
+        parts.append(_masked(scores.blocks[block][row, :n_steps], seen, len(shown)))
+        if scores.norms is not None:
+            norms.append(_masked(scores.norms[block][row, :n_steps], seen, len(shown)))
+    return Attribution(
+        scores=torch.cat(parts, 1),
+        axes=("step", "input", *scores.axes),
+        inputs=tuple(tokens),
+        targets=example.target[example.start : example.stop],
+        start=example.start,
+        norms=torch.cat(norms, 1) if norms else None,
+        step_scores={name: v[row, :n_steps].detach().cpu() for name, v in values.items()},
+        provenance=provenance,
+        input_text=example.input_text,
+        target_text=example.target_text,
+    )
+
+
+def _masked(scores: Tensor, seen: Tensor, width: int) -> Tensor:
+    """Scores on the CPU, `[step, width, ...]`, NaN where not seen (and beyond what the model read)."""
+    n = min(width, scores.shape[1])
+    out = scores.new_full((scores.shape[0], width, *scores.shape[2:]), torch.nan, device="cpu")
+    seen = seen[:, :n].cpu().view(seen.shape[0], n, *([1] * (scores.ndim - 2)))
+    out[:, :n] = torch.where(seen, scores[:, :n].detach().cpu(), torch.nan)
+    return out
