@@ -53,7 +53,7 @@ def crossentropy(forward: Forward) -> Tensor:
     return -forward.of_target(forward.log_probs())
 
 
-@step_functions.register("perplexity", unit="1 / probability", span="mean", higher="less likely")
+@step_functions.register("perplexity", unit="tokens", span="mean", higher="less likely")
 def perplexity(forward: Forward) -> Tensor:
     r"""Perplexity of the target token, $\exp(-\ln p(y_t \mid y_{<t}, x)) = 1 / p$.
 
@@ -63,6 +63,6 @@ def perplexity(forward: Forward) -> Tensor:
         forward: Logits `[batch, step, vocab]` and target ids `[batch, step]`.
 
     Returns:
-        `[batch, step]`, at least 1.
+        `[batch, step]`, at least 1: among how many equally likely tokens the model would be as unsure.
     """
     return crossentropy(forward).exp()
