@@ -232,7 +232,8 @@ class Engine:
         Yields:
             Slices of steps with block -> `[batch, step, position, hidden]`.
 
-        Complexity: `len(alphas)` forwards and `len(alphas) * steps` products, whatever the chunking.
+        Complexity: `len(alphas)` forwards and `len(alphas) * steps` products. Forwards are repeated for groups of steps
+        only where there are several graphs and the gradients of all steps do not fit into memory together.
         """
         per_point = self._bytes_per_row(grad=True) * self.batch.size
         limit = max(1, int(CHUNK_BYTES // per_point))
@@ -369,9 +370,8 @@ class Engine:
     def _places(self, hidden: Tensor, n_rows: int) -> Tensor:
         """Where each step is read in the head's input, `[row, step]`: the head may see a span of positions only."""
         query = self.batch.query.repeat(n_rows // self.batch.size, 1)
-        if self.model._keeps_logits:
-            query = query - int(self.batch.query.min())
-        return query.to(hidden.device)
+        low, high = int(self.batch.query.min()), int(self.batch.query.max())
+        return (query - low if hidden.shape[1] == high - low + 1 else query).to(hidden.device)
 
     # -- rescore ----------------------------------------------------------------------------------------------------
 

@@ -229,3 +229,21 @@ def test_out_of_memory_is_retried_smaller(model, method, monkeypatch):
     if method != "random":
         with pytest.raises(attriflow.AttriflowError, match="memory"):
             attribute(m, PROMPTS, TARGETS[False], method)
+
+
+def test_a_model_that_ignores_logits_to_keep(model, monkeypatch):
+    """Some models take the argument and return the logits of every position: the right ones are still read."""
+    m = model("llama-gqa")
+    forward = type(m.model).forward
+
+    def deaf(self, *args, logits_to_keep=0, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    for method in METHODS:
+        wanted = attribute(m, PROMPTS, TARGETS[False], method, step_scores=["probability"])
+        with monkeypatch.context() as patch:
+            patch.setattr(type(m.model), "forward", deaf)
+            found = attribute(m, PROMPTS, TARGETS[False], method, step_scores=["probability"])
+        for a, b in zip(wanted, found, strict=True):
+            same(a.scores, b.scores)
+            same(a.step_scores["probability"], b.step_scores["probability"])

@@ -169,6 +169,8 @@ class LanguageModel(ABC):
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
         logits = self._call(rows, keep)
+        if keep is not None and logits.shape[1] != len(keep):
+            offset = 0  # a model that takes the argument and returns all positions all the same
         index = (rows.query - offset).unsqueeze(-1).to(logits.device)
         picked = logits.gather(1, index.expand(-1, -1, logits.shape[-1]))
         return picked if picked.dtype == torch.float64 else picked.float()
