@@ -179,7 +179,7 @@ class TestAgainstTheLoop:
         assert attribute(m, text, target, "saliency", step_scores=["entropy"]).info["forward_passes"] == 1
 
 
-@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n != "bart"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_integrated_gradients_is_complete(model, name):
     m = model(name)
     out = m.attribute(
