@@ -170,7 +170,7 @@ class Engine:
         contrasts = [e.contrast for e in self.examples if e.contrast is not None]
         if len(contrasts) != len(self.examples):
             return None
-        return collate_contrast(contrasts, self.batch.n_steps, self.model.pad_id, self.model.device)
+        return collate_contrast(contrasts, self.model.pad_id, self.model.device)
 
     def _contrasted(self, forward: Forward, repeat: int, forced: bool) -> Forward:
         """The forward with its foil: the foil's tokens under the same logits, or under its own input's."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 
 
-def _logits(hf, source_ids, embeds, step_embeds_only=False):
-    del step_embeds_only
-    if source_ids is None:
+def _logits(hf, decoder_only, embeds):
+    if decoder_only:
         return hf(inputs_embeds=embeds, use_cache=False).logits[0, -1]
     source, target = embeds
     return hf(inputs_embeds=source, decoder_inputs_embeds=target, use_cache=False).logits[0, -1]
@@ -38,7 +37,7 @@ def prefix_embeddings(model, example, end):
 def score(model, example, end, source, target, function=probability):
     hf = model.model
     embeds = target if source is None else (source, target)
-    return function(_logits(hf, None if source is None else True, embeds), example.target_ids[end])
+    return function(_logits(hf, source is None, embeds), example.target_ids[end])
 
 
 def gradients(model, example, function=probability):

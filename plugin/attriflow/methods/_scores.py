@@ -50,11 +50,6 @@ class EmbeddingReducer:
         else:
             self.parts[block].append((norm if self.reduction == "norm" else scores.sum(-1), norm))
 
-    def sums(self) -> Tensor:
-        """Sum over all inputs, `[batch, step]`, of what was collected without norms (for convergence deltas)."""
-        total = [torch.cat([s for s, _ in parts], 1) for parts in self.parts.values()]
-        return torch.stack([t.flatten(2).sum(-1) for t in total]).sum(0)
-
     def scores(self, step_scores: Mapping[str, Tensor] | None = None) -> Scores:
         """Everything collected."""
         blocks = {b: torch.cat([s for s, _ in p], 1) for b, p in self.parts.items()}

@@ -144,11 +144,13 @@ class LanguageModel(ABC):
     def check_length(self, example: Example) -> None:
         """Raise `InputError` for an input that does not fit, before any expensive work."""
         limit = self.max_positions
-        for side, n in (("input", len(example.source)), ("input and target together", len(example.target))):
+        sides = {"input": len(example.source), "target": len(example.target)}
+        if not self.is_encoder_decoder:
+            sides = {"input and target together": len(example.target)}
+        for side, n in sides.items():
             if limit is not None and n > limit:
-                label = side if not self.is_encoder_decoder or side == "input" else "target"
                 raise InputError(
-                    f"{label} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
+                    f"{side} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
                 )
 
     def tokens(self, ids: Sequence[int], **fields: Any) -> list[Any]:

@@ -57,53 +57,53 @@ def pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tupl
     return ids.to(device), mask.to(device)
 
 
-def collate_contrast(contrasts: Sequence[Contrast], n_steps: int, pad_id: int, device: torch.device) -> Batch:
-    """Pad the foils of a batch; the query of a step is the position before the token it is compared with."""
-    target_ids, target_mask = pad([c.target_ids for c in contrasts], pad_id, device)
-    query = torch.zeros((len(contrasts), n_steps), dtype=torch.long)
-    step_ids, step_mask = torch.zeros_like(query), torch.zeros_like(query, dtype=torch.bool)
-    for i, c in enumerate(contrasts):
-        query[i] = c.positions[0] - 1
-        n = len(c.positions)
-        query[i, :n] = torch.tensor(c.positions) - 1
-        step_ids[i, :n] = torch.tensor([c.target_ids[p] for p in c.positions])
-        step_mask[i, :n] = True
-    source_ids = source_mask = None
-    if contrasts[0].source_ids:
-        source_ids, source_mask = pad([c.source_ids for c in contrasts], pad_id, device)
-    return Batch(
-        source_ids=source_ids,
-        source_mask=source_mask,
-        target_ids=target_ids,
-        target_mask=target_mask,
-        query=query.to(device),
-        step_ids=step_ids.to(device),
-        step_mask=step_mask.to(device),
+def collate(examples: Sequence[Example], pad_id: int, device: torch.device, encoder: bool) -> Batch:
+    """Pad examples into a `Batch`."""
+    return _padded(
+        [e.source_ids for e in examples] if encoder else None,
+        # the last explained token is never an input of the pass that predicts it
+        [e.target_ids[: e.stop - 1] for e in examples],
+        [range(e.start, e.stop) for e in examples],
+        [e.target_ids[e.start : e.stop] for e in examples],
+        pad_id,
+        device,
     )
 
 
-def collate(examples: Sequence[Example], pad_id: int, device: torch.device, encoder: bool) -> Batch:
-    """Pad examples into a `Batch`."""
-    # the last explained token is never an input of the pass that predicts it
-    target_ids, target_mask = pad([e.target_ids[: e.stop - 1] for e in examples], pad_id, device)
-    n_steps = max(e.n_steps for e in examples)
-    query = torch.zeros((len(examples), n_steps), dtype=torch.long)
-    step_ids = torch.zeros_like(query)
-    step_mask = torch.zeros((len(examples), n_steps), dtype=torch.bool)
-    for i, e in enumerate(examples):
-        query[i] = e.start - 1  # padding steps repeat the first position, so that the span of positions stays short
-        query[i, : e.n_steps] = torch.arange(e.start - 1, e.stop - 1)
-        step_ids[i, : e.n_steps] = torch.tensor(e.target_ids[e.start : e.stop], dtype=torch.long)
-        step_mask[i, : e.n_steps] = True
-    source_ids = source_mask = None
-    if encoder:
-        source_ids, source_mask = pad([e.source_ids for e in examples], pad_id, device)
+def collate_contrast(contrasts: Sequence[Contrast], pad_id: int, device: torch.device) -> Batch:
+    """Pad the foils of a batch; a step reads the position before the token it is compared with."""
+    return _padded(
+        [c.source_ids for c in contrasts] if contrasts[0].source_ids else None,
+        [c.target_ids for c in contrasts],
+        [c.positions for c in contrasts],
+        [[c.target_ids[p] for p in c.positions] for c in contrasts],
+        pad_id,
+        device,
+    )
+
+
+def _padded(
+    sources: Sequence[Sequence[int]] | None,
+    targets: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    step_ids: Sequence[Sequence[int]],
+    pad_id: int,
+    device: torch.device,
+) -> Batch:
+    """A batch of rows whose steps are the tokens at `positions`, each read one position earlier."""
+    target_ids, target_mask = pad(targets, pad_id, device)
+    ids, step_mask = pad(step_ids, 0, device)
+    query = torch.zeros_like(ids, device="cpu")
+    for i, row in enumerate(positions):
+        query[i] = row[0] - 1  # padding steps repeat the first position, so that the span of positions stays short
+        query[i, : len(row)] = torch.tensor(list(row)) - 1
+    source_ids, source_mask = (None, None) if sources is None else pad(sources, pad_id, device)
     return Batch(
         source_ids=source_ids,
         source_mask=source_mask,
         target_ids=target_ids,
         target_mask=target_mask,
         query=query.to(device),
-        step_ids=step_ids.to(device),
-        step_mask=step_mask.to(device),
+        step_ids=ids,
+        step_mask=step_mask.bool(),
     )

@@ -42,7 +42,7 @@ def load(
     name, hf = str(source), None
     if not isinstance(source, (str, os.PathLike)):
         hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
-    elif name.startswith(MLFLOW_SCHEMES) or (Path(name) / "MLmodel").is_file():
+    elif is_mlflow_uri(name):
         hf, found = importlib.import_module("attriflow.tracking.loading").resolve_uri(name)
         tokenizer = found if tokenizer is None else tokenizer
     else:
@@ -53,6 +53,11 @@ def load(
     if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
         hf = hf.to(wanted_dtype)
     return wrap(hf, tokenizer, str(source) if isinstance(source, (str, os.PathLike)) else name)
+
+
+def is_mlflow_uri(name: str) -> bool:
+    """Whether a name is an MLflow model URI or the folder of a logged model."""
+    return name.startswith(MLFLOW_SCHEMES) or (Path(name) / "MLmodel").is_file()
 
 
 def wrap(hf: Any, tokenizer: Any, name: str) -> LanguageModel:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-MLFLOW_SCHEMES = ("models:", "runs:", "mlflow-artifacts:", "s3:", "gs:", "dbfs:")
-
 
 def evaluate_command(
     model: str,
@@ -92,7 +90,9 @@ def read_data(source: str) -> pd.DataFrame:
 
 def model_uri(model: str) -> str:
     """An MLflow URI as it is; anything else is logged first, so that the run says what was evaluated."""
-    if model.startswith(MLFLOW_SCHEMES) or (Path(model) / "MLmodel").is_file():
+    from attriflow.models.loading import is_mlflow_uri
+
+    if is_mlflow_uri(model):
         return model
     from attriflow.model import load_model
     from attriflow.tracking.log_model import log_model
