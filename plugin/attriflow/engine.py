@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from attriflow.errors import OutOfMemoryError, UnsupportedModelError
+from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
@@ -29,6 +30,12 @@ from attriflow.types import Example, Forward
 
 CHUNK_BYTES = 512 * 2**20
 """Working memory that one chunk of rows or of vector-Jacobian products may take."""
+
+Sites = Mapping[str, nn.Module]
+"""Block -> the module whose output is looked at in place of the block's input embeddings."""
+
+Transform = Callable[[str, Tensor, Sequence[float]], Tensor]
+"""`(block, gradients [step, point, batch, position, hidden], path parameters)` -> the same leading axes."""
 
 
 @dataclass
@@ -204,6 +211,12 @@ class Engine:
                 self._base = self.run(self.rows())
         return self._base
 
+    def offer_base(self, forward: Forward, inputs: Mapping[str, Tensor]) -> None:
+        """Keep a pass that turns out to have run on the unchanged input, so that it need not be run again."""
+        if self._base is None and all(torch.equal(t.detach(), self.embeddings(b)) for b, t in inputs.items()):
+            plain = dataclasses.replace(forward, logits=forward.logits.detach(), contrast=None)
+            self._base = self._contrasted(plain, 1, forced=self.force_contrast)
+
     @torch.no_grad()
     def values(self) -> Tensor:
         """The objective on the unchanged input, `[batch, step]`."""
@@ -215,163 +228,55 @@ class Engine:
         self,
         points: Callable[[float], Mapping[str, Tensor]] | None = None,
         alphas: Sequence[float] = (1.0,),
-        weights: Sequence[float] = (1.0,),
+        weights: Sequence[float] | None = None,
         max_rows: int | None = None,
+        *,
+        sites: Sites | None = None,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        transform: Transform | None = None,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Gradients of every step with respect to the input embeddings, summed over weighted path points.
-
-        One graph per chunk of path points serves all steps: the gradient first goes from every step's value to the
-        hidden state it is read from (one backward through the LM head for all steps), then one batched
-        vector-Jacobian product per chunk of steps goes down to the embeddings.
+        """Gradients of every step with respect to the inputs, summed over weighted points (see `gradients.Gradients`).
 
         Args:
-            points: Block -> embeddings `[batch, position, hidden]` for a path parameter; the input itself when None.
-            alphas, weights: Path parameters and the weight of each gradient in the sum.
+            points: Block -> embeddings `[batch, position, hidden]` for a path parameter (or the number of a sample); the
+                input itself when None.
+            alphas, weights: Path parameters and the weight of each gradient in the sum (1 when None).
             max_rows: At most this many sequences per model call.
+            sites: Block -> module whose output takes the place of the input embeddings.
+            within: Makes a context that model and objective run in.
+            transform: Applied to the gradients of the points before they are summed.
 
         Yields:
             Slices of steps with block -> `[batch, step, position, hidden]`.
-
-        Complexity: `len(alphas)` forwards and `len(alphas) * steps` products. Forwards are repeated for groups of steps
-        only where there are several graphs and the gradients of all steps do not fit into memory together.
         """
-        per_point = self._bytes_per_row(grad=True) * self.batch.size
-        limit = max(1, int(CHUNK_BYTES // per_point))
-        if max_rows is not None:
-            limit = min(limit, max(1, max_rows // self.batch.size))
-        n_steps = self.batch.n_steps
-        if len(alphas) <= limit:
-            try:
-                yield from self._chunk_gradients(points, alphas, weights)
-                return
-            except torch.OutOfMemoryError:  # raised by the forward pass, before anything was yielded
-                limit = len(alphas) // 2
-        # several graphs: the gradient of every step is summed up, in groups of steps that fit into memory
-        width = sum(self.ids(b).shape[1] for b in self.blocks)
-        group = max(1, min(n_steps, 4 * CHUNK_BYTES // (self.batch.size * width * self.model.hidden_size * 8)))
-        for start in range(0, n_steps, group):
-            total: dict[str, Tensor] = {}
-            steps = slice(start, min(n_steps, start + group))
-            limit = self._accumulate(total, steps, points, alphas, weights, max(1, limit))
-            yield steps, total
+        from attriflow.gradients import Gradients
 
-    def _accumulate(
-        self,
-        total: dict[str, Tensor],
-        group: slice,
-        points: Callable[[float], Mapping[str, Tensor]] | None,
-        alphas: Sequence[float],
-        weights: Sequence[float],
-        limit: int,
-    ) -> int:
-        """Add up the gradients of a group of steps over chunks of path points; returns the chunk size that fitted."""
-        at = 0
-        while at < len(alphas):
-            end = at + limit
-            try:
-                chunk = self._chunk_gradients(points, alphas[at:end], weights[at:end], group.start, group.stop)
-                for steps, grads in chunk:
-                    place = slice(steps.start - group.start, steps.stop - group.start)
-                    for block, g in grads.items():
-                        shape = (g.shape[0], group.stop - group.start, *g.shape[2:])
-                        total.setdefault(block, g.new_zeros(shape))[:, place] += g
-            except torch.OutOfMemoryError:
-                if limit == 1:
-                    raise OutOfMemoryError("out of memory with a single point of the path") from None
-                limit = max(1, limit // 2)
-                continue
-            at = end
-        return limit
+        weights = [1.0] * len(alphas) if weights is None else weights
+        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, transform)
 
-    def _chunk_gradients(
-        self,
-        points: Callable[[float], Mapping[str, Tensor]] | None,
-        alphas: Sequence[float],
-        weights: Sequence[float],
-        start: int = 0,
-        stop: int | None = None,
-    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        stop = self.batch.n_steps if stop is None else stop
-        n, size = len(alphas), self.batch.size
-        made = [points(a) if points is not None else {b: self.embeddings(b) for b in self.blocks} for a in alphas]
-        dtype = self.model.dtype
-        leaves = {b: torch.cat([m[b] for m in made]).to(dtype).detach().requires_grad_(True) for b in self.blocks}
-        with torch.enable_grad():
-            hidden, values = self._graph(leaves, n)
-            weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device).repeat_interleave(size)
-            values = values * weight.unsqueeze(-1) * self.batch.step_mask.repeat(n, 1)
-            for steps, grads in self._products(hidden, values, list(leaves.values()), start, stop):
-                # [step, point * batch, ...] -> [batch, step, ...], summed over the points
-                yield (
-                    steps,
-                    {
-                        block: g.unflatten(1, (n, size)).sum(1, dtype=self.dtype).transpose(0, 1)
-                        for block, g in zip(leaves, grads, strict=True)
-                    },
-                )
+    @torch.no_grad()
+    def activations(self, sites: Sites, changes: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+        """What modules put out on the batch (with some of its inputs changed), block -> `[batch, position, width]`."""
+        found: dict[str, Tensor] = {}
 
-    def _graph(self, leaves: Mapping[str, Tensor], n: int) -> tuple[Tensor | None, Tensor]:
-        """Hidden states that feed the LM head (None when it cannot be told apart by step), values `[row, step]`."""
-        changes: dict[str, Any] = {f"{block}_embeds": leaf for block, leaf in leaves.items()}
-        rows = self.rows(n, **changes)
-        caught: list[Tensor] = []
-        head = self.model.hf.get_output_embeddings() if self.objective.stepwise else None
-        hook = head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])) if head is not None else None
+        def keep(block: str) -> Callable[..., None]:
+            def hook(_module: Any, _args: Any, output: Any) -> None:
+                tensor = site_output(output, self.ids(block).shape[:2])
+                if block in found:
+                    raise UnsupportedModelError(f"the target layer of the {block} side runs several times in one pass")
+                found[block] = tensor.detach()
+
+            return hook
+
+        hooks = [module.register_forward_hook(keep(block)) for block, module in sites.items()]
         try:
-            forward = self.run(rows)
+            self.run(self.rows(**dict(changes or {})))
         finally:
-            if hook is not None:
-                hook.remove()
-        if n == 1 and self._base is None and self._unchanged(leaves):
-            plain = dataclasses.replace(forward, logits=forward.logits.detach(), contrast=None)
-            self._base = self._contrasted(plain, 1, forced=self.force_contrast)
-        hidden = caught[0] if len(caught) == 1 and caught[0].requires_grad else None
-        return hidden, self.objective(forward)
-
-    def _unchanged(self, leaves: Mapping[str, Tensor]) -> bool:
-        return all(torch.equal(leaf.detach(), self.embeddings(block)) for block, leaf in leaves.items())
-
-    def _products(
-        self, hidden: Tensor | None, values: Tensor, leaves: list[Tensor], start: int, stop: int
-    ) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Vector-Jacobian products of steps `start:stop`, `[step, row, position, hidden]` per leaf."""
-        if not values.requires_grad:
-            # the objective does not depend on the input (a constant custom function): zero is the answer
-            yield slice(start, stop), [leaf.new_zeros((stop - start, *leaf.shape)) for leaf in leaves]
-            return
-        if hidden is not None:
-            # one backward through head and step function for all steps: a step only reads its own hidden state
-            (cotangent,) = torch.autograd.grad(values.sum(), hidden, retain_graph=True)
-            output, place = hidden, self._places(hidden, values.shape[0])
-        else:
-            cotangent, output, place = torch.ones_like(values), values, None
-        size = max(1, int(CHUNK_BYTES // (self._bytes_per_row(grad=True) * values.shape[0])))
-        at, batched = start, True
-        while at < stop:
-            end = min(stop, at + size)
-            try:
-                vectors = torch.stack([_one_step(cotangent, t, place) for t in range(at, end)])
-                grads = _vjp(output, leaves, vectors, batched)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise OutOfMemoryError("out of memory in the backward pass of a single step") from None
-                size = max(1, size // 2)
-                continue
-            except RuntimeError:
-                # an operation without a batching rule (custom kernels): the same products one by one
-                if not batched:
-                    raise
-                batched = False
-                continue
-            self.counter.backward_rows += (end - at) * values.shape[0]
-            yield slice(at, end), grads
-            at = end
-
-    def _places(self, hidden: Tensor, n_rows: int) -> Tensor:
-        """Where each step is read in the head's input, `[row, step]`: the head may see a span of positions only."""
-        query = self.batch.query.repeat(n_rows // self.batch.size, 1)
-        low, high = int(self.batch.query.min()), int(self.batch.query.max())
-        return (query - low if hidden.shape[1] == high - low + 1 else query).to(hidden.device)
+            for handle in hooks:
+                handle.remove()
+        if missing := set(sites) - set(found):
+            raise UnsupportedModelError(f"the target layer of the {sorted(missing)[0]} side did not run")
+        return found
 
     # -- rescore ----------------------------------------------------------------------------------------------------
 
@@ -388,7 +293,7 @@ class Engine:
         does not change.
         """
         out: list[Tensor] = []
-        size = self._max_rows or max(1, int(CHUNK_BYTES // (self._bytes_per_row(grad=False) * self.batch.size)))
+        size = self._max_rows or max(1, int(CHUNK_BYTES // (self.bytes_per_row(grad=False) * self.batch.size)))
         at = 0
         while at < n:
             end = min(n, at + size)
@@ -453,7 +358,7 @@ class Engine:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def _bytes_per_row(self, grad: bool) -> float:
+    def bytes_per_row(self, grad: bool) -> float:
         """Rough peak memory of one sequence in a call: activations (kept per layer for gradients) and logits."""
         config = self.model.hf.config.get_text_config()
         width = self.batch.target_ids.shape[1] + (
@@ -467,28 +372,10 @@ class Engine:
         return max(1.0, item * (activations + vocabulary))
 
 
-def _one_step(cotangent: Tensor, step: int, place: Tensor | None) -> Tensor:
-    """The cotangent with everything but one step's entry set to zero."""
-    out = torch.zeros_like(cotangent)
-    if place is None:
-        out[:, step] = cotangent[:, step]
-    else:
-        row = torch.arange(cotangent.shape[0], device=cotangent.device)
-        out[row, place[:, step]] = cotangent[row, place[:, step]]
-    return out
-
-
-def _vjp(output: Tensor, leaves: list[Tensor], vectors: Tensor, batched: bool) -> list[Tensor]:
-    """Products `vectors[i] . d output / d leaf`, stacked over i; zeros for leaves the output does not depend on."""
-    if batched and len(vectors) > 1:
-        grads = torch.autograd.grad(
-            output, leaves, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
-        return [
-            g if g is not None else leaf.new_zeros((len(vectors), *leaf.shape))
-            for g, leaf in zip(grads, leaves, strict=True)
-        ]
-    single = [torch.autograd.grad(output, leaves, v, retain_graph=True, allow_unused=True) for v in vectors]
-    return [
-        torch.stack([torch.zeros_like(leaf) if s[i] is None else s[i] for s in single]) for i, leaf in enumerate(leaves)
-    ]
+def site_output(output: Any, shape: Sequence[int]) -> Tensor:
+    """The tensor a layer puts out (the first of several), checked to be `[row, position, width]`."""
+    tensor = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[1] != shape[1]:
+        found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise InputError(f"a target layer must put out [row, position, width]; this one puts out {found}")
+    return tensor

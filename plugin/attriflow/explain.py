@@ -186,10 +186,17 @@ def _unbatch(
         start=example.start,
         norms=torch.cat(norms, 1) if norms else None,
         step_scores={name: v[row, :n_steps].detach().cpu() for name, v in values.items()},
+        sequence_scores={name: _square(example, name, v[row]) for name, v in scores.sequence_scores.items()},
         provenance=provenance,
         input_text=example.input_text,
         target_text=example.target_text,
     )
+
+
+def _square(example: Example, name: str, scores: Tensor) -> Tensor:
+    """Scores between the tokens of one side, without padding; the last decoder token is never read."""
+    n = len(example.source) if name.startswith("encoder") else example.stop - 1
+    return scores[:n, :n].detach().cpu()
 
 
 def _masked(scores: Tensor, seen: Tensor, width: int) -> Tensor:

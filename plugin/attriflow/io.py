@@ -42,6 +42,8 @@ def save(attributions: Iterable[Attribution], path: str | Path, *, overwrite: bo
             tensors[f"{i}/norms"] = a.norms.detach().cpu().contiguous()
         for name, values in a.step_scores.items():
             tensors[f"{i}/step_scores/{name}"] = values.detach().cpu().contiguous()
+        for name, values in a.sequence_scores.items():
+            tensors[f"{i}/sequence_scores/{name}"] = values.detach().cpu().contiguous()
         header.append(
             {
                 "axes": a.axes,
@@ -49,6 +51,7 @@ def save(attributions: Iterable[Attribution], path: str | Path, *, overwrite: bo
                 "targets": [dataclasses.asdict(t) for t in a.targets],
                 "start": a.start,
                 "step_scores": list(a.step_scores),
+                "sequence_scores": list(a.sequence_scores),
                 "provenance": _plain(dataclasses.asdict(a.provenance)),
                 "input_text": a.input_text,
                 "target_text": a.target_text,
@@ -91,6 +94,7 @@ def _read(i: int, entry: dict[str, Any], tensors: dict[str, Tensor]) -> Attribut
         start=entry["start"],
         norms=tensors.get(f"{i}/norms"),
         step_scores={name: tensors[f"{i}/step_scores/{name}"] for name in entry["step_scores"]},
+        sequence_scores={name: tensors[f"{i}/sequence_scores/{name}"] for name in entry.get("sequence_scores", ())},
         provenance=Provenance(**entry["provenance"]),
         input_text=entry["input_text"],
         target_text=entry["target_text"],

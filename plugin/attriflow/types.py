@@ -189,6 +189,8 @@ class Attribution:
         norms: L2 norm over the embedding axis, `[step, input]`, for methods whose raw scores have one and that were
             reduced to a signed sum; None otherwise.
         step_scores: Name -> `[step]`.
+        sequence_scores: Attention-like scores between the tokens of one side, by name ("encoder_self", "decoder_self"):
+            `[credited token, receiving token, layer(, head)]`; only where a method was asked for them.
         provenance: Method, options, seed, versions, cost.
         input_text, target_text: Texts the token spans refer to.
     """
@@ -200,6 +202,7 @@ class Attribution:
     start: int = 0
     norms: Tensor | None = None
     step_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    sequence_scores: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Provenance
     input_text: str = ""
     target_text: str = ""

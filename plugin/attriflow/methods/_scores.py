@@ -23,12 +23,14 @@ class Scores:
         axes: Names of the axes after "position": (), ("embedding",) or ("layer", "head").
         norms: Block -> `[batch, step, position]`, L2 norms over a reduced embedding axis.
         step_scores: Extra values per step, `[batch, step]`, such as convergence deltas.
+        sequence_scores: "encoder_self" or "decoder_self" -> `[batch, credited token, receiving token, ...]`.
     """
 
     blocks: Mapping[str, Tensor]
     axes: tuple[str, ...] = ()
     norms: Mapping[str, Tensor] | None = None
     step_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    sequence_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class EmbeddingReducer:

@@ -8,9 +8,10 @@ interface are read with `output_attentions=True` in eager mode.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +19,31 @@ from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
 
-Listener = Callable[[nn.Module, Tensor], None]
-"""Called with the attention module and its weights `[row, head, query, key]`, once per attention layer."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionCall:
+    """One attention layer at work, as the architecture called the attention interface.
+
+    Attributes:
+        query: `[row, head, query, dim]`.
+        key, value: `[row, key-value head, key, dim]` (fewer heads than the query under grouped-query attention).
+        mask: Additive mask `[row, 1, query, key]`, or None.
+        options: Everything else the architecture passed (`scaling`, `position_bias`, `softcap`, ...).
+        weights: `[row, head, query, key]`.
+        output: `[row, query, head, dim]`, before the output projection.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    options: Mapping[str, Any]
+    weights: Tensor
+    output: Tensor
+
+
+Listener = Callable[[nn.Module, AttentionCall], Tensor | None]
+"""Called once per attention layer with its module and what it computed; may return another output."""
 
 NAME = "attriflow_eager"
 _listener: ContextVar[Listener | None] = ContextVar("attriflow_attention_listener", default=None)
@@ -28,13 +52,24 @@ _listener: ContextVar[Listener | None] = ContextVar("attriflow_attention_listene
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Eager attention as the model's own file defines it, with the weights shown to the listener."""
-    own = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
-    function = own or _plain_attention
-    output, weights = function(module, query, key, value, attention_mask, **options)
+    """Eager attention as the model's own file defines it, shown to the listener."""
+    output, weights = eager(module, query, key, value, attention_mask, **options)
     listener = _listener.get()
     if listener is not None:
-        listener(module, weights)
+        call = AttentionCall(
+            query=query, key=key, value=value, mask=attention_mask, options=options, weights=weights, output=output
+        )
+        changed = listener(module, call)
+        output = output if changed is None else changed
+    return output, weights
+
+
+def eager(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Output `[row, query, head, dim]` and weights of the eager attention that the module's own file defines."""
+    own = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
+    output, weights = (own or _plain_attention)(module, query, key, value, attention_mask, **options)
     return output, weights
 
 
@@ -133,13 +168,13 @@ class AttentionRecord:
         self.maps: dict[str, list[Tensor]] = {"source": [], "target": []}
         self._calls = 0
 
-    def __call__(self, module: nn.Module, weights: Tensor) -> None:
+    def __call__(self, module: nn.Module, call: AttentionCall) -> None:
         """Take the weights of one attention layer."""
         if id(module) in self.encoder:
             return
         cross = self.encoder_decoder and self._calls % 2 == 1
         self._calls += 1
-        self.add("source" if cross else "target", weights)
+        self.add("source" if cross else "target", call.weights)
 
     def add(self, block: str, weights: Tensor) -> None:
         """Store the query rows of one layer."""
