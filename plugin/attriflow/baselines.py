@@ -36,6 +36,23 @@ def baseline_id(engine: Engine, baseline: str | int) -> int:
     raise InputError(f"the tokenizer of {engine.model.name} has no {baseline} token to use as baseline")
 
 
+def baseline_ids(engine: Engine, block: str, baseline: str | int) -> Tensor:
+    """Token ids that stand for absent tokens, `[batch, position]`; those that `baseline_embeddings` keeps are kept."""
+    ids = engine.ids(block)
+    return torch.where(_kept(engine, block), ids, baseline_id(engine, baseline))
+
+
+def _kept(engine: Engine, block: str) -> Tensor:
+    """Tokens that are their own baseline, `[batch, position]`."""
+    ids = engine.ids(block)
+    keep = torch.zeros_like(ids, dtype=torch.bool)
+    if not engine.include_eos_baseline and engine.model.tokenizer.eos_token_id is not None:
+        keep = ids == engine.model.tokenizer.eos_token_id
+    if engine.model.is_encoder_decoder and block == "target":
+        keep[:, 0] = True
+    return keep
+
+
 def baseline_embeddings(engine: Engine, block: str, baseline: str | int) -> Tensor:
     """Baseline embeddings of a block, `[batch, position, hidden]`.
 
@@ -43,16 +60,12 @@ def baseline_embeddings(engine: Engine, block: str, baseline: str | int) -> Tens
     content, and the decoder start token of encoder-decoders. They are their own baseline and get no credit.
     """
     ids = engine.ids(block)
-    keep = torch.zeros_like(ids, dtype=torch.bool)
-    if not engine.include_eos_baseline and engine.model.tokenizer.eos_token_id is not None:
-        keep = ids == engine.model.tokenizer.eos_token_id
-    if engine.model.is_encoder_decoder and block == "target":
-        keep[:, 0] = True
+    keep = _kept(engine, block)
     original = engine.embeddings(block)
     if baseline == "zero":
         replaced = torch.zeros_like(original)
     elif baseline == "mean":
-        mean = engine.model.embedding(block).weight.mean(0) * engine.model.embedding_scale(block)
+        mean = engine.model.embedding_table(block).mean(0)
         replaced = mean.to(original.dtype).expand_as(original)
     else:
         replaced = engine.model.embed(torch.full_like(ids, baseline_id(engine, baseline)), block)

@@ -34,8 +34,11 @@ CHUNK_BYTES = 512 * 2**20
 Sites = Mapping[str, nn.Module]
 """Block -> the module whose output is looked at in place of the block's input embeddings."""
 
-Transform = Callable[[str, Tensor, Sequence[float]], Tensor]
-"""`(block, gradients [step, point, batch, position, hidden], path parameters)` -> the same leading axes."""
+Reduce = Callable[[str, Tensor, Sequence[float]], Tensor]
+"""`(block, gradients [step, point, batch, position, hidden], path parameters)` -> `[step, batch, position, ...]`."""
+
+Embed = Callable[[Mapping[str, Tensor], Sequence[float]], Mapping[str, Tensor]]
+"""`(points [point * batch, ...] by block, path parameters)` -> embeddings `[point * batch, position, hidden]`."""
 
 
 @dataclass
@@ -233,18 +236,20 @@ class Engine:
         *,
         sites: Sites | None = None,
         within: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        transform: Transform | None = None,
+        reduce: Reduce | None = None,
+        embed: Embed | None = None,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Gradients of every step with respect to the inputs, summed over weighted points (see `gradients.Gradients`).
 
         Args:
-            points: Block -> embeddings `[batch, position, hidden]` for a path parameter (or the number of a sample); the
-                input itself when None.
+            points: Block -> embeddings `[batch, position, hidden]` for a path parameter (or the number of a sample);
+                the input itself when None.
             alphas, weights: Path parameters and the weight of each gradient in the sum (1 when None).
             max_rows: At most this many sequences per model call.
             sites: Block -> module whose output takes the place of the input embeddings.
             within: Makes a context that model and objective run in.
-            transform: Applied to the gradients of the points before they are summed.
+            reduce: Combines the gradients of the points of one graph; their sum when None.
+            embed: Makes the input embeddings from the points, where these are not the embeddings of whole blocks.
 
         Yields:
             Slices of steps with block -> `[batch, step, position, hidden]`.
@@ -252,7 +257,7 @@ class Engine:
         from attriflow.gradients import Gradients
 
         weights = [1.0] * len(alphas) if weights is None else weights
-        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, transform)
+        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, reduce, embed)
 
     @torch.no_grad()
     def activations(self, sites: Sites, changes: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -357,6 +362,10 @@ class Engine:
         return record, forward
 
     # -- memory -----------------------------------------------------------------------------------------------------
+
+    def rows_at_once(self) -> int:
+        """Sequences without gradients that a call may hold."""
+        return max(1, int(CHUNK_BYTES // self.bytes_per_row(grad=False)))
 
     def bytes_per_row(self, grad: bool) -> float:
         """Rough peak memory of one sequence in a call: activations (kept per layer for gradients) and logits."""

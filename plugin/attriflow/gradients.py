@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attriflow import engine as settings
-from attriflow.engine import Engine, Sites, Transform, site_output
+from attriflow.engine import Embed, Engine, Reduce, Sites, site_output
 from attriflow.errors import OutOfMemoryError
 
 
@@ -35,7 +35,8 @@ class Gradients:
     max_rows: int | None
     sites: Sites | None
     within: Callable[[], AbstractContextManager[Any]]
-    transform: Transform | None
+    reduce: Reduce | None
+    embed: Embed | None
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
@@ -87,7 +88,7 @@ class Gradients:
         dtype = engine.model.dtype
         leaves = {b: torch.cat([m[b] for m in made]).to(dtype).detach().requires_grad_(True) for b in made[0]}
         with torch.enable_grad():
-            hidden, values = self._graph(leaves, n)
+            hidden, values = self._graph(leaves, alphas)
             weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device).repeat_interleave(size)
             values = values * weight.unsqueeze(-1) * engine.batch.step_mask.repeat(n, 1)
             for steps, grads in self._products(hidden, values, list(leaves.values()), start, stop):
@@ -103,15 +104,16 @@ class Gradients:
     def _summed(self, block: str, grads: Tensor, alphas: Sequence[float]) -> Tensor:
         """`[step, point * batch, ...]` -> `[batch, step, ...]`, summed over the points."""
         grads = grads.unflatten(1, (len(alphas), self.engine.batch.size))
-        if self.transform is not None:
-            grads = self.transform(block, grads.to(self.engine.dtype), alphas)
+        if self.reduce is not None:
+            return self.reduce(block, grads.to(self.engine.dtype), alphas).transpose(0, 1)
         return grads.sum(1, dtype=self.engine.dtype).transpose(0, 1)
 
-    def _graph(self, leaves: Mapping[str, Tensor], n: int) -> tuple[Tensor | None, Tensor]:
+    def _graph(self, leaves: Mapping[str, Tensor], alphas: Sequence[float]) -> tuple[Tensor | None, Tensor]:
         """Hidden states that feed the LM head (None when it cannot be told apart by step), values `[row, step]`."""
         engine = self.engine
-        changes = {} if self.sites is not None else {f"{block}_embeds": leaf for block, leaf in leaves.items()}
-        rows = engine.rows(n, **changes)
+        embeds = leaves if self.embed is None else self.embed(leaves, alphas)
+        changes = {} if self.sites is not None else {f"{block}_embeds": e for block, e in embeds.items()}
+        rows = engine.rows(len(alphas), **changes)
         caught: list[Tensor] = []
         head = engine.model.hf.get_output_embeddings() if engine.objective.stepwise else None
         with ExitStack() as stack:
@@ -122,8 +124,8 @@ class Gradients:
             stack.enter_context(self.within())
             forward = engine.run(rows)
             values = engine.objective(forward)
-        if n == 1 and self.sites is None:
-            engine.offer_base(forward, leaves)
+        if len(alphas) == 1 and self.sites is None:
+            engine.offer_base(forward, embeds)
         return (caught[0] if len(caught) == 1 and caught[0].requires_grad else None), values
 
     def _products(

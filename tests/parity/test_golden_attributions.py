@@ -7,13 +7,24 @@ import functools
 import pytest
 from load_golden import Golden
 
-METHODS = ("saliency", "input_x_gradient", "integrated_gradients", "occlusion", "attention")
-GRANULAR = ("saliency", "input_x_gradient", "integrated_gradients")
+METHODS = (
+    "saliency",
+    "input_x_gradient",
+    "integrated_gradients",
+    "sequential_integrated_gradients",
+    "discretized_integrated_gradients",
+    "occlusion",
+    "attention",
+)
+GRANULAR = METHODS[:5]
 # Where the recorded behaviour departs from the definitions (`deviations` in cases.json) and ours follows the latter.
 DEVIATIONS = {
     "pos_end": "encoder-decoders: Inseq's attr_pos_end is inclusive by mistake",
     "perplexity": "Inseq raises 2, not e, to the power of nats",
     ":generate": "Inseq decodes and re-tokenises what was generated, and pads without position ids",
+    "discretized on bart": "Inseq's path ends at the table's rows, not at the scaled embeddings that the model reads",
+    "discretized deltas": "Inseq swaps the ends of the path in its convergence delta",
+    "sequential in float32 on bart": "one ReLU is so close to zero that its sign depends on the order of additions",
 }
 
 
@@ -22,6 +33,10 @@ reference = functools.lru_cache(Golden)
 
 def _deviates(model: str, run: dict) -> bool:
     if "perplexity" in run["id"] or ("pos_end" in run["id"] and model == "bart"):
+        return True
+    if run["method"].startswith("discretized") and model == "bart":
+        return True
+    if run["id"].startswith("f32/single/sequential_integrated_gradients") and model == "bart":
         return True
     # a single decoder-only sequence survives the round trip through text; everything else that was generated does not
     return ":generate" in run["id"] and not (model == "gpt2" and run["case"] == "single")
@@ -43,7 +58,8 @@ def _options(run: dict) -> dict:
     options = {k: v for k, v in run["attribute_kwargs"].items() if k not in ("input_texts", "generated_texts")}
     options |= run["load_kwargs"]
     if "attribution_args" in options:
-        options["quadrature"] = options.pop("attribution_args")["method"]
+        name = "strategy" if run["method"].startswith("discretized") else "quadrature"
+        options[name] = options.pop("attribution_args")["method"]
     if "sliding_window_shapes" in options:
         shape = options.pop("sliding_window_shapes")
         while isinstance(shape, (list, tuple)):
@@ -77,6 +93,8 @@ def test_raw(golden_model, model, run_id):
     for i in range(len(run["sequences"])):
         for field in golden.fields(run, i):
             if field.startswith("step_scores."):
+                if run["method"].startswith("discretized"):
+                    continue  # the ends of the path are swapped
                 mine = out[i].step_scores[field.removeprefix("step_scores.")]
             elif field in ("source_attributions", "target_attributions"):
                 mine = getattr(out[i], field)

@@ -56,6 +56,8 @@ def buildable(
         try:
             if registry.info(name).meta.get("contrast"):
                 raise InputError(f"{registry.kind} '{name}' compares with a foil, which a data set cannot give yet")
+            if not explicit and not registry.info(name).meta.get("explains", True):
+                raise InputError(f"{registry.kind} '{name}' gives no explanation; name it to run it all the same")
             registry.info(name).build(**options.get(name, {}))
         except AttriflowError as error:
             if explicit or name in options:

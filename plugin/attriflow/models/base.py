@@ -163,6 +163,16 @@ class LanguageModel(ABC):
         """Token embeddings `[..., hidden]` as the model wants them in place of ids, embedding scale included."""
         return self.embedding(block)(ids) * self.embedding_scale(block)
 
+    @torch.no_grad()
+    def embedding_table(self, block: str) -> Tensor:
+        """What `embed` gives for every id of the vocabulary, `[vocab, hidden]`."""
+        weight = self.embedding(block).weight.detach()
+        ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
+        embedded = self.embed(ids, block)
+        if torch.equal(embedded, weight[ids]):
+            return weight  # no copy of a large table
+        return self.embed(torch.arange(weight.shape[0], device=weight.device), block)
+
     def run(self, rows: Rows) -> Tensor:
         """Logits at the query positions, `[row, step, vocab]`: one model call."""
         keep, offset = None, 0

@@ -1,0 +1,32 @@
+"""No attribution at all: step scores only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from attriflow.engine import Engine
+from attriflow.methods._scores import Scores
+from attriflow.registry import methods
+
+
+@methods.register(
+    "dummy", family="control", cost="nothing", deterministic=True, signed=False, explains=False, paper="-"
+)
+@dataclass(frozen=True)
+class Dummy:
+    """Zero scores for every token: for calls that only want step scores.
+
+    The explained function is not evaluated; step scores cost their one forward pass.
+    """
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        shape = (engine.batch.size, engine.batch.n_steps)
+        return Scores(
+            {
+                b: torch.zeros((*shape, engine.ids(b).shape[1]), dtype=engine.dtype, device=engine.model.device)
+                for b in engine.blocks
+            }
+        )

@@ -1,0 +1,128 @@
+"""Gradient SHAP: expected gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attriflow.engine import Engine
+from attriflow.errors import InputError
+from attriflow.methods._draws import generator
+from attriflow.methods._noise import gaussian, uniform
+from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
+from attriflow.registry import methods
+
+
+@methods.register(
+    "gradient_shap",
+    family="path",
+    cost="n forwards + T x n products",
+    deterministic=False,
+    signed=True,
+    paper="Lundberg and Lee 2017, arXiv:1705.07874; Erion et al. 2021, arXiv:1906.10670",
+)
+@dataclass(frozen=True)
+class GradientShap:
+    r"""Gradients at random points between baselines and the (noisy) input, times their difference, averaged.
+
+    $\mathbb{E}[(x + \epsilon - x')\, \partial f_t(x' + \alpha (x + \epsilon - x')) / \partial x]$ over baselines $x'$,
+    noise $\epsilon$ and $\alpha \sim U(0, 1)$. Without noise and with one baseline its expectation is integrated
+    gradients; the error of the mean shrinks like $1/\sqrt{n}$. The draws belong to the seed and the example's own
+    prompt, so they are the same in any batch; one set of points serves all steps.
+
+    Attributes:
+        n_samples: Random points.
+        stdev: Standard deviation of the noise, in standard deviations of the embedding table.
+        baseline: What absent tokens look like ("unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id), or a
+            list of those as the baseline distribution: every sample draws one of them.
+        internal_batch_size: At most this many sequences per model call; chosen by available memory when None.
+        return_convergence_delta: Add the step score `deltas`: sum of attributions minus the mean of
+            $f_t(x) - f_t(x')$ (exact only in expectation).
+        multiply_by_inputs: False leaves out the factor of the difference.
+        reduction: "sum" (signed) or "norm" (L2 norm over dimensions).
+    """
+
+    n_samples: int = 25
+    stdev: float = 0.0
+    baseline: str | int | Sequence[str | int] = "unk"
+    internal_batch_size: int | None = None
+    return_convergence_delta: bool = False
+    multiply_by_inputs: bool = True
+    reduction: Reduction = "sum"
+
+    def __post_init__(self) -> None:
+        """Check the options before any model runs."""
+        if not isinstance(self.n_samples, int) or self.n_samples < 1:
+            raise InputError(f"n_samples must be an integer of at least 1, not {self.n_samples!r}")
+        if self.stdev < 0:
+            raise InputError(f"stdev must not be negative, not {self.stdev}")
+        if not self._names:
+            raise InputError("baseline must name at least one baseline")
+
+    @property
+    def _names(self) -> list[str | int]:
+        return [self.baseline] if isinstance(self.baseline, (str, int)) else list(self.baseline)
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        inputs = {b: engine.embeddings(b).to(engine.dtype) for b in engine.blocks}
+        choices = {
+            b: torch.stack([engine.baseline_embeddings(b, name).to(engine.dtype) for name in self._names])
+            for b in engine.blocks
+        }
+        alphas = uniform(engine, self.n_samples, "alpha")  # [sample, batch]
+        chosen = self._choices(engine)
+
+        def ends(block: str, sample: int) -> tuple[Tensor, Tensor]:
+            start = choices[block][chosen[sample], torch.arange(engine.batch.size)]
+            stop = inputs[block]
+            if self.stdev:
+                stop = stop + gaussian(engine, block, sample, self.stdev)
+            return start, stop
+
+        def point(number: float) -> dict[str, Tensor]:
+            sample = int(number)
+            out = {}
+            for block in engine.blocks:
+                start, stop = ends(block, sample)
+                out[block] = start + alphas[sample].view(-1, 1, 1) * (stop - start)
+            return out
+
+        def reduce(block: str, grads: Tensor, numbers: Sequence[float]) -> Tensor:
+            if not self.multiply_by_inputs:
+                return grads.sum(1)
+            total = torch.zeros_like(grads[:, 0])
+            for i, number in enumerate(numbers):
+                start, stop = ends(block, int(number))
+                total += grads[:, i] * (stop - start)
+            return total
+
+        out = EmbeddingReducer(engine, self.reduction)
+        sums = torch.zeros_like(engine.batch.step_ids, dtype=engine.dtype)
+        samples = [float(i) for i in range(self.n_samples)]
+        for steps, grads in engine.gradients(point, samples, max_rows=self.internal_batch_size, reduce=reduce):
+            for block, g in grads.items():
+                sums[:, steps] += g.sum((-1, -2)) / self.n_samples
+                out.add(block, g / self.n_samples)
+        if not self.return_convergence_delta:
+            return out.scores()
+
+        def baselines(start: int, stop: int) -> dict[str, Tensor]:
+            return {
+                f"{b}_embeds": torch.cat([ends(b, s)[0] for s in range(start, stop)]).to(engine.model.dtype)
+                for b in engine.blocks
+            }
+
+        base = engine.rescore(self.n_samples, baselines).mean(0)
+        return out.scores({"deltas": sums - (engine.values() - base)})
+
+    def _choices(self, engine: Engine) -> Tensor:
+        """Which baseline each sample starts from, `[sample, batch]`."""
+        draws = [
+            generator(engine.seed, e, "baseline").integers(len(self._names), size=self.n_samples)
+            for e in engine.examples
+        ]
+        return torch.tensor([d.tolist() for d in draws]).T
