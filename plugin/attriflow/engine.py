@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -235,7 +235,7 @@ class Engine:
         max_rows: int | None = None,
         *,
         sites: Sites | None = None,
-        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        within: Callable[[], AbstractContextManager[Any]] | None = None,
         reduce: Reduce | None = None,
         embed: Embed | None = None,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
@@ -247,7 +247,7 @@ class Engine:
             alphas, weights: Path parameters and the weight of each gradient in the sum (1 when None).
             max_rows: At most this many sequences per model call.
             sites: Block -> module whose output takes the place of the input embeddings.
-            within: Makes a context that model and objective run in.
+            within: Makes a context that model and objective run in, instead of `linearised.linearised`.
             reduce: Combines the gradients of the points of one graph; their sum when None.
             embed: Makes the input embeddings from the points, where these are not the embeddings of whole blocks.
 
@@ -326,23 +326,31 @@ class Engine:
     # -- attention --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def attention(self) -> dict[str, Tensor]:
-        """Attention weights at the query positions, block -> `[batch, step, attended, layer, head]`; one forward."""
+    def attention(self, whole: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """Attention weights at the query positions, block -> `[batch, step, attended, layer, head]`; one forward.
+
+        Args:
+            whole: Whole maps to return as well, "encoder_self" or "decoder_self" ->
+                `[batch, attended, receiving, layer, head]`.
+        """
         hf = self.model.hf
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks)
+        if self.force_contrast and self._contrast is not None:
+            self._foil_logits()  # a pass of its own, to be run while nobody listens
+        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
+        forward: Forward | None = None
         if interface_works(hf):
             with listen(hf, record):
                 forward = self.run(self.rows())
-        if not all(record.maps[b] for b in self.blocks):
-            record, forward = self._attention_outputs()
+        if forward is None or not record.complete:
+            record, forward = self._attention_outputs(whole)
         if self._base is None:
             self._base = forward
-        return {b: record.stacked(b) for b in self.blocks}
+        return {name: record.stacked(name) for name in (*self.blocks, *whole)}
 
-    def _attention_outputs(self) -> tuple[AttentionRecord, Forward]:
+    def _attention_outputs(self, whole: tuple[str, ...]) -> tuple[AttentionRecord, Forward]:
         """The same for architectures outside the attention interface, through `output_attentions`."""
         hf = self.model.hf
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks)
+        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
         caught: list[Any] = []
         hook = hf.register_forward_hook(lambda _m, _a, output: caught.append(output))
         try:
@@ -350,15 +358,19 @@ class Engine:
                 forward = self.run(self.rows())
         finally:
             hook.remove()
-        names = {"source": "cross_attentions", "target": "decoder_attentions"}
+        names = {
+            "cross": "cross_attentions",
+            "decoder_self": "decoder_attentions",
+            "encoder_self": "encoder_attentions",
+        }
         if not self.model.is_encoder_decoder:
-            names = {"target": "attentions"}
-        for block in self.blocks:
-            maps = getattr(caught[0], names[block], None)
-            if not maps or maps[0] is None:
-                raise UnsupportedModelError(f"{type(hf).__name__} does not give its attention weights")
-            for weights in maps:
-                record.add(block, weights)
+            names = {"decoder_self": "attentions"}
+        for role, name in names.items():
+            for weights in getattr(caught[0], name, None) or ():
+                if weights is not None:
+                    record.add(role, weights)
+        if not record.complete:
+            raise UnsupportedModelError(f"{type(hf).__name__} does not give its attention weights")
         return record, forward
 
     # -- memory -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from torch import Tensor
 from attriflow import engine as settings
 from attriflow.engine import Embed, Engine, Reduce, Sites, site_output
 from attriflow.errors import OutOfMemoryError
+from attriflow.linearised import linearised
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Gradients:
     weights: Sequence[float]
     max_rows: int | None
     sites: Sites | None
-    within: Callable[[], AbstractContextManager[Any]]
+    within: Callable[[], AbstractContextManager[Any]] | None
     reduce: Reduce | None
     embed: Embed | None
 
@@ -121,7 +122,9 @@ class Gradients:
                 stack.enter_context(_hook(head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))))
             for block, module in (self.sites or {}).items():
                 stack.enter_context(_hook(module.register_forward_hook(_replace(leaves[block]))))
-            stack.enter_context(self.within())
+            stack.enter_context(
+                self.within() if self.within is not None else linearised(engine.model.hf, settings.CHUNK_BYTES / 8)
+            )
             forward = engine.run(rows)
             values = engine.objective(forward)
         if len(alphas) == 1 and self.sites is None:

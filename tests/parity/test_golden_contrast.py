@@ -9,9 +9,12 @@ import torch
 from load_golden import Golden, oracle
 
 from attriflow.errors import InputError
+from attriflow.registry import methods
 
 FUNCTIONS = {"contrast_logits", "contrast_prob", "contrast_logits_diff", "contrast_prob_diff"}
-METHODS = ("saliency", "input_x_gradient", "integrated_gradients", "occlusion")
+RECORDED = ("saliency", "input_x_gradient", "integrated_gradients", "occlusion")
+METHODS = [n for n in methods.names() if methods.info(n).meta["family"] in ("gradient", "path", "perturbation")]
+FEW = {"n_steps": 5, "n_samples": 6, "max_probe_steps": 4}  # whichever of these a method has
 reference = functools.lru_cache(Golden)
 
 
@@ -22,7 +25,7 @@ def _runs(model: str) -> list:
         used = {options.get("attributed_fn"), *options.get("step_scores", [])}
         # the recorded gradient of a forced foil flows through whatever tensors happen to be shared
         shared = model == "bart" and ":force" in run["id"]
-        if used & FUNCTIONS and run["method"] in (*METHODS, "dummy") and not shared:
+        if used & FUNCTIONS and run["method"] in (*RECORDED, "dummy") and not shared:
             out.append(pytest.param(model, run["id"], id=f"{model}-{run['id']}"))
     return out
 
@@ -31,9 +34,8 @@ def _attribute(golden_model, model, run, **extra):
     golden = reference(model)
     case = golden.cases[run["case"]]
     options = {k: v for k, v in run["attribute_kwargs"].items() if k not in ("input_texts", "generated_texts")}
-    method = "random" if run["method"] == "dummy" else run["method"]
-    options |= {"granular": method in METHODS[:3], **extra}
-    return golden_model(model).attribute(case["input_texts"], case["generated_texts"], method=method, **options)
+    options |= {"granular": run["method"] in RECORDED[:3], **extra}
+    return golden_model(model).attribute(case["input_texts"], case["generated_texts"], method=run["method"], **options)
 
 
 @pytest.mark.parametrize(("model", "run_id"), [*_runs("gpt2"), *_runs("bart")])
@@ -92,7 +94,7 @@ def test_batch_is_alone(golden_model, model, method):
         "method": method,
         "attributed_fn": "contrast_logits_diff",
         "step_scores": ["contrast_prob_diff"],
-        **({"n_steps": 5} if method == "integrated_gradients" else {}),
+        **{k: v for k, v in FEW.items() if k in methods.info(method).options},
     }
     both = m.attribute(prompts, targets, contrast_targets=foils, **options)
     for i in range(2):

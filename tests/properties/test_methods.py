@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import per_step
+import psutil
 import pytest
 import torch
 from models import CONFIGS, ENCODER_DECODERS, build
 
 import attriflow
-from attriflow.registry import methods
+from attriflow.engine import Engine, Objective
+from attriflow.registry import methods, step_functions
 
 METHODS = methods.names()
 ARCHITECTURES = list(CONFIGS)
@@ -190,20 +193,48 @@ class TestAgainstTheLoop:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_integrated_gradients_is_complete(model, name):
+@pytest.mark.parametrize("method", [n for n in METHODS if methods.info(n).meta.get("complete")])
+def test_completeness(model, name, method):
+    """Methods that claim it: scores sum up to the difference between the input and its baseline."""
     m = model(name)
+    quadrature = {"n_steps": 128} if "n_steps" in methods.info(method).options else {}
+    target = {"attribute_target": True} if m.is_encoder_decoder else {}
     out = m.attribute(
-        PROMPTS[0],
-        TARGETS[m.is_encoder_decoder][0],
-        method="integrated_gradients",
-        attributed_fn="logits",
-        n_steps=128,
-        return_convergence_delta=True,
-        **({"attribute_target": True} if m.is_encoder_decoder else {}),
-    )[0]
-    total, delta = out.scores.nansum(1), out.step_scores["deltas"]
-    difference = total - delta
-    assert (delta.abs() <= 1e-3 * difference.abs().clamp(min=0.05)).all(), (delta, difference)
+        PROMPTS, TARGETS[m.is_encoder_decoder], method=method, attributed_fn="logits", **quadrature, **target
+    )
+    for i, attribution in enumerate(out):
+        (example,) = m.encode(PROMPTS[i], TARGETS[m.is_encoder_decoder][i])
+        engine = Engine(
+            m.wrapped,
+            [example],
+            Objective(step_functions.info("logits").build()),
+            ("source", "target") if m.is_encoder_decoder else ("target",),
+        )
+        embeds = {f"{b}_embeds": engine.baseline_embeddings(b) for b in engine.blocks}
+        difference = (engine.values() - engine.rescore(1, lambda _a, _b, e=embeds: e)[0])[0]
+        delta = attribution.scores.nansum(1) - difference
+        assert (delta.abs() <= 1e-3 * difference.abs().clamp(min=0.05)).all(), (delta, difference)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_does_not_grow_over_200_calls(model, method):
+    """Neither tensors that stay alive nor memory of the process, as hooks or caches that pile up would show."""
+    m = model("llama-gqa")
+    prompt, target = "ki nakol temo", "ki nakol temo te pari"
+    process = psutil.Process()
+
+    def state() -> tuple[int, int]:
+        gc.collect()
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()), process.memory_info().rss
+
+    for _ in range(20):
+        attribute(m, prompt, target, method)
+    tensors, resident = state()
+    for _ in range(200):
+        attribute(m, prompt, target, method)
+    after = state()
+    assert after[0] <= tensors
+    assert after[1] - resident < 16 * 2**20
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,161 @@
+"""Forward passes whose backward is cheap to run many times: local derivatives are computed once and shared.
+
+The products of all steps go through the same graph at the same point, so what an activation function or a
+normalisation does to a gradient need not be worked out again for each of them: every activation becomes one
+multiplication by its slope, every layer norm a few row operations. PyTorch's own backward formulas of these recompute
+the derivative for every product, and some of them have no batched form at all. The gradients are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
+_ELEMENTWISE = (
+    torch.nn.functional.gelu,
+    torch.nn.functional.silu,
+    torch.nn.functional.relu,
+    torch.nn.functional.softplus,
+    torch.nn.functional.elu,
+    torch.nn.functional.leaky_relu,
+    torch.tanh,
+    torch.sigmoid,
+    torch.relu,
+    torch.erf,
+    Tensor.tanh,
+    Tensor.sigmoid,
+    Tensor.relu,
+    Tensor.erf,
+)
+
+
+class _Slope(torch.autograd.Function):
+    """`value`, with the derivative `slope` with respect to x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None
+
+
+class _LayerNorm(torch.autograd.Function):
+    """Layer norm over the last axis, its backward written as row operations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        out, mean, scale = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
+        ctx.save_for_backward((x - mean) * scale, scale if weight is None else scale * weight)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        unit, scale = ctx.saved_tensors
+        g = grad * scale
+        along = (g * unit).mean(-1, keepdim=True)
+        return torch.addcmul(g - g.mean(-1, keepdim=True), unit, along, value=-1), None, None, None
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, attention_bytes: float) -> None:
+        super().__init__()
+        self.attention_bytes = attention_bytes
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        x = args[0] if args else kwargs.get("input")
+        if isinstance(x, Tensor) and x.requires_grad:
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                return _attention(self.attention_bytes, func, args, kwargs)
+            if func in _NORMS:
+                return _layer_norm(func, args, kwargs)
+            if func in _ELEMENTWISE and not kwargs.get("inplace", False):
+                return _elementwise(func, x, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _elementwise(func: Any, x: Tensor, args: Any, kwargs: Any) -> Tensor:
+    leaf = x.detach().requires_grad_(True)
+    value = func(leaf, *args[1:], **kwargs) if args else func(**{**kwargs, "input": leaf})
+    (slope,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
+    return _Slope.apply(x, value.detach(), slope)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _layer_norm(func: Any, args: Any, kwargs: Any) -> Any:
+    names = ("input", "normalized_shape", "weight", "bias", "eps")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    x, weight, bias = given["input"], given.get("weight"), given.get("bias")
+    plain = len(tuple(given["normalized_shape"])) == 1 and all(
+        p is None or (not p.requires_grad and p.dtype == x.dtype) for p in (weight, bias)
+    )
+    if not plain:
+        return func(*args, **kwargs)
+    return _LayerNorm.apply(x, weight, bias, given.get("eps", 1e-5))  # type: ignore[no-untyped-call]
+
+
+def _attention(limit: float, func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Attention as matrix products and a softmax, where the weights are small enough to be kept."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    query, key, value, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
+    size = query.shape[:-1].numel() * key.shape[-2] * query.element_size()
+    if given.get("dropout_p") or size > limit:
+        return func(*args, **kwargs)  # type: ignore[no-any-return]
+    if given.get("enable_gqa"):
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scale = given.get("scale")
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
+    if given.get("is_causal"):
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1) @ value
+
+
+def _activation_hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    x = inputs[0] if inputs else None
+    if not (isinstance(x, Tensor) and isinstance(output, Tensor) and x.requires_grad and output.shape == x.shape):
+        return None
+    if not output.requires_grad or output is x:
+        return None
+    (slope,) = torch.autograd.grad(output, x, torch.ones_like(output))
+    return _Slope.apply(x, output.detach(), slope)  # type: ignore[no-untyped-call]
+
+
+def activation_classes() -> tuple[type[nn.Module], ...]:
+    """Modules that act on every number by itself: transformers' activations."""
+    from transformers.activations import ACT2CLS
+
+    found = (c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values())
+    return tuple({c for c in found if isinstance(c, type) and issubclass(c, nn.Module)})
+
+
+@contextmanager
+def linearised(hf: Any, attention_bytes: float) -> Iterator[None]:
+    """Run the model with shared local derivatives.
+
+    Args:
+        hf: The model, frozen (parameters without gradients) and in evaluation mode.
+        attention_bytes: Compute attention as plain matrix products, whose backward runs for many products at once,
+            where the weights of a layer take no more than this.
+    """
+    classes = activation_classes()
+    with ExitStack() as stack:
+        for module in hf.modules():
+            if isinstance(module, classes):
+                stack.callback(module.register_forward_hook(_activation_hook).remove)
+        stack.enter_context(_Mode(attention_bytes))
+        yield
