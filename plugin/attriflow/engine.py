@@ -104,6 +104,7 @@ class Engine:
         """Pad the examples once."""
         self.batch = self.model.collate(self.examples)
         self._base: Forward | None = None
+        self._pieces: dict[int, Tensor] = {}
         self._encoder: Tensor | None = None
         self._max_rows: int | None = None
         self._contrast = self._collate_contrast()
@@ -159,8 +160,8 @@ class Engine:
         fields = {k: v if v is None else v.repeat(n, *([1] * (v.ndim - 1))) for k, v in fields.items()}
         return Rows(**{**fields, **changes})
 
-    def run(self, rows: Rows) -> Forward:
-        """One counted model call on repetitions of the batch."""
+    def run(self, rows: Rows, steps: slice = slice(None)) -> Forward:
+        """One counted model call on repetitions of the batch, read at all steps or at a range of them."""
         logits = self.model.run(rows)
         n = rows.query.shape[0]
         self.counter.forward_rows += n
@@ -168,11 +169,11 @@ class Engine:
         repeat = n // self.batch.size
         forward = Forward(
             logits=logits,
-            target_ids=self.batch.step_ids.repeat(repeat, 1),
-            mask=self.batch.step_mask.repeat(repeat, 1),
+            target_ids=self.batch.step_ids[:, steps].repeat(repeat, 1),
+            mask=self.batch.step_mask[:, steps].repeat(repeat, 1),
             model=self.model,
         )
-        return self._contrasted(forward, repeat, forced=self.force_contrast)
+        return self._contrasted(forward, repeat, self.force_contrast, steps)
 
     # -- contrast ---------------------------------------------------------------------------------------------------
 
@@ -182,12 +183,13 @@ class Engine:
             return None
         return collate_contrast(contrasts, self.model.pad_id, self.model.device)
 
-    def _contrasted(self, forward: Forward, repeat: int, forced: bool) -> Forward:
+    def _contrasted(self, forward: Forward, repeat: int, forced: bool, steps: slice = slice(None)) -> Forward:
         """The forward with its foil: the foil's tokens under the same logits, or under its own input's."""
         if self._contrast is None:
             return forward
-        logits = self._foil_logits().repeat(repeat, 1, 1) if forced else forward.logits
-        foil = Forward(logits=logits, target_ids=self._contrast.step_ids.repeat(repeat, 1), mask=forward.mask)
+        logits = self._foil_logits()[:, steps].repeat(repeat, 1, 1) if forced else forward.logits
+        ids = self._contrast.step_ids[:, steps].repeat(repeat, 1)
+        foil = Forward(logits=logits, target_ids=ids, mask=forward.mask)
         return dataclasses.replace(forward, contrast=foil)
 
     def _foil_logits(self) -> Tensor:
@@ -214,11 +216,19 @@ class Engine:
                 self._base = self.run(self.rows())
         return self._base
 
-    def offer_base(self, forward: Forward, inputs: Mapping[str, Tensor]) -> None:
-        """Keep a pass that turns out to have run on the unchanged input, so that it need not be run again."""
-        if self._base is None and all(torch.equal(t.detach(), self.embeddings(b)) for b, t in inputs.items()):
-            plain = dataclasses.replace(forward, logits=forward.logits.detach(), contrast=None)
+    def offer_base(self, forward: Forward, inputs: Mapping[str, Tensor], steps: slice) -> None:
+        """Keep a pass that turns out to have run on the unchanged input, so that it need not be run again.
+
+        A range of steps is kept until the others have come: later tokens do not change what earlier steps read.
+        """
+        if self._base is not None or not all(torch.equal(t.detach(), self.embeddings(b)) for b, t in inputs.items()):
+            return
+        self._pieces[steps.start] = forward.logits.detach()
+        if sum(piece.shape[1] for piece in self._pieces.values()) == self.batch.n_steps:
+            logits = torch.cat([self._pieces[start] for start in sorted(self._pieces)], 1)
+            plain = Forward(logits=logits, target_ids=self.batch.step_ids, mask=self.batch.step_mask, model=self.model)
             self._base = self._contrasted(plain, 1, forced=self.force_contrast)
+            self._pieces.clear()
 
     @torch.no_grad()
     def values(self) -> Tensor:

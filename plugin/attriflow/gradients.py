@@ -7,6 +7,8 @@ steps goes down to the inputs.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from attriflow import engine as settings
 from attriflow.engine import Embed, Engine, Reduce, Sites, site_output
 from attriflow.errors import OutOfMemoryError
 from attriflow.linearised import linearised
+from attriflow.models.base import Rows
 
 
 @dataclass(frozen=True)
@@ -41,34 +44,59 @@ class Gradients:
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
+        for group in self._groups():
+            yield from self._group(group)
+
+    def _groups(self) -> list[slice]:
+        """Ranges of steps that get graphs of their own, each no longer than its last step's prefix.
+
+        A product through a shorter graph costs less, a further forward pass costs more: the number of equal ranges
+        with the least cost is taken, counted in tokens.
+        """
+        batch, n = self.engine.batch, self.engine.batch.n_steps
+        if self.within is not None or self.sites is not None or not self.engine.objective.stepwise:
+            return [slice(0, n)]
+        source = 0 if batch.source_ids is None else batch.source_ids.shape[1]
+        best, least = [slice(0, n)], float("inf")
+        for count in range(1, min(n, 16) + 1):
+            edges = [round(i * n / count) for i in range(count + 1)]
+            ranges = [slice(a, b) for a, b in itertools.pairwise(edges)]
+            cost = sum((r.stop - r.start + 1) * (source + self._prefix(r)) for r in ranges)
+            if cost < 0.97 * least:
+                best, least = ranges, cost
+        return best
+
+    def _prefix(self, steps: slice) -> int:
+        """Decoder tokens that a range of steps reads."""
+        return int(self.engine.batch.query[:, steps].max()) + 1
+
+    def _group(self, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """One range of steps."""
         engine, n = self.engine, len(self.alphas)
         limit = max(1, int(settings.CHUNK_BYTES // (engine.bytes_per_row(grad=True) * engine.batch.size)))
         if self.max_rows is not None:
             limit = min(limit, max(1, self.max_rows // engine.batch.size))
-        n_steps = engine.batch.n_steps
         if n <= limit:
             try:
-                yield from self._chunk(0, n, 0, n_steps)
+                yield from self._chunk(0, n, steps)
                 return
             except torch.OutOfMemoryError:  # raised by the forward pass, before anything was yielded
                 limit = n // 2
-        # several graphs: the gradient of every step is summed up, in groups of steps that fit into memory
+        # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
         width = sum(engine.ids(b).shape[1] for b in engine.blocks)
-        group = max(
-            1, min(n_steps, 4 * settings.CHUNK_BYTES // (engine.batch.size * width * engine.model.hidden_size * 8))
-        )
-        for start in range(0, n_steps, group):
+        size = max(1, 4 * settings.CHUNK_BYTES // (engine.batch.size * width * engine.model.hidden_size * 8))
+        for start in range(steps.start, steps.stop, size):
             total: dict[str, Tensor] = {}
-            steps = slice(start, min(n_steps, start + group))
-            limit = self._accumulate(total, steps, max(1, limit))
-            yield steps, total
+            part = slice(start, min(steps.stop, start + size))
+            limit = self._accumulate(total, part, max(1, limit))
+            yield part, total
 
     def _accumulate(self, total: dict[str, Tensor], group: slice, limit: int) -> int:
         """Add up the gradients of a group of steps over chunks of points; returns the chunk size that fitted."""
         at = 0
         while at < len(self.alphas):
             try:
-                for steps, grads in self._chunk(at, at + limit, group.start, group.stop):
+                for steps, grads in self._chunk(at, at + limit, group):
                     place = slice(steps.start - group.start, steps.stop - group.start)
                     for block, g in grads.items():
                         shape = (g.shape[0], group.stop - group.start, *g.shape[2:])
@@ -81,19 +109,21 @@ class Gradients:
             at += limit
         return limit
 
-    def _chunk(self, first: int, last: int, start: int, stop: int) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Points `first:last` in one graph, products of steps `start:stop`."""
+    def _chunk(self, first: int, last: int, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Points `first:last` in one graph, products of a range of steps."""
         engine, alphas, weights = self.engine, self.alphas[first:last], self.weights[first:last]
         n, size = len(alphas), engine.batch.size
         made = [self._point(a) for a in alphas]
         dtype = engine.model.dtype
         leaves = {b: torch.cat([m[b] for m in made]).to(dtype).detach().requires_grad_(True) for b in made[0]}
         with torch.enable_grad():
-            hidden, values = self._graph(leaves, alphas)
+            hidden, values = self._graph(leaves, alphas, steps)
             weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device).repeat_interleave(size)
-            values = values * weight.unsqueeze(-1) * engine.batch.step_mask.repeat(n, 1)
-            for steps, grads in self._products(hidden, values, list(leaves.values()), start, stop):
-                yield steps, {b: self._summed(b, g, alphas) for b, g in zip(leaves, grads, strict=True)}
+            values = values * weight.unsqueeze(-1) * engine.batch.step_mask[:, steps].repeat(n, 1)
+            place = None if hidden is None else self._places(hidden, steps).repeat(n, 1)
+            for part, grads in self._products(hidden, place, values, list(leaves.values())):
+                done = slice(steps.start + part.start, steps.start + part.stop)
+                yield done, {b: self._summed(b, g, alphas) for b, g in zip(leaves, grads, strict=True)}
 
     def _point(self, alpha: float) -> Mapping[str, Tensor]:
         if self.points is not None:
@@ -109,12 +139,14 @@ class Gradients:
             return self.reduce(block, grads.to(self.engine.dtype), alphas).transpose(0, 1)
         return grads.sum(1, dtype=self.engine.dtype).transpose(0, 1)
 
-    def _graph(self, leaves: Mapping[str, Tensor], alphas: Sequence[float]) -> tuple[Tensor | None, Tensor]:
+    def _graph(
+        self, leaves: Mapping[str, Tensor], alphas: Sequence[float], steps: slice
+    ) -> tuple[Tensor | None, Tensor]:
         """Hidden states that feed the LM head (None when it cannot be told apart by step), values `[row, step]`."""
         engine = self.engine
         embeds = leaves if self.embed is None else self.embed(leaves, alphas)
         changes = {} if self.sites is not None else {f"{block}_embeds": e for block, e in embeds.items()}
-        rows = engine.rows(len(alphas), **changes)
+        rows = self._cut(engine.rows(len(alphas), **changes), steps)
         caught: list[Tensor] = []
         head = engine.model.hf.get_output_embeddings() if engine.objective.stepwise else None
         with ExitStack() as stack:
@@ -125,16 +157,36 @@ class Gradients:
             stack.enter_context(
                 self.within() if self.within is not None else linearised(engine.model.hf, settings.CHUNK_BYTES / 8)
             )
-            forward = engine.run(rows)
+            forward = engine.run(rows, steps)
             values = engine.objective(forward)
         if len(alphas) == 1 and self.sites is None:
-            engine.offer_base(forward, embeds)
+            engine.offer_base(forward, embeds, steps)
         return (caught[0] if len(caught) == 1 and caught[0].requires_grad else None), values
 
+    def _cut(self, rows: Rows, steps: slice) -> Rows:
+        """The rows without what comes after the prefix of a range of steps."""
+        width, query = self._prefix(steps), rows.query[:, steps]
+        if width == self.engine.ids("target").shape[1]:
+            return dataclasses.replace(rows, query=query)
+        cut = {
+            name: value[:, :width]
+            for name in ("target_ids", "target_embeds", "target_mask")
+            if (value := getattr(rows, name)) is not None
+        }
+        return dataclasses.replace(rows, query=query, **cut)
+
     def _products(
-        self, hidden: Tensor | None, values: Tensor, leaves: list[Tensor], start: int, stop: int
+        self, hidden: Tensor | None, place: Tensor | None, values: Tensor, leaves: list[Tensor]
     ) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Vector-Jacobian products of steps `start:stop`, `[step, row, position, hidden]` per leaf."""
+        """Vector-Jacobian products of every step of `values`, `[step, row, position, hidden]` per leaf.
+
+        Args:
+            hidden: Hidden states that feed the LM head, `[row, position, hidden]`, or None.
+            place: Where each step is read in `hidden`, `[row, step]`.
+            values: What is differentiated, `[row, step]`.
+            leaves: With respect to what.
+        """
+        start, stop = 0, values.shape[1]
         if not values.requires_grad:
             # the objective does not depend on the input (a constant custom function): zero is the answer
             yield slice(start, stop), [leaf.new_zeros((stop - start, *leaf.shape)) for leaf in leaves]
@@ -142,9 +194,9 @@ class Gradients:
         if hidden is not None:
             # one backward through head and step function for all steps: a step only reads its own hidden state
             (cotangent,) = torch.autograd.grad(values.sum(), hidden, retain_graph=True)
-            output, place = hidden, self._places(hidden, values.shape[0])
+            output = hidden
         else:
-            cotangent, output, place = torch.ones_like(values), values, None
+            cotangent, output = torch.ones_like(values), values
         size = max(1, int(settings.CHUNK_BYTES // (self.engine.bytes_per_row(grad=True) * values.shape[0])))
         at, batched = start, True
         while at < stop:
@@ -167,11 +219,10 @@ class Gradients:
             yield slice(at, end), grads
             at = end
 
-    def _places(self, hidden: Tensor, n_rows: int) -> Tensor:
-        """Where each step is read in the head's input, `[row, step]`: the head may see a span of positions only."""
-        batch = self.engine.batch
-        query = batch.query.repeat(n_rows // batch.size, 1)
-        low, high = int(batch.query.min()), int(batch.query.max())
+    def _places(self, hidden: Tensor, steps: slice) -> Tensor:
+        """Where each step is read in the head's input, `[batch, step]`: the head may see a span of positions only."""
+        query = self.engine.batch.query[:, steps]
+        low, high = int(query.min()), int(query.max())
         return (query - low if hidden.shape[1] == high - low + 1 else query).to(hidden.device)
 
 

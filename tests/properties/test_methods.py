@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 
 import per_step
 import psutil
@@ -13,6 +14,7 @@ from models import CONFIGS, ENCODER_DECODERS, build
 
 import attriflow
 from attriflow.engine import Engine, Objective
+from attriflow.gradients import Gradients
 from attriflow.registry import methods, step_functions
 
 METHODS = methods.names()
@@ -247,6 +249,33 @@ def test_chunking_changes_nothing(model, method, monkeypatch):
     monkeypatch.setattr(engine, "CHUNK_BYTES", 1)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], method), strict=True):
         same(a.scores, b.scores)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.parametrize("method", [n for n in METHODS if methods.info(n).meta["family"] in ("gradient", "path")])
+def test_graphs_of_their_own_for_ranges_of_steps_change_nothing(model, name, method, monkeypatch):
+    """One graph for all steps, or one per step that is no longer than the step's prefix; step scores come along."""
+    m = model(name)
+    targets = TARGETS[m.is_encoder_decoder]
+    monkeypatch.setattr(Gradients, "_groups", lambda self: [slice(0, self.engine.batch.n_steps)])
+    wanted = attribute(m, PROMPTS, targets, method, step_scores=["entropy"])
+    monkeypatch.setattr(Gradients, "_groups", lambda self: [slice(i, i + 1) for i in range(self.engine.batch.n_steps)])
+    if "layer" not in method and method != "deeplift":
+        for a, b in zip(wanted, attribute(m, PROMPTS, targets, method, step_scores=["entropy"]), strict=True):
+            same(a.scores, b.scores)
+            same(a.step_scores["entropy"], b.step_scores["entropy"])
+
+
+def test_long_targets_get_several_graphs(model):
+    """The number of graphs follows from what they cost: one for short targets, several for long ones."""
+    m = model("gpt2")
+    few, many = m.encode(PROMPTS[0], f"{PROMPTS[0]} te"), m.encode("ki", " ".join(["ki"] + ["te pari"] * 30))
+    for examples, groups in ((few, 1), (many, 3)):
+        engine = Engine(m.wrapped, examples, Objective(step_functions.info("logits").build()), ("target",))
+        found = Gradients(engine, None, (1.0,), (1.0,), None, None, None, None, None)._groups()
+        assert len(found) >= groups
+        assert (found[0].start, found[-1].stop) == (0, examples[0].n_steps)
+        assert all(a.stop == b.start for a, b in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize("method", METHODS)
