@@ -26,6 +26,7 @@ from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
+from attriflow.prefix import SHORTEST, Prefix, first_change, record, rerun
 from attriflow.types import Example, Forward
 
 CHUNK_BYTES = 512 * 2**20
@@ -105,6 +106,7 @@ class Engine:
         self.batch = self.model.collate(self.examples)
         self._base: Forward | None = None
         self._pieces: dict[int, Tensor] = {}
+        self._prefix: Prefix | None = None
         self._encoder: Tensor | None = None
         self._max_rows: int | None = None
         self._contrast = self._collate_contrast()
@@ -166,7 +168,11 @@ class Engine:
         n = rows.query.shape[0]
         self.counter.forward_rows += n
         self.counter.forward_calls += 1
-        repeat = n // self.batch.size
+        return self.forward_of(logits, steps)
+
+    def forward_of(self, logits: Tensor, steps: slice = slice(None)) -> Forward:
+        """What step functions see of `[version * batch, step, vocab]` logits."""
+        repeat = logits.shape[0] // self.batch.size
         forward = Forward(
             logits=logits,
             target_ids=self.batch.step_ids[:, steps].repeat(repeat, 1),
@@ -216,7 +222,7 @@ class Engine:
                 self._base = self.run(self.rows())
         return self._base
 
-    def offer_base(self, forward: Forward, inputs: Mapping[str, Tensor], steps: slice) -> None:
+    def offer_base(self, forward: Forward, inputs: Mapping[str, Tensor], steps: slice = slice(0, None)) -> None:
         """Keep a pass that turns out to have run on the unchanged input, so that it need not be run again.
 
         A range of steps is kept until the others have come: later tokens do not change what earlier steps read.
@@ -296,24 +302,35 @@ class Engine:
     # -- rescore ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def rescore(self, n: int, changes: Callable[[int, int], Mapping[str, Tensor]]) -> Tensor:
+    def rescore(self, n: int, changes: Callable[[int, int], Mapping[str, Tensor]], *, in_order: bool = False) -> Tensor:
         """The objective on `n` changed versions of the batch, `[version, batch, step]`.
 
         Args:
             n: Number of versions.
             changes: For versions `start:stop`, the fields of `Rows` that change, with rows ordered version by version
                 (`[(stop - start) * batch, ...]`).
+            in_order: Versions come in the order of the first decoder position they change: what stands before it is
+                then not computed again (decoder-only models; about half of the work where every token is changed).
 
         Complexity: `n` forwards, packed into as few calls as memory allows. The encoder runs once when the source side
         does not change.
         """
         out: list[Tensor] = []
         size = self._max_rows or max(1, int(CHUNK_BYTES // (self.bytes_per_row(grad=False) * self.batch.size)))
+        prefix = self.reusable_prefix() if in_order and n > 1 else None
+        if prefix is not None:
+            size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
         at = 0
         while at < n:
             end = min(n, at + size)
             try:
                 changed = dict(changes(at, end))
+                length = 0 if prefix is None else first_change(self, changed)
+                if prefix is not None and length >= SHORTEST:
+                    forward = rerun(self, prefix, length, changed["target_embeds"])
+                    out.append(self.objective(forward).unflatten(0, (end - at, self.batch.size)))
+                    at = end
+                    continue
                 if self.model.is_encoder_decoder and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
                     changed["encoder_states"] = self.encoder_states().repeat(end - at, 1, 1)
                 forward = self.run(self.rows(end - at, **changed))
@@ -325,6 +342,22 @@ class Engine:
                 continue
             at = end
         return torch.cat(out)
+
+    def reusable_prefix(self) -> Prefix | None:
+        """Keys and values of the unchanged batch, where reusing them gives the logits of a run that does not."""
+        width = self.ids("target").shape[1]
+        if self.model.is_encoder_decoder or self.model.reuses_prefix is False or width <= 2 * SHORTEST:
+            return None
+        if self._prefix is None:
+            self._prefix = record(self)
+            if self._prefix is not None and self.model.reuses_prefix is None:
+                again = rerun(self, self._prefix, width // 2, self.embeddings("target")).logits
+                scale = float(self.base().logits.abs().max())
+                tolerance = (1e-4 if self.dtype == self.model.dtype else 3e-2) * scale
+                self.model.reuses_prefix = torch.allclose(again, self.base().logits, atol=tolerance, rtol=0)
+            if self._prefix is None or not self.model.reuses_prefix:
+                self.model.reuses_prefix, self._prefix = False, None
+        return self._prefix
 
     def encoder_states(self) -> Tensor:
         """Encoder output of the unchanged source, run once."""

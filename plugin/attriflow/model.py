@@ -15,6 +15,7 @@ from attriflow.explain import Job, bind_step_functions, check_contrast, explain_
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts
 from attriflow.models.loading import load
+from attriflow.models.segments import Inputs, Segments, read_inputs, read_segments, with_reply
 from attriflow.output import AttributionOutput
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
@@ -112,7 +113,7 @@ class AttributionModel:
 
     def encode(
         self,
-        input_texts: str | Sequence[str],
+        input_texts: Inputs,
         generated_texts: str | Sequence[str] | None = None,
         *,
         continuation: bool = False,
@@ -122,13 +123,15 @@ class AttributionModel:
         attr_pos_end: int | None = None,
         skip_special_tokens: bool = False,
         seed: int = 0,
+        segments: Segments | None = None,
     ) -> list[Example]:
         """Tokenise texts; generate targets when none are given.
 
         Args:
-            input_texts: One text or several.
-            generated_texts: Forced targets: full texts that begin with the input for decoder-only models, target texts
-                for encoder-decoders. None: generate with `generation_args`.
+            input_texts: One text or several; or a chat (a list of messages with role and content) or several, which
+                the tokenizer's chat template turns into texts.
+            generated_texts: Forced targets: full texts that begin with the input for decoder-only models (for a chat,
+                the reply will do), target texts for encoder-decoders. None: generate with `generation_args`.
             continuation: Decoder-only: a target that does not begin with its input is appended to it.
             generation_args: Arguments of `model.generate` (at most 20 new tokens unless told otherwise).
             batch_size: Texts per `generate` call.
@@ -136,8 +139,11 @@ class AttributionModel:
                 before the first generated token. Tokens from `attr_pos_end` on are not inputs of the attribution.
             skip_special_tokens: Tokenise without the tokenizer's special tokens.
             seed: For sampling (`do_sample=True`); torch's own generators are left as they were.
+            segments: Parts of the input for `unit="segment"`: substrings in their order, or (start, end) pairs of
+                characters; one list for one text, else a list per text.
         """
-        inputs = _texts("input_texts", input_texts)
+        inputs = read_inputs(self.tokenizer, input_texts)
+        parts = read_segments(inputs, segments)
         if generated_texts is not None:
             targets = _texts("generated_texts", generated_texts)
             if len(targets) != len(inputs):
@@ -147,19 +153,23 @@ class AttributionModel:
             examples = self.wrapped.encode(
                 inputs, targets, continuation=continuation, skip_special_tokens=skip_special_tokens
             )
+            owners = list(range(len(inputs)))
         else:
             checked = self.wrapped.encode(inputs, None, skip_special_tokens=skip_special_tokens)
-            examples = []
+            examples, owners = [], []
             with self.wrapped.frozen(), torch.random.fork_rng():
                 torch.manual_seed(seed)
                 for index in self.plan_batches(checked, batch_size, sort=False):
                     texts = [inputs[i] for i in index]
-                    examples += self.wrapped.generate(
+                    new = self.wrapped.generate(
                         texts, generation_args=generation_args or {}, skip_special_tokens=skip_special_tokens
                     )
+                    examples += new  # several sequences per text, one text's after the other's, when asked for
+                    owners += [index[k * len(index) // len(new)] for k in range(len(new))]
+        examples = [dataclasses.replace(e, segments=parts[i]) for e, i in zip(examples, owners, strict=True)]
         return [_positions(e, attr_pos_start, attr_pos_end) for e in examples]
 
-    def generate(self, input_texts: str | Sequence[str], **generation_args: Any) -> list[str]:
+    def generate(self, input_texts: Inputs, **generation_args: Any) -> list[str]:
         """Generated texts (for decoder-only models with their prompts)."""
         return [e.target_text for e in self.encode(input_texts, generation_args=generation_args)]
 
@@ -188,7 +198,7 @@ class AttributionModel:
 
     def attribute(
         self,
-        input_texts: str | Sequence[str],
+        input_texts: Inputs,
         generated_texts: str | Sequence[str] | None = None,
         *,
         method: str | None = None,
@@ -210,12 +220,13 @@ class AttributionModel:
         contrast_targets: str | Sequence[str] | None = None,
         contrast_targets_alignments: Alignments | None = None,
         contrast_force_inputs: bool = False,
+        segments: Segments | None = None,
         **method_options: Any,
     ) -> AttributionOutput:
         """Explain every token of generated (or forced) texts.
 
         Args:
-            input_texts: One text or several.
+            input_texts: One text or several; or one chat (a list of messages) or several (see `encode`).
             generated_texts: Forced targets; None generates them (see `encode`).
             method: Attribution method; the one given to `load_model` when None.
             attributed_fn: What is explained at each step: the name of a step function, or a callable that takes a
@@ -239,6 +250,7 @@ class AttributionModel:
                 whole decoder sequence; without them the two targets are aligned one to one from the right.
             contrast_force_inputs: A contrastive `attributed_fn` compares with the contrastive input's own prediction
                 instead of the foil's probability after the original input.
+            segments: Parts of the input for `unit="segment"` of perturbation methods (see `encode`).
             **method_options: Options of the method (as in Inseq, of the step functions too); unknown ones are errors.
 
         Returns:
@@ -266,8 +278,9 @@ class AttributionModel:
         check_contrast((attributed_fn, *names_of(step_scores)), contrasted)
         if contrast_targets_alignments is not None and contrast_targets is None:
             raise InputError("contrast_targets_alignments needs contrast_targets")
+        inputs = read_inputs(self.tokenizer, input_texts)
         examples = self.encode(
-            input_texts,
+            inputs,
             generated_texts,
             generation_args=generation_args,
             batch_size=batch_size,
@@ -275,13 +288,17 @@ class AttributionModel:
             attr_pos_end=attr_pos_end,
             skip_special_tokens=skip_special_tokens,
             seed=seed,
+            segments=segments,
         )
         if contrasted:
+            targets = None if contrast_targets is None else _texts("contrast_targets", contrast_targets)
+            if targets is not None and not self.is_encoder_decoder and len(targets) == len(inputs):
+                targets = [with_reply(prompt, text) for prompt, text in zip(inputs, targets, strict=True)]
             examples = add_contrasts(
                 self.wrapped,
                 examples,
                 None if contrast_sources is None else _texts("contrast_sources", contrast_sources),
-                None if contrast_targets is None else _texts("contrast_targets", contrast_targets),
+                targets,
                 contrast_targets_alignments,
                 skip_special_tokens,
             )
@@ -444,6 +461,7 @@ _ATTRIBUTE_OPTIONS = (
     "contrast_targets",
     "contrast_targets_alignments",
     "contrast_force_inputs",
+    "segments",
 )
 
 

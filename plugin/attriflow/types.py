@@ -66,6 +66,8 @@ class Example:
             `target[: start + j]` (and the whole source).
         input_text, target_text: What the user gave (or what was generated).
         contrast: The foil for contrastive step functions, or None.
+        segments: Character spans of `input_text` that the user wants explained as wholes (`unit="segment"`).
+        turns: Character spans of the turns in `input_text`, if it is a rendered chat (`unit="turn"`).
     """
 
     source: tuple[Token, ...] = ()
@@ -75,6 +77,8 @@ class Example:
     input_text: str = ""
     target_text: str = ""
     contrast: Contrast | None = None
+    segments: tuple[tuple[int, int], ...] = ()
+    turns: tuple[tuple[int, int], ...] = ()
 
     @property
     def n_steps(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from models import CONFIGS, ENCODER_DECODERS, build
 
 import attriflow
+from attriflow import engine, prefix
 from attriflow.engine import Engine, Objective
 from attriflow.gradients import Gradients
 from attriflow.registry import methods, step_functions
@@ -28,6 +29,11 @@ OPTIONS = {
     "smooth_grad": {"n_samples": 4},
     "var_grad": {"n_samples": 4},
     "reagent": {"max_probe_steps": 4, "num_probes": 3},
+    "lime": {"n_samples": 32},
+    "kernel_shap": {"n_samples": 32},
+    "shapley_sampling": {"n_samples": 4},
+    # effects in random models are tiny: without these the sparse surrogate is all zeros
+    "context_cite": {"unit": "word", "target": "logit", "alpha": 1e-4},
 }
 NO_MODEL = ("random", "dummy")  # methods that never run the model
 PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
@@ -161,8 +167,8 @@ class TestAgainstTheLoop:
         for text, target in zip(PROMPTS, TARGETS[m.is_encoder_decoder], strict=True):
             (example,) = m.encode(text, target)
             out = attribute(m, text, target, "saliency", abs=False, granular=True)[0]
-            for step, (source, prefix) in enumerate(per_step.gradients(m, example)):
-                wanted = prefix if source is None else torch.cat([source, prefix])
+            for step, (source, seen) in enumerate(per_step.gradients(m, example)):
+                wanted = seen if source is None else torch.cat([source, seen])
                 same(out.scores[step, : len(wanted)], wanted, 1e-8)
 
     def test_occlusion(self, model, name):
@@ -172,8 +178,8 @@ class TestAgainstTheLoop:
             (example,) = m.encode(text, target)
             out = attribute(m, text, target, "occlusion")[0]
             loop = per_step.occlusion(m, example, baseline, keep={m.tokenizer.eos_token_id})
-            for step, (source, prefix) in enumerate(loop):
-                wanted = prefix if source is None else torch.cat([source, prefix])
+            for step, (source, seen) in enumerate(loop):
+                wanted = seen if source is None else torch.cat([source, seen])
                 same(out.scores[step, : len(wanted)], wanted, 1e-8)
 
     def test_pass_counts(self, model, name):
@@ -206,14 +212,14 @@ def test_completeness(model, name, method):
     )
     for i, attribution in enumerate(out):
         (example,) = m.encode(PROMPTS[i], TARGETS[m.is_encoder_decoder][i])
-        engine = Engine(
+        bound = Engine(
             m.wrapped,
             [example],
             Objective(step_functions.info("logits").build()),
             ("source", "target") if m.is_encoder_decoder else ("target",),
         )
-        embeds = {f"{b}_embeds": engine.baseline_embeddings(b) for b in engine.blocks}
-        difference = (engine.values() - engine.rescore(1, lambda _a, _b, e=embeds: e)[0])[0]
+        embeds = {f"{b}_embeds": bound.baseline_embeddings(b) for b in bound.blocks}
+        difference = (bound.values() - bound.rescore(1, lambda _a, _b, e=embeds: e)[0])[0]
         delta = attribution.scores.nansum(1) - difference
         assert (delta.abs() <= 1e-3 * difference.abs().clamp(min=0.05)).all(), (delta, difference)
 
@@ -244,8 +250,6 @@ def test_chunking_changes_nothing(model, method, monkeypatch):
     """Tiny chunks, as under memory pressure, give the numbers of large ones."""
     m = model("llama-gqa")
     wanted = attribute(m, PROMPTS, TARGETS[False], method)
-    import attriflow.engine as engine
-
     monkeypatch.setattr(engine, "CHUNK_BYTES", 1)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], method), strict=True):
         same(a.scores, b.scores)
@@ -266,13 +270,43 @@ def test_graphs_of_their_own_for_ranges_of_steps_change_nothing(model, name, met
             same(a.step_scores["entropy"], b.step_scores["entropy"])
 
 
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in ENCODER_DECODERS])
+@pytest.mark.parametrize("method", ["occlusion", "feature_ablation"])
+def test_reused_prefixes_change_nothing(model, name, method, monkeypatch):
+    """Keys and values of what stands before the change are taken from the unchanged pass, on every architecture."""
+    m = model(name)
+    lengths = []
+    again = prefix.rerun
+    monkeypatch.setattr(engine, "rerun", lambda e, p, n, x: lengths.append(n) or again(e, p, n, x))
+    monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
+    found = attribute(m, PROMPTS, TARGETS[False], method)
+    assert m.wrapped.reuses_prefix
+    assert max(lengths[1:]) >= 8
+    monkeypatch.setattr(m.wrapped, "reuses_prefix", False)
+    for a, b in zip(attribute(m, PROMPTS, TARGETS[False], method), found, strict=True):
+        same(a.scores, b.scores, 1e-6 if name in ("llama-gqa", "qwen3", "gemma2") else 1e-10)
+
+
+def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeypatch):
+    m = model("gpt2")
+    wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")
+    cache = prefix.Prefix.cache
+    monkeypatch.setattr(
+        prefix.Prefix, "cache", lambda self, n, r: cache(prefix.Prefix([k * 2 for k in self.keys], self.values), n, r)
+    )
+    monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
+    for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):
+        same(a.scores, b.scores)
+    assert m.wrapped.reuses_prefix is False
+
+
 def test_long_targets_get_several_graphs(model):
     """The number of graphs follows from what they cost: one for short targets, several for long ones."""
     m = model("gpt2")
     few, many = m.encode(PROMPTS[0], f"{PROMPTS[0]} te"), m.encode("ki", " ".join(["ki"] + ["te pari"] * 30))
     for examples, groups in ((few, 1), (many, 3)):
-        engine = Engine(m.wrapped, examples, Objective(step_functions.info("logits").build()), ("target",))
-        found = Gradients(engine, None, (1.0,), (1.0,), None, None, None, None, None)._groups()
+        bound = Engine(m.wrapped, examples, Objective(step_functions.info("logits").build()), ("target",))
+        found = Gradients(bound, None, (1.0,), (1.0,), None, None, None, None, None)._groups()
         assert len(found) >= groups
         assert (found[0].start, found[-1].stop) == (0, examples[0].n_steps)
         assert all(a.stop == b.start for a, b in itertools.pairwise(found))

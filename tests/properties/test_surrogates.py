@@ -100,7 +100,7 @@ def test_a_penalty_leaves_fewer_units(gpt2):
     options = {"method": "context_cite", "unit": "token", "attributed_fn": "logits"}
     counts = [
         int((gpt2.attribute(TEXTS, TARGETS, alpha=a, **options)[0].scores.nan_to_num() != 0).sum())
-        for a in (1e-4, 0.05, 1e3)
+        for a in (1e-4, 0.3, 1e3)
     ]
     assert counts[0] > counts[1] > counts[2] == 0
 
@@ -189,14 +189,12 @@ def test_shapley_values_are_complete(name, tokenizers):
         for end in per_step.steps(example):
             source, prefix = per_step.prefix_embeddings(m, example, end)
             full = per_step.score(m, example, end, source, prefix)
-            unk = per_step._embed(m.model, [m.tokenizer.unk_token_id], "target", m)[0, 0]
             for part, ids in ((source, example.source_ids), (prefix, example.target_ids)):
                 for i in range(0 if part is None else part.shape[1]):
                     start = part is prefix and source is not None and i == 0
                     if ids[i] != m.tokenizer.eos_token_id and not start:
                         block = "source" if part is source else "target"
-                        unk = per_step._embed(m.model, [m.tokenizer.unk_token_id], block, m)[0, 0]
-                        part[0, i] = unk
+                        part[0, i] = per_step._embed(m.model, [m.tokenizer.unk_token_id], block, m)[0, 0]
             wanted.append(full - per_step.score(m, example, end, source, prefix))
     for method, n in (("kernel_shap", 12), ("shapley_sampling", 3)):
         out = m.attribute(text, target, method=method, n_samples=n, **blocks)[0]

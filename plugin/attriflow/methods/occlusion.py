@@ -1,19 +1,17 @@
-"""Occlusion: what the score loses without a token, a window or a word."""
+"""Occlusion: what the score loses without a token, a window of tokens, or a larger unit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attriflow.engine import Engine
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError
 from attriflow.methods._scores import Scores
+from attriflow.methods._units import Unit, check_unit, unit_index
 from attriflow.registry import methods
-
-Unit = Literal["token", "word"]
 
 
 @methods.register(
@@ -32,7 +30,8 @@ class Occlusion:
     prefix of it. Source and target tokens are occluded separately.
 
     Attributes:
-        unit: "token", or "word" (all tokens of a whitespace-delimited word together; each gets the word's score).
+        unit: What is occluded together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat);
+            each token gets the score of its unit.
         window: Neighbouring units occluded together; a token's score is the mean over the windows that cover it and
             lie in the step's prefix.
         baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
@@ -44,7 +43,7 @@ class Occlusion:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_choice("unit", self.unit, ("token", "word"))
+        check_unit(self.unit)
         if not isinstance(self.window, int) or self.window < 1:
             raise InputError(f"window must be an integer of at least 1, not {self.window!r}")
 
@@ -66,7 +65,8 @@ class Occlusion:
             replaced = torch.where(hidden(start, stop).unsqueeze(-1), baseline, original)
             return {f"{block}_embeds": replaced.flatten(0, 1)}
 
-        effect = engine.values() - engine.rescore(n_windows, changes)  # [window, batch, step]
+        absent = engine.rescore(n_windows, changes, in_order=True)  # [window, batch, step]
+        effect = engine.values() - absent
         # a window of tokens that are their own baseline has no effect at all, not one of rounding's size
         changed = (hidden(0, n_windows) & (baseline != original).any(-1)).any(-1, keepdim=True)
         return self._spread(torch.where(changed, effect, 0.0), units, engine.visible(block))
@@ -83,19 +83,3 @@ class Occlusion:
         total = torch.einsum("wbt,wbi->bti", torch.where(fits, effect, 0.0), covers)
         count = torch.einsum("wbt,wbi->bti", fits.to(effect.dtype), covers)
         return total / count.clamp(min=1)
-
-
-def unit_index(engine: Engine, block: str, unit: str) -> Tensor:
-    """Index of the unit each token belongs to, `[batch, position]`; -1 on padding."""
-    present = engine.present(block)
-    index = torch.full(present.shape, -1, dtype=torch.long)
-    for row, example in enumerate(engine.examples):
-        tokens = example.source if block == "source" else example.target
-        current, end = -1, None
-        for i in range(int(present[row].sum())):
-            token = tokens[i]
-            joined = unit == "word" and token.start is not None and token.start == end
-            current += 0 if joined else 1
-            index[row, i] = current
-            end = token.end
-    return index.to(present.device)

@@ -122,4 +122,4 @@ class SequentialIntegratedGradients:
             here = (place == place[first:last].unsqueeze(1)).view(last - first, 1, -1, 1)
             return {f"{block}_embeds": torch.where(here, start, x).flatten(0, 1).to(engine.model.dtype)}
 
-        return (engine.values() - engine.rescore(x.shape[1], changes)).permute(1, 2, 0).to(engine.dtype)
+        return (engine.values() - engine.rescore(x.shape[1], changes, in_order=True)).permute(1, 2, 0).to(engine.dtype)

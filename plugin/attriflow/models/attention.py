@@ -45,14 +45,21 @@ class AttentionCall:
 Listener = Callable[[nn.Module, AttentionCall], Tensor | None]
 """Called once per attention layer with its module and what it computed; may return another output."""
 
+Replacement = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None, Mapping[str, Any]], Tensor]
+"""`(module, query, key, value, mask, options)` -> the attention output `[row, query, head, dim]`."""
+
 NAME = "attriflow_eager"
 _listener: ContextVar[Listener | None] = ContextVar("attriflow_attention_listener", default=None)
+_replacement: ContextVar[Replacement | None] = ContextVar("attriflow_attention_replacement", default=None)
 
 
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Eager attention as the model's own file defines it, shown to the listener."""
+    replacement = _replacement.get()
+    if replacement is not None:
+        return replacement(module, query, key, value, attention_mask, options), None
     output, weights = eager(module, query, key, value, attention_mask, **options)
     listener = _listener.get()
     if listener is not None:
@@ -154,34 +161,59 @@ def listen(hf: Any, listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+@contextmanager
+def replaced(function: Replacement) -> Iterator[None]:
+    """Within `listen`: compute attention with `function`; nothing is shown to the listener meanwhile."""
+    token = _replacement.set(function)
+    try:
+        yield
+    finally:
+        _replacement.reset(token)
+
+
 class AttentionRecord:
-    """Collects weights by kind: decoder self attention, cross attention; encoder self attention is left out.
+    """Collects weights by role: "decoder_self", "cross" or "encoder_self" attention.
 
     Which is which needs no names: modules inside the encoder are the encoder's; in a decoder layer self attention
     runs before cross attention, so the decoder's calls alternate.
     """
 
-    def __init__(self, hf: Any, encoder_decoder: bool, query: Tensor, keep: tuple[str, ...]) -> None:
-        """Keep the rows of the query positions `[row, step]` for the blocks in `keep` ("source", "target")."""
+    def __init__(
+        self, hf: Any, encoder_decoder: bool, query: Tensor, keep: tuple[str, ...], whole: tuple[str, ...] = ()
+    ) -> None:
+        """Keep the rows of the query positions `[row, step]` for blocks ("source", "target"), all rows for roles."""
         self.query, self.keep, self.encoder_decoder = query, keep, encoder_decoder
         self.encoder = {id(m) for m in hf.get_encoder().modules()} if encoder_decoder else set()
-        self.maps: dict[str, list[Tensor]] = {"source": [], "target": []}
+        self.maps: dict[str, list[Tensor]] = {name: [] for name in ("source", "target", *whole)}
         self._calls = 0
 
     def __call__(self, module: nn.Module, call: AttentionCall) -> None:
         """Take the weights of one attention layer."""
+        self.add(self.role(module), call.weights)
+
+    def role(self, module: nn.Module) -> str:
+        """The role of a layer; to be asked once per attention call, in their order."""
         if id(module) in self.encoder:
-            return
+            return "encoder_self"
         cross = self.encoder_decoder and self._calls % 2 == 1
         self._calls += 1
-        self.add("source" if cross else "target", call.weights)
+        return "cross" if cross else "decoder_self"
 
-    def add(self, block: str, weights: Tensor) -> None:
-        """Store the query rows of one layer."""
+    def add(self, role: str, weights: Tensor) -> None:
+        """Store what is wanted of one layer: the query rows, the whole map."""
+        if role in self.maps:
+            self.maps[role].append(weights.detach())
+        block = {"cross": "source", "decoder_self": "target"}.get(role)
         if block in self.keep:
             index = self.query[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[-1])
             self.maps[block].append(weights.gather(2, index.to(weights.device)).detach())
 
-    def stacked(self, block: str) -> Tensor:
-        """`[row, step, attended token, layer, head]`."""
-        return torch.stack(self.maps[block], -1).permute(0, 2, 3, 4, 1)
+    @property
+    def complete(self) -> bool:
+        """Whether there is something of everything that is wanted."""
+        return all(maps for name, maps in self.maps.items() if name in self.keep or name.endswith("_self"))
+
+    def stacked(self, name: str) -> Tensor:
+        """`[row, step, attended, layer, head]` of a block, `[row, attended, receiving, layer, head]` of a role."""
+        stack = torch.stack(self.maps[name], -1)
+        return stack.permute(0, 3, 2, 4, 1) if name.endswith("_self") else stack.permute(0, 2, 3, 4, 1)

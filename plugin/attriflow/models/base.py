@@ -26,7 +26,8 @@ class Rows:
     """Inputs of one model call; every row is one (possibly changed) example.
 
     Ids or embeddings for each side: embeddings win. `encoder_states` `[row, source, hidden]` skips the encoder.
-    Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden.
+    Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden. With `past`, a cache
+    of keys and values and the number of decoder positions in it, the target fields and `query` begin after these.
     """
 
     target_ids: Tensor | None = None
@@ -36,6 +37,7 @@ class Rows:
     source_embeds: Tensor | None = None
     source_mask: Tensor | None = None
     encoder_states: Tensor | None = None
+    past: Any = None
     query: Tensor
 
 
@@ -51,9 +53,11 @@ class LanguageModel(ABC):
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
         self._scales: dict[str, float] = {}
+        self.reuses_prefix: bool | None = None
+        """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         parameters = inspect.signature(hf.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
-        self._takes_positions = "position_ids" in parameters
+        self.takes_positions = "position_ids" in parameters
 
     # -- facts ------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from attriflow.errors import InputError
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.generation import cut_at_eos, generated_ids
+from attriflow.models.segments import ChatText, turns_of, with_reply
 from attriflow.models.tokens import Span, decode, decoded_spans, tokenize
 from attriflow.types import Example
 
@@ -33,7 +34,8 @@ class CausalLM(LanguageModel):
         Args:
             input_texts: Prompts.
             generated_texts: Full texts that begin with their prompt; with `continuation`, a text that does not is
-                appended to its prompt (with a space between, unless one of them brings its own).
+                appended to its prompt (with a space between, unless one of them brings its own). To a chat, a reply is
+                appended as it is.
             continuation: See above.
             skip_special_tokens: Tokenise without the tokenizer's special tokens.
         """
@@ -53,6 +55,7 @@ class CausalLM(LanguageModel):
         raise InputError("decoder-only models have no source: give the whole contrastive text as contrast_targets")
 
     def _forced(self, prompt: str, text: str, continuation: bool, special: bool) -> Example:
+        text = with_reply(prompt, text)
         if not text.startswith(prompt):
             if not continuation:
                 raise InputError(
@@ -64,7 +67,10 @@ class CausalLM(LanguageModel):
         ids, spans = self._sequence(text, special)
         prompt_ids, _ = self._prompt(prompt, special)
         start = len(prompt_ids)
-        if ids[:start] != prompt_ids:
+        if ids[:start] != prompt_ids and isinstance(prompt, ChatText):
+            # the header before a reply is written by the template, and a reply begins with a token of its own
+            ids, spans = self._reply(prompt, text)
+        elif ids[:start] != prompt_ids:
             # a token straddles the border: it belongs to the continuation, in whose choice the prompt's end took part
             start = next((i for i, s in enumerate(spans) if s is not None and s[1] > len(prompt)), len(ids))
         if start >= len(ids):
@@ -73,7 +79,14 @@ class CausalLM(LanguageModel):
             raise InputError(f"the input {prompt[:60]!r} has no token of its own before the forced generation")
         return self._example(prompt, ids[:start], spans[:start], ids[start:], spans[start:], text)
 
+    def _reply(self, prompt: str, text: str) -> tuple[list[int], list[Span]]:
+        ids, spans = self._prompt(prompt, False)
+        reply_ids, reply_spans = tokenize(self.tokenizer, text[len(prompt) :], special=False)
+        shifted = [None if s is None else (s[0] + len(prompt), s[1] + len(prompt)) for s in reply_spans]
+        return [*ids, *reply_ids], [*spans, *shifted]
+
     def _sequence(self, text: str, special: bool) -> tuple[list[int], list[Span]]:
+        special = special and not isinstance(text, ChatText)  # a template writes the special tokens itself
         ids, spans = tokenize(self.tokenizer, text, special=special)
         if special:
             plain, _ = tokenize(self.tokenizer, text, special=False)
@@ -110,7 +123,12 @@ class CausalLM(LanguageModel):
             *self.tokens(new_ids, spans=new_spans, segment="generated"),
         )
         example = Example(
-            target=target, start=len(prompt_ids), stop=len(target), input_text=prompt, target_text=text or prompt
+            target=target,
+            start=len(prompt_ids),
+            stop=len(target),
+            input_text=str(prompt),
+            target_text=str(text or prompt),
+            turns=turns_of(prompt),
         )
         self.check_length(example)
         return example
@@ -157,17 +175,21 @@ class CausalLM(LanguageModel):
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
         arguments: dict[str, Any] = {"use_cache": False}
+        if rows.past is not None:
+            arguments = {"use_cache": True, "past_key_values": rows.past[0]}
         if rows.target_embeds is not None:
             arguments["inputs_embeds"] = rows.target_embeds
         else:
             arguments["input_ids"] = rows.target_ids
         if rows.target_mask is not None:
             arguments["attention_mask"] = rows.target_mask
-        if self._takes_positions:
+        if self.takes_positions:
             given = rows.target_embeds if rows.target_embeds is not None else rows.target_ids
             assert given is not None  # noqa: S101  (one of the two is always there)
             # rows start at their first token, so positions count from 0; hidden tokens keep their place
-            arguments["position_ids"] = torch.arange(given.shape[1], device=given.device).expand(given.shape[0], -1)
+            before = 0 if rows.past is None else rows.past[1]
+            places = torch.arange(before, before + given.shape[1], device=given.device)
+            arguments["position_ids"] = places.expand(given.shape[0], -1)
         if keep is not None:
             arguments["logits_to_keep"] = keep
         logits: Tensor = self.hf(**arguments).logits

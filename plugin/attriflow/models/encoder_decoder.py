@@ -12,6 +12,7 @@ from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.generation import cut_at_eos, generated_ids
+from attriflow.models.segments import ChatText, turns_of
 from attriflow.models.tokens import Span, decode, decoded_spans, tokenize
 from attriflow.types import Example
 
@@ -60,10 +61,14 @@ class EncoderDecoder(LanguageModel):
 
     def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
         """Ids of a source text."""
-        return tokenize(self.tokenizer, text, special=not skip_special_tokens)[0]
+        return self._source(text, not skip_special_tokens)[0]
+
+    def _source(self, text: str, special: bool) -> tuple[list[int], list[Span]]:
+        # a chat template writes the special tokens itself
+        return tokenize(self.tokenizer, text, special=special and not isinstance(text, ChatText))
 
     def _example(self, text: str, special: bool, ids: list[int], spans: list[Span], target_text: str) -> Example:
-        source_ids, source_spans = tokenize(self.tokenizer, text, special=special)
+        source_ids, source_spans = self._source(text, special)
         if not source_ids:
             raise InputError("an input text has no tokens")
         example = Example(
@@ -71,8 +76,9 @@ class EncoderDecoder(LanguageModel):
             target=tuple(self.tokens(ids, spans=spans, segment="generated")),
             start=1,
             stop=len(ids),
-            input_text=text,
+            input_text=str(text),
             target_text=target_text,
+            turns=turns_of(text),
         )
         self.check_length(example)
         return example
@@ -83,7 +89,7 @@ class EncoderDecoder(LanguageModel):
     ) -> list[Example]:
         """Generate from right-padded sources; the ids of the target are kept as they came."""
         special = not skip_special_tokens
-        rows = [tokenize(self.tokenizer, t, special=special)[0] for t in input_texts]
+        rows = [self._source(t, special)[0] for t in input_texts]
         ids, mask = pad(rows, self.pad_id, self.device)
         out = generated_ids(self, ids, mask, generation_args)
         copies = len(out) // len(rows)

@@ -1,0 +1,105 @@
+"""Attention rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attriflow.engine import Engine
+from attriflow.errors import InputError, check_choice
+from attriflow.methods._scores import Scores
+from attriflow.models.attention import AttentionCall
+from attriflow.recording import record, roles, rows
+from attriflow.registry import methods
+
+Fusion = Literal["mean", "max", "min"]
+BLOCK_ROWS = 512
+
+
+@methods.register(
+    "attention_rollout",
+    family="internals",
+    cost="1 forward",
+    deterministic=True,
+    signed=False,
+    paper="Abnar and Zuidema 2020, arXiv:2005.00928",
+)
+@dataclass(frozen=True)
+class AttentionRollout:
+    r"""Attention multiplied through the layers, with the residual connection as attention of a token to itself.
+
+    $R^{(l)} = (r I + (1 - r) \bar A^{(l)}) R^{(l-1)}$, $R^{(0)} = I$, with $\bar A$ the attention of a layer averaged
+    over heads (section 3 of the paper, where $r = 1/2$). A step's scores are the row of the position that predicts it;
+    they are not negative and sum to 1 over its inputs.
+
+    Encoder-decoders: the encoder has its own rollout $E$. The decoder carries $D$ [position, decoder input] and $S$
+    [position, source token]: self attention mixes the rows of both, and after cross attention $C$,
+    $D \leftarrow r D$ and $S \leftarrow r S + (1 - r) C E$. Source and target scores together sum to 1, so without
+    `attribute_target` the source scores sum to less: the rest is the target's. The explained function plays no part.
+
+    Attributes:
+        residual: Weight of the residual connection, from 0 to 1.
+        head: How heads become one: "mean", "max" or "min"; the latter two are divided by their sum over tokens.
+    """
+
+    residual: float = 0.5
+    head: Fusion = "mean"
+
+    def __post_init__(self) -> None:
+        """Check the options before any model runs."""
+        check_choice("head fusion", self.head, ("mean", "max", "min"))
+        if not 0 <= self.residual <= 1:
+            raise InputError(f"residual must be from 0 to 1, not {self.residual}")
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        role_of = roles(engine)
+        # one running matrix per side, [batch, position, input]; nothing of a layer stays
+        state: dict[str, Tensor] = {}
+
+        def take(module: nn.Module, call: AttentionCall) -> None:
+            role = role_of(module)
+            attention = self._fused(call.weights).to(engine.dtype)
+            if role == "cross":
+                encoder = state["encoder"].to(attention.device)
+                source = (1 - self.residual) * (attention @ encoder)
+                if "source" in state:
+                    source += self.residual * state["source"].to(attention.device)
+                state["source"] = source
+                state["target"] = self.residual * state["target"]
+                return
+            sides = ("encoder",) if role == "encoder_self" else ("target", "source")
+            for side in sides:
+                if side in state:
+                    before = state[side].to(attention.device)
+                    through = _product(attention, before, causal=side == "target")
+                    state[side] = torch.lerp(through, before, self.residual)
+                elif side != "source":
+                    identity = torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)
+                    state[side] = self.residual * identity + (1 - self.residual) * attention
+
+        record(engine, take)
+        return Scores({b: rows(state[b], engine.batch.query, 1) for b in engine.blocks})
+
+    def _fused(self, weights: Tensor) -> Tensor:
+        """Weights `[batch, head, receiving, attended]` of all heads as one, `[batch, receiving, attended]`."""
+        if self.head == "mean":
+            return weights.mean(1)
+        fused = weights.amax(1) if self.head == "max" else weights.amin(1)
+        total = fused.sum(-1, keepdim=True)
+        # heads that attend to disjoint tokens have no minimum to share
+        return torch.where(total > 0, fused / total.where(total > 0, 1), weights.mean(1))
+
+
+def _product(attention: Tensor, state: Tensor, causal: bool) -> Tensor:
+    """`attention @ state`; where both are lower triangular, in blocks of rows that leave out most of the zeros."""
+    if not causal:
+        return attention @ state
+    out = torch.zeros_like(state)
+    for top in range(0, state.shape[1], BLOCK_ROWS):
+        bottom = min(state.shape[1], top + BLOCK_ROWS)
+        out[:, top:bottom, :bottom] = attention[:, top:bottom, :bottom] @ state[:, :bottom, :bottom]
+    return out

@@ -1,0 +1,61 @@
+"""Feature ablation: what the score loses without a group of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attriflow.engine import Engine
+from attriflow.methods._coalitions import Coalitions
+from attriflow.methods._scores import Scores
+from attriflow.methods._units import Unit, check_groups, check_unit
+from attriflow.registry import methods
+
+
+@methods.register(
+    "feature_ablation",
+    family="perturbation",
+    cost="units + 1 forwards",
+    deterministic=True,
+    signed=True,
+    paper="Li et al. 2016, arXiv:1612.08220",
+)
+@dataclass(frozen=True)
+class FeatureAblation:
+    r"""Score minus the score without a group of tokens, all of them replaced by a baseline together.
+
+    $f_t(x) - f_t(x_{\setminus G})$. One changed sequence per group serves all steps: of a group, a step only feels the
+    tokens in its prefix. Groups may hold source and target tokens.
+
+    Attributes:
+        unit: What goes together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat).
+        groups: In place of `unit`: lists of positions in the attribution's inputs, the same for every text; tokens in
+            no list are ablated alone.
+        share: Every token of a group gets the group's effect; with True, the effect divided by the number of its
+            tokens that the step sees, so that the tokens of a group sum to its effect.
+        baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
+    """
+
+    unit: Unit = "word"
+    groups: list[list[int]] | None = None
+    share: bool = False
+    baseline: str | int = "unk"
+
+    def __post_init__(self) -> None:
+        """Check the options before any model runs."""
+        check_unit(self.unit)
+        check_groups(self.groups)
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        coalitions = Coalitions(engine, self.unit, self.baseline, groups=self.groups)
+        units = torch.arange(coalitions.n_units)
+
+        def without(start: int, stop: int) -> Tensor:  # [unit, batch, unit]
+            return (units != units[start:stop].view(-1, 1, 1)).expand(-1, engine.batch.size, -1)
+
+        absent = coalitions.values(coalitions.n_units, without, in_order=True)
+        effects = (coalitions.full() - absent).permute(1, 2, 0)
+        return coalitions.scores(effects / coalitions.sizes.clamp(min=1) if self.share else effects)

@@ -1,0 +1,83 @@
+"""Kernel SHAP: Shapley values from a weighted linear model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attriflow.engine import Engine
+from attriflow.methods._coalitions import Coalitions, check_samples, least_squares
+from attriflow.methods._scores import Scores
+from attriflow.methods._units import Unit, check_unit
+from attriflow.registry import methods
+
+
+@methods.register(
+    "kernel_shap",
+    family="perturbation",
+    cost="n + 2 forwards",
+    deterministic=False,
+    signed=True,
+    complete=True,
+    paper="Lundberg and Lee 2017, arXiv:1705.07874",
+)
+@dataclass(frozen=True)
+class KernelShap:
+    r"""Shapley values as the solution of a weighted least-squares problem over sampled coalitions.
+
+    For every step, $\min_\phi \sum_z \pi(z) (f_t(x_z) - f_t(x_\emptyset) - z \cdot \phi)^2$ under the constraint
+    $\sum_i \phi_i = f_t(x) - f_t(x_\emptyset)$, with the Shapley kernel
+    $\pi(z) = (M - 1) / (\binom{M}{|z|} |z| (M - |z|))$ of the M units that the step sees.
+
+    One sample serves all steps, though each has its own M: a sample draws p uniformly and keeps each unit with
+    probability p, so that among any M units all coalition sizes are equally likely, and a step weighs it by the kernel
+    over that probability, $1 / (|z| (M - |z|))$. Every sample comes with its complement. Scores of units sum to
+    $f_t(x) - f_t(x_\emptyset)$ exactly; with fewer samples than units, they are the solution nearest to equal shares.
+
+    Attributes:
+        n_samples: Coalitions.
+        unit: What is absent together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat).
+        baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
+    """
+
+    n_samples: int = 256
+    unit: Unit = "token"
+    baseline: str | int = "unk"
+
+    def __post_init__(self) -> None:
+        """Check the options before any model runs."""
+        check_samples(self.n_samples, 2)
+        check_unit(self.unit)
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        coalitions = Coalitions(engine, self.unit, self.baseline)
+        pairs = (self.n_samples + 1) // 2
+        chosen = coalitions.uniform(pairs, "kernel_shap") < coalitions.uniform_samples(pairs, "kernel_shap:p")
+        keep = torch.stack([chosen, ~chosen], 1).flatten(0, 1)[: self.n_samples]
+        values = coalitions.values(self.n_samples, lambda start, stop: keep[start:stop])
+        empty = coalitions.empty()
+        gain = coalitions.full() - empty  # [batch, step]
+        values = values - empty
+        effects = torch.zeros_like(coalitions.players, dtype=torch.float64)
+        for row, steps, design, players in coalitions.designs(keep):
+            found = _solve(design, values[:, row, steps].T, gain[row, steps], players)
+            effects[row, steps, : found.shape[-1]] = found
+        return coalitions.scores(effects)
+
+
+def _solve(design: Tensor, values: Tensor, gain: Tensor, players: Tensor) -> Tensor:
+    """Shapley values `[step, unit]`: equal shares of the gain plus deviations that sum to 0.
+
+    The constraint is met by construction: the samples are projected onto vectors that sum to 0 over the players, and
+    the smallest solution lies in their span.
+    """
+    n_players = players.sum(-1)  # [step, 1]
+    share = gain.unsqueeze(-1) / n_players.clamp(min=1)
+    size = design.sum(-1)  # [step, sample]
+    weights = 1 / (size * (n_players - size)).clamp(min=1)
+    weights = torch.where((size > 0) & (size < n_players), weights, 0.0)
+    centred = (design - (size / n_players.clamp(min=1)).unsqueeze(-1)) * players
+    return (share + least_squares(centred, values - size * share, weights)) * players.squeeze(1)

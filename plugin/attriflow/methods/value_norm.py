@@ -1,0 +1,51 @@
+"""Norms of value-weighted attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attriflow.engine import Engine
+from attriflow.methods._scores import Scores
+from attriflow.recording import BLOCK, Layer, record_layers, rows
+from attriflow.registry import methods
+
+# A norm needs v G v with G = W W^T only: [dim, dim] per head in place of values as wide as the residual stream.
+
+
+@methods.register(
+    "value_norm",
+    family="internals",
+    cost="1 forward",
+    deterministic=True,
+    signed=False,
+    paper="Kobayashi et al. 2020, arXiv:2004.10102",
+)
+@dataclass(frozen=True)
+class ValueNorm:
+    r"""Length of what attention moves from each token to the position that predicts a step, per layer and head.
+
+    $\lVert \alpha^h_{tj} \, v^h_j W^h_O \rVert_2$ (section 3 of the paper): a large weight on a token whose value is
+    short moves little. $v^h_j$ is the value vector of token j (its bias included), $W^h_O$ the rows of the output
+    projection that belong to head h. Layers and heads stay as axes, as in `attention`. Source tokens: cross attention,
+    whose values are made from the encoder's output states. The explained function plays no part.
+    """
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        found: dict[str, list[Tensor]] = {"source": [], "target": []}
+
+        def take(layer: Layer) -> None:
+            block = BLOCK.get(layer.role)
+            if block in engine.blocks:
+                values = layer.values(engine.dtype)
+                gram = layer.weight.to(engine.dtype) @ layer.weight.to(engine.dtype).mT
+                norms = ((values @ gram) * values).sum(-1).clamp(min=0).sqrt()
+                found[block].append(
+                    rows(layer.call.weights, engine.batch.query, 2).to(engine.dtype) * norms[:, :, None]
+                )
+
+        record_layers(engine, take)
+        return Scores({b: torch.stack(found[b], -1).permute(0, 2, 3, 4, 1) for b in engine.blocks}, ("layer", "head"))
