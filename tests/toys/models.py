@@ -12,6 +12,7 @@ SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "max_position_embeddings": 128,
+    "initializer_range": 0.1,  # with the usual 0.02 a tiny model hardly listens to its inputs
 }
 GROUPED = {**SMALL, "num_key_value_heads": 2}
 SEQ2SEQ = {
@@ -26,9 +27,20 @@ SEQ2SEQ = {
     "max_position_embeddings": 128,
     "decoder_start_token_id": 2,
     "scale_embedding": True,
+    "init_std": 0.1,
 }
 CONFIGS = {
-    "gpt2": ("gpt2", {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
+    "gpt2": (
+        "gpt2",
+        {
+            "vocab_size": 200,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 128,
+            "initializer_range": 0.1,
+        },
+    ),
     "llama-gqa": ("llama", GROUPED),
     "qwen3": ("qwen3", {**GROUPED, "head_dim": 8}),
     # the pad row of an embedding is zero, and a path that starts at zero meets the singularity of RMSNorm
@@ -43,6 +55,7 @@ CONFIGS = {
             "ffn_dim": 64,
             "max_position_embeddings": 128,
             "word_embed_proj_dim": 32,
+            "init_std": 0.1,
         },
     ),
     "bart": ("bart", SEQ2SEQ),
@@ -62,12 +75,14 @@ CONFIGS = {
         },
     ),
 }
+# An architecture whose attention does not go through transformers' interface.
+OUTSIDE = {"gptj": ("gptj", {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4})}
 ENCODER_DECODERS = ("bart", "marian", "t5")
 
 
 def build(name: str, seed: int = 0, **changes):
     """A float64 model with random weights in evaluation mode."""
-    kind, options = CONFIGS[name]
+    kind, options = {**CONFIGS, **OUTSIDE}[name]
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[kind](**{**options, **changes})
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

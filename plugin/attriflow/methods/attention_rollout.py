@@ -25,6 +25,7 @@ BLOCK_ROWS = 512
     cost="1 forward",
     deterministic=True,
     signed=False,
+    interface=True,
     paper="Abnar and Zuidema 2020, arXiv:2005.00928",
 )
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from attriflow.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
     deterministic=True,
     signed=True,
     complete=False,
+    interface=True,
     paper="Ferrando et al. 2023, arXiv:2305.12535; Ferrando and Voita 2024, arXiv:2403.00824",
 )
 @dataclass(frozen=True)

@@ -30,17 +30,17 @@ Sampler = Literal["neighbours", "unconditional", "uniform"]
 )
 @dataclass(frozen=True)
 class Reagent:
-    r"""Recursive attribution: tokens whose replacement changes the prediction gain importance until the top ones suffice.
+    r"""Recursive attribution: tokens whose replacement changes the prediction gain importance.
 
     Every chain starts from random importance $s \in [0, 1)$ and repeats: replace a random part R of the tokens, take
-    $\delta_t = f_t(x) - f_t(\hat x)$, add $\mathrm{logit}(\frac{1 + \delta_t}{2})$ to $s_i$ for $i \in R$ and its
-    negative to the others (algorithm 1 of the paper). A chain of a step is done when the target token is among the
-    model's `stopping_condition_top_k` predictions with everything but the most important tokens replaced. Scores are the
-    softmax of s over the visible tokens, averaged over the chains that are done (over all, where none is).
+    $\delta_t = f_t(x) - f_t(\hat x)$, add $\mathrm{logit}(\frac{1 + \delta_t}{2})$ to $s_i$ for $i \in R$ and
+    its negative to the others (algorithm 1 of the paper). A chain of a step is done when the target token is among the
+    model's `stopping_condition_top_k` predictions with everything but the most important tokens replaced. Scores are
+    the softmax of s over the visible tokens, averaged over the chains that are done (over all, where none is).
 
     One replaced sequence per chain and iteration updates all steps, as each reads its own prefix of it. Whether a
-    chain is done needs a prefix of its own for each step, so it is looked at after 1, 2, 4, 8, ... iterations instead of
-    every one. $\delta$ is cut to (-1, 1), the range it has for probabilities.
+    chain is done needs a prefix of its own for each step, so it is looked at after 1, 2, 4, 8, ... iterations instead
+    of every one. $\delta$ is cut to (-1, 1), the range it has for probabilities.
 
     Attributes:
         keep_top_n: Tokens kept in the stopping condition.
@@ -50,11 +50,11 @@ class Reagent:
         replacing_ratio: Probability of a token to be replaced in a probe.
         max_probe_steps: Most iterations of a chain.
         num_probes: Chains.
-        sampler: Where replacements come from without a replacement model: "neighbours" (one of the 20 nearest tokens in
-            the embedding table), "unconditional" (the model's own distribution of first tokens) or "uniform"
+        sampler: Where replacements come from without a replacement model: "neighbours" (one of the 20 nearest tokens
+            in the embedding table), "unconditional" (the model's own distribution of first tokens) or "uniform"
             (vocabulary).
-        replacement_model: A Hugging Face masked or causal language model with the same vocabulary (the object or a local
-            folder); replacements are drawn from its prediction at each place, the token itself excluded.
+        replacement_model: A Hugging Face masked or causal language model with the same vocabulary (the object or a
+            local folder); replacements are drawn from its prediction at each place, the token itself excluded.
     """
 
     keep_top_n: int = 5

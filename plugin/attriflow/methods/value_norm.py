@@ -21,6 +21,7 @@ from attriflow.registry import methods
     cost="1 forward",
     deterministic=True,
     signed=False,
+    interface=True,
     paper="Kobayashi et al. 2020, arXiv:2004.10102",
 )
 @dataclass(frozen=True)
