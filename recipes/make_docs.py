@@ -42,8 +42,9 @@ def direction(info: PartInfo) -> str:
 TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
     "methods": (
         methods,
-        {"family": meta("family"), "cost": meta("cost"), "options": options, "source": meta("paper")},
+        {"family": meta("family"), "cost": meta("cost"), "axes": meta("axes"), "what": lambda i: i.summary},
     ),
+    "method_options": (methods, {"options": options, "source": meta("paper")}),
     "step_functions": (step_functions, {"unit": meta("unit"), "options": options, "what": lambda i: i.summary}),
     "metrics": (
         metrics,

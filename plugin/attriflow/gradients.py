@@ -85,6 +85,8 @@ class Gradients:
         # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
         width = sum(engine.ids(b).shape[1] for b in engine.blocks)
         size = max(1, 4 * settings.CHUNK_BYTES // (engine.batch.size * width * engine.model.hidden_size * 8))
+        if self.within is not None:
+            size = steps.stop - steps.start  # a context may have seen the whole input
         for start in range(steps.start, steps.stop, size):
             total: dict[str, Tensor] = {}
             part = slice(start, min(steps.stop, start + size))
@@ -166,7 +168,7 @@ class Gradients:
     def _cut(self, rows: Rows, steps: slice) -> Rows:
         """The rows without what comes after the prefix of a range of steps."""
         width, query = self._prefix(steps), rows.query[:, steps]
-        if width == self.engine.ids("target").shape[1]:
+        if self.sites is not None or width == self.engine.ids("target").shape[1]:
             return dataclasses.replace(rows, query=query)
         cut = {
             name: value[:, :width]

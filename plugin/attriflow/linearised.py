@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attriflow.secants import activations
+
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
 _ELEMENTWISE = (
     torch.nn.functional.gelu,
@@ -135,14 +137,6 @@ def _activation_hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -
     return _Slope.apply(x, output.detach(), slope)  # type: ignore[no-untyped-call]
 
 
-def activation_classes() -> tuple[type[nn.Module], ...]:
-    """Modules that act on every number by itself: transformers' activations."""
-    from transformers.activations import ACT2CLS
-
-    found = (c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values())
-    return tuple({c for c in found if isinstance(c, type) and issubclass(c, nn.Module)})
-
-
 @contextmanager
 def linearised(hf: Any, attention_bytes: float) -> Iterator[None]:
     """Run the model with shared local derivatives.
@@ -152,7 +146,7 @@ def linearised(hf: Any, attention_bytes: float) -> Iterator[None]:
         attention_bytes: Compute attention as plain matrix products, whose backward runs for many products at once,
             where the weights of a layer take no more than this.
     """
-    classes = activation_classes()
+    classes = tuple(activations())
     with ExitStack() as stack:
         for module in hf.modules():
             if isinstance(module, classes):

@@ -24,6 +24,7 @@ ARCHITECTURES = list(CONFIGS)
 # Few points and samples where a method takes many: the promises do not depend on their number.
 OPTIONS = {
     "integrated_gradients": {"n_steps": 6},
+    "layer_integrated_gradients": {"n_steps": 6},
     "gradient_shap": {"n_samples": 4, "stdev": 0.1, "baseline": ["unk", "zero"]},
     "discretized_integrated_gradients": {"n_steps": 5, "n_neighbors": 10},
     "sequential_integrated_gradients": {"n_steps": 2},
@@ -114,6 +115,8 @@ class TestEveryMethod:
     def test_nan_exactly_where_a_step_cannot_see(self, model, name, method):
         m = model(name)
         for out in attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method):
+            wanted = methods.info(method).meta["axes"].replace(" (embedding)", "").split(", ")
+            assert list(out.axes) == wanted
             n_source = sum(t.segment == "source" for t in out.inputs)
             for step in range(len(out.targets)):
                 seen = n_source + out.start + step

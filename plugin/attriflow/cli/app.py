@@ -59,7 +59,7 @@ def methods(as_json: Json = False) -> None:
     """List the attribution methods and their options."""
     from attriflow.registry import methods as registry
 
-    _list(registry, ("family", "cost"), as_json)
+    _list(registry, ("family",), as_json, details=("cost", "axes"))
 
 
 @app.command()
@@ -129,8 +129,8 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=120)
 
 
-def _list(registry: Registry, columns: tuple[str, ...], as_json: bool) -> None:
-    """Print the parts of a registry."""
+def _list(registry: Registry, columns: tuple[str, ...], as_json: bool, details: tuple[str, ...] = ()) -> None:
+    """Print the parts of a registry: some metadata as columns, details and options below the summary."""
     parts = list(registry)
     if as_json:
         rows = [{"name": p.name, "summary": p.summary, "options": dict(p.options), **dict(p.meta)} for p in parts]
@@ -147,9 +147,11 @@ def _list(registry: Registry, columns: tuple[str, ...], as_json: bool) -> None:
     table.add_column("what it is, and its options", ratio=1, overflow="fold")
     for part in parts:
         what = Text(_without_formulas(part.summary))
-        options = "  ".join(f"{k}={v}" for k, v in part.options.items())
-        if options:
-            what.append(f"\n{options}", style="dim")
+        lines = [f"{name}: {part.meta[name]}" for name in details if name in part.meta]
+        if part.options:
+            lines.append("options: " + "  ".join(f"{k}={v}" for k, v in part.options.items()))
+        if lines:
+            what.append("\n" + "\n".join(lines), style="dim")
         table.add_row(part.name, *(Text(_cell(part.meta.get(c))) for c in columns), what)
     console().print(table)
 

@@ -14,6 +14,7 @@ from attriflow.registry import methods
     "attention",
     family="internals",
     cost="1 forward",
+    axes="step, input, layer, head",
     deterministic=True,
     signed=False,
     paper="Bahdanau et al. 2014, arXiv:1409.0473",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     "context_cite",
     family="perturbation",
     cost="n forwards",
+    axes="step, input",
     deterministic=False,
     signed=True,
     paper="Cohen-Wang et al. 2024, arXiv:2409.00729",

@@ -23,6 +23,7 @@ Strategy = Literal["greedy", "maxcount"]
     "discretized_integrated_gradients",
     family="path",
     cost="n forwards + T x n products",
+    axes="step, input (embedding)",
     deterministic=True,
     signed=True,
     paper="Sanyal and Ren 2021, arXiv:2108.13654",

@@ -12,7 +12,14 @@ from attriflow.registry import methods
 
 
 @methods.register(
-    "dummy", family="control", cost="nothing", deterministic=True, signed=False, explains=False, paper="-"
+    "dummy",
+    family="control",
+    cost="nothing",
+    axes="step, input",
+    deterministic=True,
+    signed=False,
+    explains=False,
+    paper="-",
 )
 @dataclass(frozen=True)
 class Dummy:

@@ -18,6 +18,7 @@ from attriflow.registry import methods
     "feature_ablation",
     family="perturbation",
     cost="units + 1 forwards",
+    axes="step, input",
     deterministic=True,
     signed=True,
     paper="Li et al. 2016, arXiv:1612.08220",

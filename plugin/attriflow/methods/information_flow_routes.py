@@ -21,6 +21,7 @@ from attriflow.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
     "information_flow_routes",
     family="internals",
     cost="1 forward + T readouts",
+    axes="step, input",
     deterministic=True,
     signed=True,
     complete=False,

@@ -13,6 +13,7 @@ from attriflow.registry import methods
     "input_x_gradient",
     family="gradient",
     cost="1 forward + T products",
+    axes="step, input (embedding)",
     deterministic=True,
     signed=True,
     paper="Shrikumar et al. 2016, arXiv:1605.01713; Simonyan et al. 2013, arXiv:1312.6034",

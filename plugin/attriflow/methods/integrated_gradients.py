@@ -19,6 +19,7 @@ from attriflow.registry import methods
     "integrated_gradients",
     family="path",
     cost="n forwards + T x n products",
+    axes="step, input (embedding)",
     deterministic=True,
     signed=True,
     complete=True,

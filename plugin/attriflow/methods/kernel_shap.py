@@ -18,6 +18,7 @@ from attriflow.registry import methods
     "kernel_shap",
     family="perturbation",
     cost="n + 2 forwards",
+    axes="step, input",
     deterministic=False,
     signed=True,
     complete=True,

@@ -19,6 +19,7 @@ from attriflow.registry import methods
     "lime",
     family="perturbation",
     cost="n + 1 forwards",
+    axes="step, input",
     deterministic=False,
     signed=True,
     paper="Ribeiro et al. 2016, arXiv:1602.04938",

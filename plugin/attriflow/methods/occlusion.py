@@ -18,6 +18,7 @@ from attriflow.registry import methods
     "occlusion",
     family="perturbation",
     cost="L + 1 forwards",
+    axes="step, input",
     deterministic=True,
     signed=True,
     paper="Zeiler and Fergus 2014, arXiv:1311.2901",

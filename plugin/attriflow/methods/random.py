@@ -13,7 +13,9 @@ from attriflow.registry import methods
 from attriflow.types import Example
 
 
-@methods.register("random", family="control", cost="nothing", deterministic=False, signed=False, paper="-")
+@methods.register(
+    "random", family="control", cost="nothing", axes="step, input", deterministic=False, signed=False, paper="-"
+)
 @dataclass(frozen=True)
 class Random:
     """Uniform scores in [0, 1), drawn from the seed and the example's own ids.

@@ -13,6 +13,7 @@ from attriflow.registry import methods
     "saliency",
     family="gradient",
     cost="1 forward + T products",
+    axes="step, input (embedding)",
     deterministic=True,
     signed=False,
     paper="Simonyan et al. 2013, arXiv:1312.6034",

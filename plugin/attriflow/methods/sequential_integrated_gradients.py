@@ -19,6 +19,7 @@ from attriflow.registry import methods
     "sequential_integrated_gradients",
     family="path",
     cost="L x n forwards + T x L x n products; L + 1 forwards with norms=False",
+    axes="step, input (embedding)",
     deterministic=True,
     signed=True,
     paper="Enguehard 2023, arXiv:2305.15853",

@@ -21,6 +21,7 @@ VALUES = 2**24
     "shapley_sampling",
     family="perturbation",
     cost="n x (units - 1) + 2 forwards",
+    axes="step, input",
     deterministic=False,
     signed=True,
     complete=True,

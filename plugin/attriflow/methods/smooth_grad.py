@@ -17,6 +17,7 @@ from attriflow.registry import methods
     "smooth_grad",
     family="gradient",
     cost="n forwards + T x n products",
+    axes="step, input (embedding)",
     deterministic=False,
     signed=False,
     paper="Smilkov et al. 2017, arXiv:1706.03825",

@@ -19,6 +19,7 @@ from attriflow.registry import methods
     "value_norm",
     family="internals",
     cost="1 forward",
+    axes="step, input, layer, head",
     deterministic=True,
     signed=False,
     interface=True,

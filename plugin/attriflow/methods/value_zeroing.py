@@ -31,6 +31,7 @@ LEAST = 1e-5
     "value_zeroing",
     family="internals",
     cost="L layer replays of the T query positions",
+    axes="step, input, layer",
     deterministic=True,
     signed=False,
     interface=True,

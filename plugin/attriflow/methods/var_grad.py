@@ -18,6 +18,7 @@ from attriflow.registry import methods
     "var_grad",
     family="gradient",
     cost="n forwards + T x n products",
+    axes="step, input (embedding)",
     deterministic=False,
     signed=False,
     paper="Adebayo et al. 2018, arXiv:1810.03292",

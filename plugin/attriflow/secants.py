@@ -1,0 +1,352 @@
+"""Slopes between two points: the rules by which DeepLIFT's multipliers carry the whole difference of a function.
+
+Each rule returns a value whose gradient is the slope between input and baseline (`value + slope * (x - x.detach())`),
+so that ordinary autograd multiplies slopes. Functions without a rule are linear, or left to their gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
+
+Slope = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
+"""`(f, x, x')` -> slope of an elementwise function between two points, the shape of x."""
+
+# -- slopes ---------------------------------------------------------------------------------------------------------
+
+
+def secant(f: Callable[[Tensor], Tensor], x: Tensor, b: Tensor) -> Tensor:
+    """`(f(x) - f(b)) / (x - b)`, elementwise; where the points nearly coincide, the mean of the two derivatives.
+
+    The difference of close values loses digits. The mean of the derivatives (the trapezoid rule) is better where points
+    are closer than the cube root of the machine precision, unless a kink lies between them.
+    """
+    (y, d), (yb, db) = _with_derivative(f, x), _with_derivative(f, b)
+    near = torch.finfo(x.dtype).eps ** (1 / 3)
+    smooth = (d - db).abs() <= near * (d.abs() + db.abs())
+    close = (x - b).abs() <= near * x.abs().clamp(min=1)
+    return torch.where(close & smooth, (d + db) / 2, (y - yb) / (x - b))
+
+
+def rescale(f: Callable[[Tensor], Tensor], x: Tensor, b: Tensor, least: float = 1e-10) -> Tensor:
+    """The same as captum computes it: the derivative at x where the inputs differ by less than `least`."""
+    (y, d), (yb, _) = _with_derivative(f, x), _with_derivative(f, b)
+    return torch.where((x - b).abs() < least, d, (y - yb) / (x - b))
+
+
+def _with_derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        y = f(leaf)
+        if not y.requires_grad:
+            return y, torch.zeros_like(x)
+        (derivative,) = torch.autograd.grad(y.sum(), leaf)
+    return y.detach(), derivative
+
+
+def _exp_slope(x: Tensor, b: Tensor, y: Tensor, yb: Tensor) -> Tensor:
+    return torch.maximum(y, yb) * _falling((x - b).abs())
+
+
+def _log_slope(x: Tensor, b: Tensor, y: Tensor, yb: Tensor) -> Tensor:
+    low = torch.minimum(x, b)
+    t = (x - b).abs() / low
+    return torch.where(t > 0, torch.log1p(t) / t, 1.0) / low
+
+
+def _falling(t: Tensor) -> Tensor:
+    """`(1 - exp(-t)) / t`, 1 at 0."""
+    return torch.where(t > 0, -torch.expm1(-t) / t, 1.0)
+
+
+# Slopes that need no difference of close values: (x, x', f(x), f(x')) -> slope.
+CLOSED: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "sqrt": lambda x, b, y, yb: 1 / (y + yb),
+    "rsqrt": lambda x, b, y, yb: -((y * yb) ** 2) / (y + yb),
+    "reciprocal": lambda x, b, y, yb: -y * yb,
+    "exp": _exp_slope,
+    "log": _log_slope,
+}
+POWERS = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+
+# -- values with another gradient -------------------------------------------------------------------------------------
+
+
+def anchor(x: Tensor) -> Tensor:
+    """Zero, with the gradient of x. Masked scores may be infinite, and must not turn zero into NaN."""
+    finite = torch.where(x.detach().isfinite(), x, torch.zeros((), dtype=x.dtype, device=x.device))
+    return finite - finite.detach()
+
+
+def sloped(value: Tensor, x: Tensor, slope: Tensor) -> Tensor:
+    """The value, with the given slope as derivative; infinite slopes belong to masked entries."""
+    return value.detach() + slope.detach().nan_to_num(0.0, 0.0, 0.0) * anchor(x)
+
+
+def product(f: Callable[..., Tensor], value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The value, with the gradient of a bilinear or quadratic function at the midpoint of its operands.
+
+    `f(x) - f(x')` of a quadratic function is its gradient at `(x + x') / 2` times `x - x'`, exactly.
+    """
+    middle = f(*[x + (0.5 * (b - x)).detach() if x.requires_grad else x for x, b in pairs])
+    return middle - middle.detach() + value.detach()
+
+
+def quotient(r: Tensor, rb: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes of `x * r` with respect to x and r, for positive r = 1 / s: the midpoint rule for `y * s = x`.
+
+    The midpoint rule for `x * r` is as exact, but near a singularity (a norm of almost nothing) it takes differences of
+    huge numbers, and this does not.
+    """
+    return 2 * r * rb / (r + rb), (x * r + b * rb) / (r + rb)
+
+
+def _weights(log_p: Tensor, log_b: Tensor, dim: Any) -> tuple[Tensor, Tensor]:
+    """Logarithmic means of two distributions, and the same divided by their sum over `dim`.
+
+    `p - p' = mean * (ln p - ln p')`; the normaliser moves by the weighted mean of what the inputs move by.
+    """
+    mean = torch.maximum(log_p, log_b).exp()
+    mean = torch.where(mean > 0, mean * _falling((log_p - log_b).abs()), 0.0).nan_to_num(0.0)
+    return mean, mean / mean.sum(dim, keepdim=True).clamp(min=torch.finfo(mean.dtype).tiny)
+
+
+def softmax(value: Tensor, x: Tensor, b: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Softmax whose gradient maps differences of scores exactly to differences of probabilities."""
+    log_p, log_b = (F.log_softmax(t.detach(), dim, dtype=dtype) for t in (x, b))
+    mean, weights = _weights(log_p, log_b, dim)
+    a = anchor(x).to(mean.dtype)
+    return value.detach() + mean * (a - (weights * a).sum(dim, keepdim=True))
+
+
+def normalised(
+    value: Tensor, x: Tensor, b: Tensor, width: int, scale: Tensor | None, eps: float, centre: bool
+) -> Tensor:
+    """Layer norm or RMS norm over the last `width` axes: square by midpoint, inverse root by secant, quotient."""
+    dims = tuple(range(-width, 0))
+    a, c, cb = anchor(x), x.detach(), b
+    if centre:
+        a, c, cb = (t - t.mean(dims, keepdim=True) for t in (a, c, cb))
+    r, rb = ((t.square().mean(dims, keepdim=True) + eps).rsqrt() for t in (c, cb))
+    change = -((r * rb) ** 2) / (r + rb) * ((c + cb) * a).mean(dims, keepdim=True)
+    slope_c, slope_r = quotient(r, rb, c, cb)
+    moved = slope_c * a + slope_r * change
+    return value.detach() + (moved if scale is None else moved * scale)
+
+
+# -- calls and their rules ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Call:
+    """One call of a torch function with its operands in the baseline pass.
+
+    Attributes:
+        name: Plain name of the function.
+        func: The function, out of place.
+        leaves, spec: Flattened arguments.
+        before: Place among the leaves -> operand in the baseline pass.
+    """
+
+    name: str
+    func: Callable[..., Any]
+    leaves: list[Any]
+    spec: Any
+    before: dict[int, Tensor]
+
+    def __post_init__(self) -> None:
+        """See which operands depend on the input."""
+        self.tracked = [i for i in self.before if self.leaves[i].requires_grad]
+
+    def at(self, replaced: dict[int, Tensor]) -> Tensor:
+        """The function with some operands replaced."""
+        args, kwargs = tree_unflatten([replaced.get(i, leaf) for i, leaf in enumerate(self.leaves)], self.spec)
+        value: Tensor = self.func(*args, **kwargs)
+        return value
+
+    def option(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name."""
+        args, kwargs = tree_unflatten(self.leaves, self.spec)
+        return args[place] if len(args) > place else kwargs.get(name, default)
+
+    @property
+    def value(self) -> Tensor:
+        """What the function returns."""
+        with torch.no_grad():
+            return self.at({})
+
+
+ROOT = "_attriflow_inverse_root"
+"""Attribute of tensors that are inverse square roots: what multiplies with them is normalised."""
+
+Rule = Callable[[Call], Tensor | None]
+"""The value with the gradient of the rule; None where the rule does not apply and autograd's gradient stays."""
+
+
+def _elementwise(call: Call, closed: str | None = None) -> Tensor | None:
+    if len(call.tracked) != 1:
+        return None
+    (place,) = call.tracked
+    value = call.value
+    x, b = (t.expand(value.shape) for t in (call.leaves[place], call.before[place]))
+    kind = closed or call.name
+    if kind in CLOSED:
+        with torch.no_grad():
+            slope = CLOSED[kind](x, b, value, call.at({place: b}))
+    else:
+        slope = secant(lambda t: call.at({place: t}), x.detach(), b)
+    out = sloped(value, x, slope)
+    setattr(out, ROOT, kind == "rsqrt")
+    return out
+
+
+def _quadratic(call: Call) -> Tensor | None:
+    if call.name == "einsum" and len(call.tracked) > 2:
+        return None
+    places = call.tracked
+    return product(
+        lambda *operands: call.at(dict(zip(places, operands, strict=True))),
+        call.value,
+        [(call.leaves[i], call.before[i]) for i in places],
+    )
+
+
+def _bilinear(call: Call) -> Tensor | None:
+    if call.name == "mul" and len(call.tracked) == 2:
+        for i, k in ((0, 1), (1, 0)):
+            if getattr(call.leaves[k], ROOT, False):  # a norm written out: x * rsqrt(mean of squares)
+                (x, xb), (r, rb) = ((call.leaves[j].detach(), call.before[j]) for j in (i, k))
+                slope_x, slope_r = quotient(r, rb, x, xb)
+                return call.value + slope_x * anchor(call.leaves[i]) + slope_r * anchor(call.leaves[k])
+    return _quadratic(call) if len(call.tracked) > 1 else None
+
+
+def _power(call: Call) -> Tensor | None:
+    exponent = call.option(1, "exponent")
+    if call.name == "rpow" or not isinstance(exponent, (int, float)):
+        return _elementwise(call)
+    return _quadratic(call) if exponent == 2 else _elementwise(call, POWERS.get(float(exponent)))
+
+
+def _divide(call: Call) -> Tensor | None:
+    top, bottom = (1, 0) if call.name == "rdiv" else (0, 1)
+    if bottom not in call.tracked or call.option(2, "rounding_mode") is not None:
+        return None
+    (x, xb), (y, yb) = ((call.leaves[i], call.before.get(i, call.leaves[i])) for i in (top, bottom))
+    value = call.value
+    with torch.no_grad():
+        # the midpoint rule for quotient * y = x; where y changes its sign, the one for x * (1 / y)
+        same, total = y * yb > 0, y + yb
+        slope_x = torch.where(same, 2 / total, (1 / y + 1 / yb) / 2)
+        slope_y = -torch.where(same, (value + xb / yb) / total, (x + xb) / 2 / (y * yb))
+    out = value + slope_y * anchor(y)
+    return out + slope_x * anchor(x) if top in call.tracked else out
+
+
+def _softmax(call: Call) -> Tensor | None:
+    if call.tracked != [0]:
+        return None
+    x, b, value = call.leaves[0], call.before[0], call.value
+    dim = call.option(1, "dim")
+    dim = (0 if x.ndim in (0, 1, 3) else 1) if dim is None else dim  # torch's old implicit choice
+    dtype = value.dtype
+    if call.name == "softmax":
+        return softmax(value, x, b, dim, dtype)
+    # differences of the inputs, less the weighted mean of them by which the normaliser moves
+    log_p, log_b = (t.detach() - torch.logsumexp(t.detach(), dim, True) for t in (x.to(dtype), b.to(dtype)))
+    _, weights = _weights(log_p, log_b, dim)
+    a = anchor(x).to(dtype)
+    if call.name == "logsumexp":
+        return value + (weights * a).sum(dim, keepdim=bool(call.option(2, "keepdim", False)))
+    return value + a - (weights * a).sum(dim, keepdim=True)
+
+
+def _norm(call: Call) -> Tensor | None:
+    if call.tracked != [0]:
+        return None
+    layer = call.name == "layer_norm"
+    eps = call.option(4, "eps", 1e-5) if layer else call.option(3, "eps")
+    x = call.leaves[0]
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    width = len(call.option(1, "normalized_shape"))
+    return normalised(call.value, x, call.before[0], width, call.option(2, "weight"), eps, layer)
+
+
+def _gated(call: Call) -> Tensor | None:
+    dim = call.option(1, "dim", -1)
+    (a, gate), (ab, gate_b) = (t.chunk(2, dim) for t in (call.leaves[0], call.before[0]))
+    opened = sloped(gate.sigmoid(), gate, secant(torch.sigmoid, gate.detach(), gate_b))
+    return product(torch.mul, call.value, [(a, ab), (opened, gate_b.sigmoid())])
+
+
+def _attention(call: Call) -> Tensor | None:
+    query, key, value = ((call.leaves[i], call.before[i]) for i in range(3))
+    groups = query[0].shape[-3] // key[0].shape[-3] if query[0].ndim > 2 else 1
+    if groups > 1:
+        key, value = ((t.repeat_interleave(groups, -3), b.repeat_interleave(groups, -3)) for t, b in (key, value))
+    scale = call.option(6, "scale") or query[0].shape[-1] ** -0.5
+    mask = call.option(3, "attn_mask")
+    if call.option(5, "is_causal", False):
+        mask = torch.ones(query[0].shape[-2], key[0].shape[-2], dtype=torch.bool, device=query[0].device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query[0].dtype).masked_fill(~mask, float("-inf"))
+
+    def scores(q: Tensor, k: Tensor) -> Tensor:
+        out = q @ k.transpose(-1, -2) * scale
+        return out if mask is None else out + mask
+
+    with torch.no_grad():
+        before, now = (scores(query[i], key[i]) for i in (1, 0))
+    # the middle of masked scores is as infinite as they are: only the product gets the midpoint gradient
+    plain = product(lambda q, k: q @ k.transpose(-1, -2) * scale, torch.zeros_like(now), [query, key])
+    weights = softmax(now.softmax(-1), plain + now, before, -1)
+    return product(torch.matmul, call.value, [(weights, before.softmax(-1)), value])
+
+
+_ELEMENTWISE = """relu relu6 gelu silu mish elu selu celu leaky_relu prelu rrelu hardtanh hardswish hardsigmoid
+hardshrink softshrink tanhshrink softsign softplus logsigmoid log_sigmoid threshold sigmoid tanh exp exp2 expm1 log log2
+log10 log1p sqrt rsqrt reciprocal abs clamp clamp_min clamp_max erf erfc sin cos tan sinh cosh atan logit maximum
+minimum"""
+_BILINEAR = """mul matmul bmm mm mv dot einsum baddbmm addmm addbmm addmv addr addcmul outer inner tensordot linear
+bilinear conv1d"""
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(_BILINEAR.split(), _bilinear),
+    **dict.fromkeys(("var", "square"), _quadratic),
+    **dict.fromkeys(("pow", "rpow"), _power),
+    **dict.fromkeys(("div", "rdiv"), _divide),
+    **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _softmax),
+    **dict.fromkeys(("layer_norm", "rms_norm"), _norm),
+    "glu": _gated,
+    "scaled_dot_product_attention": _attention,
+}
+ALIASES = {
+    **dict.fromkeys(("__mul__", "__rmul__", "multiply"), "mul"),
+    **dict.fromkeys(("__matmul__", "__rmatmul__"), "matmul"),
+    **dict.fromkeys(("__truediv__", "true_divide", "divide"), "div"),
+    **dict.fromkeys(("__rtruediv__", "__rdiv__"), "rdiv"),
+    "__pow__": "pow",
+    "__rpow__": "rpow",
+    "__abs__": "abs",
+    "absolute": "abs",
+    "clip": "clamp",
+    "expit": "sigmoid",
+}
+MANY = {n for n, rule in RULES.items() if rule is _bilinear}
+"""Linear in each operand: of interest only where two of them are computed."""
+
+
+def activations() -> set[type[nn.Module]]:
+    """Activation modules of torch and transformers that are one elementwise function, whatever they are made of."""
+    from transformers.activations import ACT2CLS
+
+    names = """ReLU ReLU6 ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Softplus LeakyReLU Hardtanh Hardswish Hardsigmoid
+    LogSigmoid Softsign Tanhshrink Softshrink Hardshrink PReLU Threshold"""
+    own = {c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()}
+    return own | {getattr(nn, name) for name in names.split()}
