@@ -254,6 +254,7 @@ class Engine:
         within: Callable[[], AbstractContextManager[Any]] | None = None,
         reduce: Reduce | None = None,
         embed: Embed | None = None,
+        unchanged: int = 0,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Gradients of every step with respect to the inputs, summed over weighted points (see `gradients.Gradients`).
 
@@ -266,6 +267,8 @@ class Engine:
             within: Makes a context that model and objective run in, instead of `linearised.linearised`.
             reduce: Combines the gradients of the points of one graph; their sum when None.
             embed: Makes the input embeddings from the points, where these are not the embeddings of whole blocks.
+            unchanged: Decoder positions before this one are as in the input at every point; with `reusable_prefix`,
+                their keys and values are taken from there, and steps that only see them are left out.
 
         Yields:
             Slices of steps with block -> `[batch, step, position, hidden]`.
@@ -273,7 +276,7 @@ class Engine:
         from attriflow.gradients import Gradients
 
         weights = [1.0] * len(alphas) if weights is None else weights
-        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, reduce, embed)
+        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, reduce, embed, unchanged)
 
     @torch.no_grad()
     def activations(self, sites: Sites, changes: Mapping[str, Any] | None = None) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ class Gradients:
     within: Callable[[], AbstractContextManager[Any]] | None
     reduce: Reduce | None
     embed: Embed | None
+    unchanged: int = 0
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
@@ -54,14 +55,15 @@ class Gradients:
         with the least cost is taken, counted in tokens.
         """
         batch, n = self.engine.batch, self.engine.batch.n_steps
+        first = int((batch.query >= self.unchanged).any(0).long().argmax())  # earlier steps see nothing that moves
         if self.within is not None or self.sites is not None or not self.engine.objective.stepwise:
             return [slice(0, n)]
         source = 0 if batch.source_ids is None else batch.source_ids.shape[1]
-        best, least = [slice(0, n)], float("inf")
-        for count in range(1, min(n, 16) + 1):
-            edges = [round(i * n / count) for i in range(count + 1)]
+        best, least = [slice(first, n)], float("inf")
+        for count in range(1, min(n - first, 16) + 1):
+            edges = [first + round(i * (n - first) / count) for i in range(count + 1)]
             ranges = [slice(a, b) for a, b in itertools.pairwise(edges)]
-            cost = sum((r.stop - r.start + 1) * (source + self._prefix(r)) for r in ranges)
+            cost = sum((r.stop - r.start + 1) * (source + self._prefix(r) - self.unchanged) for r in ranges)
             if cost < 0.97 * least:
                 best, least = ranges, cost
         return best
@@ -121,7 +123,8 @@ class Gradients:
         with torch.enable_grad():
             hidden, values = self._graph(leaves, alphas, steps)
             weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device).repeat_interleave(size)
-            values = values * weight.unsqueeze(-1) * engine.batch.step_mask[:, steps].repeat(n, 1)
+            counted = engine.batch.step_mask[:, steps] & (engine.batch.query[:, steps] >= self.unchanged)
+            values = values * weight.unsqueeze(-1) * counted.repeat(n, 1)
             place = None if hidden is None else self._places(hidden, steps).repeat(n, 1)
             for part, grads in self._products(hidden, place, values, list(leaves.values())):
                 done = slice(steps.start + part.start, steps.start + part.stop)
@@ -161,21 +164,25 @@ class Gradients:
             )
             forward = engine.run(rows, steps)
             values = engine.objective(forward)
-        if len(alphas) == 1 and self.sites is None:
+        if len(alphas) == 1 and self.sites is None and not self.unchanged:
             engine.offer_base(forward, embeds, steps)
         return (caught[0] if len(caught) == 1 and caught[0].requires_grad else None), values
 
     def _cut(self, rows: Rows, steps: slice) -> Rows:
-        """The rows without what comes after the prefix of a range of steps."""
+        """The rows without what comes after the prefix of a range of steps, and without what does not change."""
         width, query = self._prefix(steps), rows.query[:, steps]
-        if self.sites is not None or width == self.engine.ids("target").shape[1]:
+        if self.sites is not None or (width == self.engine.ids("target").shape[1] and not self.unchanged):
             return dataclasses.replace(rows, query=query)
-        cut = {
-            name: value[:, :width]
+        cut: dict[str, Any] = {
+            name: value[:, self.unchanged : width]
             for name in ("target_ids", "target_embeds", "target_mask")
             if (value := getattr(rows, name)) is not None
         }
-        return dataclasses.replace(rows, query=query, **cut)
+        prefix = self.engine.reusable_prefix() if self.unchanged else None
+        if prefix is not None:
+            cache = prefix.cache(self.unchanged, query.shape[0] // self.engine.batch.size)
+            cut["past"] = (cache, self.unchanged)
+        return dataclasses.replace(rows, query=(query - self.unchanged).clamp(min=0), **cut)
 
     def _products(
         self, hidden: Tensor | None, place: Tensor | None, values: Tensor, leaves: list[Tensor]
@@ -223,7 +230,7 @@ class Gradients:
 
     def _places(self, hidden: Tensor, steps: slice) -> Tensor:
         """Where each step is read in the head's input, `[batch, step]`: the head may see a span of positions only."""
-        query = self.engine.batch.query[:, steps]
+        query = (self.engine.batch.query[:, steps] - self.unchanged).clamp(min=0)
         low, high = int(query.min()), int(query.max())
         return (query - low if hidden.shape[1] == high - low + 1 else query).to(hidden.device)
 

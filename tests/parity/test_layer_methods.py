@@ -37,9 +37,6 @@ def model(tokenizers):
     @functools.lru_cache
     def get(name: str):
         hf = build(name)
-        for parameter in hf.parameters():
-            if parameter.ndim > 1:
-                parameter.data *= 4
         if name == "marian":  # some versions share one table module
             hf.model.encoder.embed_tokens = copy.deepcopy(hf.model.encoder.embed_tokens)
         return attriflow.load_model(hf, tokenizer=tokenizers["bart" if name in ENCODER_DECODERS else "gpt2"])

@@ -11,8 +11,19 @@ from torch import Tensor
 from attriflow.engine import Engine
 from attriflow.errors import InputError
 from attriflow.methods._quadrature import Rule, quadrature
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
+from attriflow.methods._scores import Reduction, Scores
+from attriflow.prefix import SHORTEST
 from attriflow.registry import methods
+
+
+@dataclass
+class _Part:
+    """Scores of one block, `[batch, step, position]`; `sums` always with the factor x - x'."""
+
+    sums: Tensor
+    scores: Tensor
+    norms: Tensor | None = None
+    whole: Tensor | None = None
 
 
 @methods.register(
@@ -68,26 +79,52 @@ class SequentialIntegratedGradients:
             raise InputError("norms=False gives one number per token; granular scores need norms=True")
         inputs = {b: engine.embeddings(b).to(engine.dtype) for b in engine.blocks}
         baselines = {b: engine.baseline_embeddings(b, self.baseline).to(engine.dtype) for b in engine.blocks}
-        sums = torch.zeros_like(engine.batch.step_ids, dtype=engine.dtype)
-        out = EmbeddingReducer(engine, self.reduction)
-        plain: dict[str, Tensor] = {}
-        for block in engine.blocks:
-            if self.norms:
-                for steps, g in self._gradients(engine, block, inputs[block], baselines[block]):
-                    difference = (inputs[block] - baselines[block]).unsqueeze(1)
-                    sums[:, steps] += (g * difference).sum((-1, -2))
-                    out.add(block, g * difference if self.multiply_by_inputs else g)
-            else:
-                plain[block] = self._differences(engine, block, inputs[block], baselines[block])
-                sums += (plain[block] * engine.visible(block)).sum(-1)
+        parts = {b: self._block(engine, b, inputs[b], baselines[b]) for b in engine.blocks}
         extra = {}
         if self.return_convergence_delta:
             moved = {f"{b}_embeds": baselines[b].to(engine.model.dtype) for b in engine.blocks}
+            sums = sum(torch.where(engine.visible(b), part.sums, 0.0).sum(-1) for b, part in parts.items())
             extra["deltas"] = sums - (engine.values() - engine.rescore(1, lambda _start, _stop: moved)[0])
-        return out.scores(extra) if self.norms else Scores(plain, step_scores=extra)
+        if engine.granular:
+            return Scores({b: p.whole for b, p in parts.items() if p.whole is not None}, ("embedding",), None, extra)
+        norms = {b: p.norms for b, p in parts.items() if p.norms is not None}
+        scores = norms if self.reduction == "norm" else {b: p.scores for b, p in parts.items()}
+        return Scores(scores, norms=norms or None, step_scores=extra)
 
-    def _gradients(self, engine: Engine, block: str, x: Tensor, start: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Mean gradient on every token's own path, slices of steps with `[batch, step, position, hidden]`.
+    def _block(self, engine: Engine, block: str, x: Tensor, start: Tensor) -> _Part:
+        """The scores of one block, a few tokens at a time.
+
+        Tokens before the ones that move stay as they are, so decoder-only models run from the moved ones on.
+        """
+        if not self.norms:
+            sums = self._differences(engine, block, x, start)
+            return _Part(sums, sums)
+        width, shape = x.shape[1], (engine.batch.size, engine.batch.n_steps, x.shape[1])
+        out = _Part(*(torch.zeros(shape, dtype=engine.dtype, device=x.device) for _ in range(3)))
+        if engine.granular:
+            out.whole = torch.zeros((*shape, x.shape[-1]), dtype=engine.dtype, device=x.device)
+        reuse = block == "target" and engine.reusable_prefix() is not None
+        size = max(1, -(-width // 16)) if reuse else width
+        for first in range(0, width, size):
+            tokens = range(first, min(width, first + size))
+            unchanged = first if reuse and first >= SHORTEST else 0
+            here = slice(tokens.start, tokens.stop)
+            if not bool((engine.batch.query >= first).any()):
+                break
+            for steps, g in self._gradients(engine, block, x, start, tokens, unchanged):
+                moved = g * (x - start)[:, here].unsqueeze(1)
+                scores = moved if self.multiply_by_inputs else g
+                out.sums[:, steps, here], out.scores[:, steps, here] = moved.sum(-1), scores.sum(-1)
+                if out.norms is not None:
+                    out.norms[:, steps, here] = scores.norm(dim=-1)
+                if out.whole is not None:
+                    out.whole[:, steps, here] = scores
+        return out
+
+    def _gradients(
+        self, engine: Engine, block: str, x: Tensor, start: Tensor, tokens: range, unchanged: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Mean gradient on the own paths of some tokens, slices of steps with `[batch, step, token, hidden]`.
 
         The moved token alone is the leaf of the graph, so no gradient of the others is kept.
         """
@@ -96,22 +133,25 @@ class SequentialIntegratedGradients:
 
         def point(number: float) -> dict[str, Tensor]:
             i, k = divmod(int(number), n)
+            i += tokens.start
             return {block: (start + alphas[k] * (x - start))[:, i : i + 1]}
 
         def embed(leaves: Mapping[str, Tensor], numbers: Sequence[float]) -> dict[str, Tensor]:
-            moved = torch.tensor([int(v) // n for v in numbers], device=x.device).repeat_interleave(engine.batch.size)
-            here = torch.arange(width, device=x.device) == moved.unsqueeze(1)
+            moved = torch.tensor([tokens.start + int(v) // n for v in numbers], device=x.device)
+            here = torch.arange(width, device=x.device) == moved.repeat_interleave(engine.batch.size).unsqueeze(1)
             still = engine.embeddings(block).repeat(len(numbers), 1, 1)
             return {block: torch.where(here.unsqueeze(-1), leaves[block], still)}
 
         def reduce(_block: str, grads: Tensor, numbers: Sequence[float]) -> Tensor:
-            out = grads.new_zeros((grads.shape[0], grads.shape[2], width, grads.shape[-1]))
+            out = grads.new_zeros((grads.shape[0], grads.shape[2], len(tokens), grads.shape[-1]))
             index = torch.tensor([int(v) // n for v in numbers], device=grads.device)
             return out.index_add_(2, index, grads.squeeze(3).transpose(1, 2))
 
-        numbers = [float(v) for v in range(width * n)]
-        every = weights * width
-        runs = engine.gradients(point, numbers, every, self.internal_batch_size, reduce=reduce, embed=embed)
+        numbers = [float(v) for v in range(len(tokens) * n)]
+        every = weights * len(tokens)
+        runs = engine.gradients(
+            point, numbers, every, self.internal_batch_size, reduce=reduce, embed=embed, unchanged=unchanged
+        )
         for steps, grads in runs:
             yield steps, grads[block]
 

@@ -22,7 +22,21 @@ SETTINGS: dict[str, Any] = {
     "inputs": "input",
     "rationale": "rationale",
     # methods, step functions and metrics: all, by default
-    "method_options": {"integrated_gradients": {"n_steps": 20}},
+    "method_options": {
+        # fewer points and samples than the defaults: a demo is looked at while it runs
+        "integrated_gradients": {"n_steps": 20},
+        "layer_integrated_gradients": {"n_steps": 20},
+        "discretized_integrated_gradients": {"n_steps": 20},
+        "sequential_integrated_gradients": {"norms": False},
+        "gradient_shap": {"n_samples": 10},
+        "smooth_grad": {"n_samples": 10},
+        "var_grad": {"n_samples": 10},
+        "kernel_shap": {"n_samples": 128},
+        "lime": {"n_samples": 128},
+        "shapley_sampling": {"n_samples": 8},
+        "reagent": {"num_probes": 4, "max_probe_steps": 16},
+        "context_cite": {"unit": "word"},
+    },
 }
 DESCRIPTIONS = {
     "recall": "a causal language model that answers questions about facts in its prompt",
