@@ -25,7 +25,6 @@ SETTINGS: dict[str, Any] = {
     "method_options": {
         # fewer points and samples than the defaults: a demo is looked at while it runs
         "integrated_gradients": {"n_steps": 20},
-        "layer_integrated_gradients": {"n_steps": 20},
         "discretized_integrated_gradients": {"n_steps": 20},
         "sequential_integrated_gradients": {"norms": False},
         "gradient_shap": {"n_samples": 10},
@@ -38,6 +37,8 @@ SETTINGS: dict[str, Any] = {
         "context_cite": {"unit": "word"},
     },
 }
+# At the embeddings the layer methods repeat their plain forms, so the demo looks at the first layer's output.
+FIRST_LAYER = {"recall": "model.layers.0", "translate": "model.encoder.layers.0"}
 DESCRIPTIONS = {
     "recall": "a causal language model that answers questions about facts in its prompt",
     "translate": "an encoder-decoder that translates a toy English into a toy Italian",
@@ -75,6 +76,18 @@ def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
     return report
 
 
+def settings(name: str) -> dict[str, Any]:
+    """The evaluator's configuration for a demo model."""
+    at = {"target_layer": FIRST_LAYER[name]}
+    layers = {
+        "layer_integrated_gradients": {"n_steps": 20, **at},
+        "layer_deeplift": at,
+        # the signed sum is below random here, as it is for input_x_gradient (docs/evaluation.md)
+        "layer_gradient_x_activation": {"reduction": "norm", **at},
+    }
+    return {**SETTINGS, "method_options": {**SETTINGS["method_options"], **layers}}
+
+
 def _evaluate(name: str, experiment_id: str, examples: int) -> EvaluationResult:
     import mlflow
 
@@ -89,7 +102,7 @@ def _evaluate(name: str, experiment_id: str, examples: int) -> EvaluationResult:
             mlflow.data.from_pandas(data, targets="target", name=f"demo-{name}"),
             model_type="text-attribution",
             evaluators="attriflow",
-            evaluator_config=dict(SETTINGS),
+            evaluator_config=settings(name),
         )
 
 
