@@ -32,6 +32,10 @@ from attriflow.types import Example, Forward
 CHUNK_BYTES = 512 * 2**20
 """Working memory that one chunk of rows or of vector-Jacobian products may take."""
 
+CACHE_BYTES = 4 * 2**20
+"""Size of the widest activation up to which calls on a CPU gain from more rows: beyond it, elementwise operations wait
+for memory."""
+
 Sites = Mapping[str, nn.Module]
 """Block -> the module whose output is looked at in place of the block's input embeddings."""
 
@@ -319,7 +323,7 @@ class Engine:
         does not change.
         """
         out: list[Tensor] = []
-        size = self._max_rows or max(1, int(CHUNK_BYTES // (self.bytes_per_row(grad=False) * self.batch.size)))
+        size = self._max_rows or max(1, self.rows_at_once() // self.batch.size)
         prefix = self.reusable_prefix() if in_order and n > 1 else None
         if prefix is not None:
             size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
@@ -421,9 +425,11 @@ class Engine:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def rows_at_once(self) -> int:
-        """Sequences without gradients that a call may hold."""
-        return max(1, int(CHUNK_BYTES // self.bytes_per_row(grad=False)))
+    def rows_at_once(self, grad: bool = False) -> int:
+        """Sequences that a call (or, with `grad`, a graph or a batch of products) may hold."""
+        rows = CHUNK_BYTES // self.bytes_per_row(grad=grad)
+        width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
+        return max(1, int(min(rows, tokens_per_call(self.model) // width)))
 
     def bytes_per_row(self, grad: bool) -> float:
         """Rough peak memory of one sequence in a call: activations (kept per layer for gradients) and logits."""
@@ -437,6 +443,13 @@ class Engine:
         activations = width * self.model.hidden_size * 16 * layers + heads * width * width * 2
         vocabulary = self.batch.n_steps * self.model.vocab_size * 4
         return max(1.0, item * (activations + vocabulary))
+
+
+def tokens_per_call(model: LanguageModel) -> float:
+    """Tokens beyond which a call on a CPU only gets slower; no limit elsewhere."""
+    if model.device.type != "cpu":
+        return float("inf")
+    return max(512, CACHE_BYTES // (4 * model.hidden_size * (torch.finfo(model.dtype).bits // 8)))
 
 
 def site_output(output: Any, shape: Sequence[int]) -> Tensor:

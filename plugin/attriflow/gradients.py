@@ -75,7 +75,7 @@ class Gradients:
     def _group(self, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """One range of steps."""
         engine, n = self.engine, len(self.alphas)
-        limit = max(1, int(settings.CHUNK_BYTES // (engine.bytes_per_row(grad=True) * engine.batch.size)))
+        limit = max(1, engine.rows_at_once(grad=True) // engine.batch.size)
         if self.max_rows is not None:
             limit = min(limit, max(1, self.max_rows // engine.batch.size))
         if n <= limit:
@@ -206,7 +206,7 @@ class Gradients:
             output = hidden
         else:
             cotangent, output = torch.ones_like(values), values
-        size = max(1, int(settings.CHUNK_BYTES // (self.engine.bytes_per_row(grad=True) * values.shape[0])))
+        size = max(1, self.engine.rows_at_once(grad=True) // values.shape[0])
         at, batched = start, True
         while at < stop:
             end = min(stop, at + size)

@@ -362,16 +362,17 @@ def test_plots_of_little_are_still_figures(make):
 
 
 def test_plots_change_no_global_state():
+    from matplotlib import pyplot
+
     before = {key: mpl.rcParams[key] for key in mpl.rcParams if key != "backend"}
+    figures = pyplot.get_fignums()
     plots.metric_heatmap(board(), DIRECTIONS)
     plots.metric_distributions(metric_table(), {"aopc_compr": True})
     plots.quality_cost(board(), DIRECTIONS)
     plots.step_scores(step_table())
     plots.attribution_heatmap(causal(PROMPT, ANSWER))
     assert {key: mpl.rcParams[key] for key in mpl.rcParams if key != "backend"} == before
-    from matplotlib import pyplot
-
-    assert pyplot.get_fignums() == []
+    assert pyplot.get_fignums() == figures
 
 
 # --- report ----------------------------------------------------------------------------------------------------------
