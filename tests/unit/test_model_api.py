@@ -102,7 +102,7 @@ class TestTexts:
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_half_precision_models_have_single_precision_scores(self, dtype):
         text = "anna has a red hat . tom has a blue car . what color is the car ?"
-        for method in set(attriflow.list_feature_attribution_methods()) - {"dummy"}:
+        for method in sorted(set(attriflow.list_feature_attribution_methods()) - {"dummy"}):
             half, full = (
                 attriflow.load_model("demo/recall", dtype=d).attribute(
                     text, f"{text} blue", method=method, attributed_fn="logits"
