@@ -26,7 +26,7 @@ from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
-from attriflow.prefix import SHORTEST, Prefix, first_change, record, rerun
+from attriflow.prefix import SHORTEST, Prefix, first_change, record, rerun, worthwhile
 from attriflow.types import Example, Forward
 
 CHUNK_BYTES = 512 * 2**20
@@ -324,7 +324,7 @@ class Engine:
         """
         out: list[Tensor] = []
         size = self._max_rows or max(1, self.rows_at_once() // self.batch.size)
-        prefix = self.reusable_prefix() if in_order and n > 1 else None
+        prefix = self.reusable_prefix() if in_order and worthwhile(self, n) else None
         if prefix is not None:
             size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
         at = 0

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 SHORTEST = 4
 """Prefixes of fewer tokens are not worth a cache."""
 
+WORTHWHILE = 4e9
+"""Multiply-adds of all versions from which on shorter runs save more than additional calls cost."""
+
+
+def worthwhile(engine: Engine, n: int) -> bool:
+    """Whether `n` changed versions of the batch are enough work to run them in parts of their own."""
+    config = engine.model.hf.config.get_text_config()
+    layers = int(getattr(config, "num_hidden_layers", 12))
+    tokens = n * engine.batch.target_ids.numel()
+    return tokens * layers * 12 * engine.model.hidden_size**2 >= WORTHWHILE
+
 
 @dataclass
 class Prefix:

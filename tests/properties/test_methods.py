@@ -300,6 +300,7 @@ def test_reused_prefixes_change_nothing(model, name, method, monkeypatch):
     lengths = []
     again = prefix.rerun
     monkeypatch.setattr(engine, "rerun", lambda e, p, n, x: lengths.append(n) or again(e, p, n, x))
+    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
     found = attribute(m, PROMPTS, TARGETS[False], method)
     assert m.wrapped.reuses_prefix
@@ -317,6 +318,7 @@ def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeyp
         prefix.Prefix, "cache", lambda self, n, r: cache(prefix.Prefix([k * 2 for k in self.keys], self.values), n, r)
     )
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
+    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):
         same(a.scores, b.scores)
     assert m.wrapped.reuses_prefix is False
