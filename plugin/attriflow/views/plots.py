@@ -68,7 +68,7 @@ def metric_heatmap(leaderboard: pd.DataFrame, directions: Mapping[str, bool]) ->
     columns = [goodness([row[j] for row in values], directions[name]) for j, name in enumerate(names)]
     shade = np.array([[np.nan if c[i] is None else c[i] for c in columns] for i in range(len(rows))], dtype=float)
     texts = np.array([[number(v) if v is not None else "" for v in row] for row in values], dtype=object)
-    bar = {"label": "within the metric", "ticks": [0, 1], "aspect": max(14, len(rows)), "pad": 0.02}
+    scale = {"label": "within the metric", "ticks": [0, 1], "aspect": max(14, len(rows)), "pad": 0.02}
     row_height = 0.44 if len(rows) <= 12 else 0.31
     figure = blank(2.9 + 1.15 * len(names), 1.5 + row_height * len(rows))
     axes = figure.add_subplot()
@@ -76,7 +76,7 @@ def metric_heatmap(leaderboard: pd.DataFrame, directions: Mapping[str, bool]) ->
     palette = sns.light_palette(SKY, as_cmap=True)
     sns.heatmap(
         shade, ax=axes, annot=texts, fmt="", cmap=palette, vmin=0, vmax=1, linewidths=1.5, linecolor="white",
-        annot_kws={"fontsize": 11}, cbar_kws=bar,
+        annot_kws={"fontsize": 11}, cbar_kws=scale,
     )  # fmt: skip
     bar = axes.collections[0].colorbar
     if bar is not None:
