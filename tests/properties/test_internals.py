@@ -12,6 +12,7 @@ import attriflow
 from attriflow.engine import Engine
 from attriflow.explain import make_objective
 from attriflow.methods.information_flow_routes import trace
+from attriflow.models.attention import interface_works
 
 PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
 TARGETS = {
@@ -25,6 +26,8 @@ MORE = {
     "cohere": ("cohere", SMALL),
     "granite": ("granite", {**SMALL, "residual_multiplier": 0.3, "embedding_multiplier": 2.0}),
 }
+# T5 shows its attention with transformers 5; before, it gets an error (test_methods.py).
+READABLE = [n for n in CONFIGS if interface_works(build(n))]
 # Norms that compute in float32 whatever the dtype leave rounding errors of that size.
 TOLERANCE = {"gpt2": 1e-12, "opt": 1e-12, "bart": 1e-12, "marian": 1e-12, "t5": 1e-7, "gpt_neox": 1e-12}
 
@@ -75,7 +78,7 @@ def plain_pass(m, example, **arguments):
 
 
 class TestRollout:
-    @pytest.mark.parametrize("name", [*CONFIGS, *MORE])
+    @pytest.mark.parametrize("name", [*READABLE, *MORE])
     @pytest.mark.parametrize("options", [{}, {"residual": 0.2, "head": "max"}, {"head": "min"}])
     def test_rows_sum_to_one(self, model, name, options):
         for out in attribute(model(name), "attention_rollout", **options):
@@ -98,7 +101,7 @@ class TestRollout:
                 n = example.start + step
                 close(out.scores[step, :n], total[n - 1, :n])
 
-    @pytest.mark.parametrize("name", ["bart", "t5"])
+    @pytest.mark.parametrize("name", [n for n in ("bart", "t5") if n in READABLE])
     def test_encoder_decoder_by_definition(self, model, name):
         """One big matrix over source tokens, encoder states, decoder inputs and decoder states."""
         m = model(name)
@@ -135,7 +138,7 @@ class TestRollout:
 
 
 class TestValueNorm:
-    @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "gemma2", "bart", "t5"])
+    @pytest.mark.parametrize("name", [n for n in ("gpt2", "llama-gqa", "gemma2", "bart", "t5") if n in READABLE])
     def test_by_definition(self, model, name):
         """Values from hooks on the projections that each architecture names in its own way, norms in full width."""
         m = model(name)
@@ -193,7 +196,7 @@ class TestValueNorm:
         return values, [[getattr(a, names[1]).weight.data.mT.contiguous() for a in kind] for kind in pairs], kept
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *MORE])
+@pytest.mark.parametrize("name", [*READABLE, *MORE])
 class TestFlow:
     def test_parts_make_up_the_readout(self, model, name):
         """Routed contributions and biases sum to readout times state: nothing is lost or counted twice."""
