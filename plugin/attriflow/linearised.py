@@ -131,9 +131,9 @@ def _attention(limit: float, func: Any, args: Any, kwargs: Any) -> Tensor:
     if given.get("is_causal"):
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    elif mask is not None:
-        scores = scores + mask
+        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if mask is not None:
+        scores = scores + mask  # no masking of gradients: the softmax has none where its output is 0
     return scores.softmax(-1) @ value
 
 

@@ -10,6 +10,7 @@ The slopes of each kind of function are in `secants`; everything else is linear 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -50,7 +51,7 @@ class Tape:
             kept[i] = kept[i].clone()
 
 
-class _Mode(TorchFunctionMode):
+class _Mode(TorchFunctionMode, ABC):
     """Sees every torch function of a pass, except within activation modules, which are one function each."""
 
     def __init__(self, tape: Tape) -> None:
@@ -67,11 +68,11 @@ class _Mode(TorchFunctionMode):
         target = args[0] if args and (name != raw or raw == "__setitem__" or kwargs.get("inplace")) else None
         return self.call(func, ALIASES.get(name, name), target, args, kwargs)
 
-    def call(self, func: Any, name: str, target: Any, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def call(self, func: Any, name: str, target: Any, args: Any, kwargs: Any) -> Any: ...
 
-    def module(self, module: nn.Module, x: Tensor, output: Tensor, slope: Slope) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def module(self, module: nn.Module, x: Tensor, output: Tensor, slope: Slope) -> Tensor: ...
 
 
 def _operands(name: str, leaves: Sequence[Any]) -> list[int]:

@@ -107,7 +107,9 @@ class TestComplete:
         for step, position in enumerate(range(example.start, example.stop)):
             token = example.target_ids[position]
             wanted = (now - then)[position - 1, token]
-            torch.testing.assert_close(out.scores[step].nansum(), wanted, atol=1e-5, rtol=1e-4)
+            # attention is computed as Gemma-2's own file writes it, with the soft cap that fused kernels leave out
+            rtol = 1e-3 if name == "gemma2" else 1e-4
+            torch.testing.assert_close(out.scores[step].nansum(), wanted, atol=1e-5, rtol=rtol)
 
 
 @pytest.mark.parametrize("name", ["bart", "t5"])
