@@ -215,6 +215,11 @@ class Engine:
             raise UnsupportedModelError("the examples have no contrastive inputs")
         return self._contrast_logits
 
+    def run_foil(self) -> None:
+        """Have the pass over a contrastive input behind, where one will be needed, before anyone records a pass."""
+        if self.force_contrast and self._contrast is not None:
+            self._foil_logits()
+
     def scored(self) -> Forward:
         """What step scores read: the pass over the unchanged input and, if there is one, over the foil."""
         return self._contrasted(self.base(), 1, forced=True)
@@ -244,6 +249,11 @@ class Engine:
     def values(self) -> Tensor:
         """The objective on the unchanged input, `[batch, step]`."""
         return self.objective(self.base()).detach()
+
+    def values_at(self, embeddings: Mapping[str, Tensor]) -> Tensor:
+        """The objective with other input embeddings, block -> `[batch, position, hidden]`; `[batch, step]`."""
+        changed = {f"{block}_embeds": value.to(self.model.dtype) for block, value in embeddings.items()}
+        return self.rescore(1, lambda _start, _stop: changed)[0]
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -384,8 +394,7 @@ class Engine:
                 `[batch, attended, receiving, layer, head]`.
         """
         hf = self.model.hf
-        if self.force_contrast and self._contrast is not None:
-            self._foil_logits()  # a pass of its own, to be run while nobody listens
+        self.run_foil()
         record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
         forward: Forward | None = None
         if interface_works(hf):

@@ -33,8 +33,7 @@ def record(engine: Engine, listener: Listener, within: AbstractContextManager[An
             f"{type(hf).__name__} does not compute attention through transformers.AttentionInterface, so its attention "
             "layers cannot be read; use another method (such as 'attention' or a gradient method)"
         )
-    if engine.force_contrast and engine._contrast is not None:
-        engine._foil_logits()  # a pass of its own, to be run while nobody listens
+    engine.run_foil()
     heard = False
 
     def listen_on(module: nn.Module, call: AttentionCall) -> Tensor | None:

@@ -91,8 +91,7 @@ class DiscretizedIntegratedGradients:
                 out.add(block, g * difference if self.multiply_by_inputs else g)
         if not self.return_convergence_delta:
             return out.scores()
-        moved = {f"{block}_embeds": path[0].to(engine.model.dtype) for block, path in paths.items()}
-        base = engine.rescore(1, lambda _start, _stop: moved)[0]
+        base = engine.values_at({block: path[0] for block, path in paths.items()})
         return out.scores({"deltas": sums - (engine.values() - base)})
 
     @torch.no_grad()

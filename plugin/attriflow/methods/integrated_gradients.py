@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,9 +75,4 @@ class IntegratedGradients:
                 out.add(block, g * difference if self.multiply_by_inputs else g)
         if not self.return_convergence_delta:
             return out.scores()
-        return out.scores({"deltas": total - (engine.values() - self._at_baseline(engine, baselines))})
-
-    @staticmethod
-    def _at_baseline(engine: Engine, baselines: Mapping[str, Tensor]) -> Tensor:
-        embeds = {f"{block}_embeds": value.to(engine.model.dtype) for block, value in baselines.items()}
-        return engine.rescore(1, lambda _start, _stop: embeds)[0]
+        return out.scores({"deltas": total - (engine.values() - engine.values_at(baselines))})

@@ -82,9 +82,8 @@ class SequentialIntegratedGradients:
         parts = {b: self._block(engine, b, inputs[b], baselines[b]) for b in engine.blocks}
         extra = {}
         if self.return_convergence_delta:
-            moved = {f"{b}_embeds": baselines[b].to(engine.model.dtype) for b in engine.blocks}
             sums = sum(torch.where(engine.visible(b), part.sums, 0.0).sum(-1) for b, part in parts.items())
-            extra["deltas"] = sums - (engine.values() - engine.rescore(1, lambda _start, _stop: moved)[0])
+            extra["deltas"] = sums - (engine.values() - engine.values_at(baselines))
         if engine.granular:
             return Scores({b: p.whole for b, p in parts.items() if p.whole is not None}, ("embedding",), None, extra)
         norms = {b: p.norms for b, p in parts.items() if p.norms is not None}

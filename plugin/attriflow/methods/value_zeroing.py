@@ -94,8 +94,7 @@ class ValueZeroing:
             receiving["encoder"] = _everything(engine.batch.source_ids)
         layers = _Layers(self, engine)
         try:
-            if engine.force_contrast and engine._contrast is not None:
-                engine._foil_logits()  # the foil's own pass must not be recorded
+            engine.run_foil()
             with record_blocks(model.hf, receiving, layers.add, model.is_encoder_decoder):
                 forward = engine.run(engine.rows())
         except torch.OutOfMemoryError:
