@@ -269,6 +269,7 @@ class Engine:
         reduce: Reduce | None = None,
         embed: Embed | None = None,
         unchanged: int = 0,
+        together: int | None = None,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Gradients of every step with respect to the inputs, summed over weighted points (see `gradients.Gradients`).
 
@@ -283,6 +284,7 @@ class Engine:
             embed: Makes the input embeddings from the points, where these are not the embeddings of whole blocks.
             unchanged: Decoder positions before this one are as in the input at every point; with `reusable_prefix`,
                 their keys and values are taken from there, and steps that only see them are left out.
+            together: Products of one sequence that go through a graph at once; chosen by memory when None.
 
         Yields:
             Slices of steps with block -> `[batch, step, position, hidden]`.
@@ -290,7 +292,7 @@ class Engine:
         from attriflow.gradients import Gradients
 
         weights = [1.0] * len(alphas) if weights is None else weights
-        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, reduce, embed, unchanged)
+        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, reduce, embed, unchanged, together)
 
     @torch.no_grad()
     def activations(self, sites: Sites, changes: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -439,6 +441,19 @@ class Engine:
         rows = CHUNK_BYTES // self.bytes_per_row(grad=grad)
         width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
         return max(1, int(min(rows, tokens_per_call(self.model) // width)))
+
+    def products_at_once(self) -> int:
+        """Products of the batch that may be in one layer together, for graphs that are dear to traverse."""
+        width = max(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
+        item = torch.finfo(self.model.dtype).bits / 8
+        return max(1, int(2 * CHUNK_BYTES // (item * self.batch.size * width * self.model.hidden_size * 16)))
+
+    def attention_bytes(self) -> float:
+        """Size of the attention weights of one layer."""
+        config = self.model.hf.config.get_text_config()
+        width = max(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
+        heads = int(getattr(config, "num_attention_heads", 8))
+        return self.batch.size * heads * width**2 * torch.finfo(self.model.dtype).bits / 8
 
     def bytes_per_row(self, grad: bool) -> float:
         """Rough peak memory of one sequence in a call: activations (kept per layer for gradients) and logits."""

@@ -42,6 +42,7 @@ class Gradients:
     reduce: Reduce | None
     embed: Embed | None
     unchanged: int = 0
+    together: int | None = None
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
@@ -206,7 +207,7 @@ class Gradients:
             output = hidden
         else:
             cotangent, output = torch.ones_like(values), values
-        size = max(1, self.engine.rows_at_once(grad=True) // values.shape[0])
+        size = max(1, (self.together or self.engine.rows_at_once(grad=True)) // values.shape[0])
         at, batched = start, True
         while at < stop:
             end = min(stop, at + size)

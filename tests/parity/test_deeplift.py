@@ -12,8 +12,10 @@ from models import CONFIGS, ENCODER_DECODERS, build
 from torch.overrides import TorchFunctionMode
 
 import attriflow
-from attriflow import gradients
+from attriflow import gradients, row_attention
 from attriflow.errors import UnsupportedModelError
+from attriflow.methods import deeplift
+from attriflow.row_attention import RowLimits
 
 PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
 TARGETS = {
@@ -112,6 +114,58 @@ class TestComplete:
             torch.testing.assert_close(out.scores[step].nansum(), wanted, atol=1e-5, rtol=rtol)
 
 
+@pytest.mark.parametrize("method", ["deeplift", "layer_deeplift"])
+@pytest.mark.parametrize("products", [1, 100])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_attention_by_rows(model, name, products, method, monkeypatch):
+    """What long inputs run: slopes of attention worked out again for groups of query rows."""
+    options = {"fn": "logits", "method": method}
+    entered = []
+
+    def limits(engine):
+        entered.append(True)
+        return RowLimits(kept_bytes=0, group_bytes=4000, products=products)
+
+    wanted = attribute(model(name), **options)
+    monkeypatch.setattr(deeplift, "_limits", limits)
+    split = spy_on(monkeypatch)
+    found = attribute(model(name), **options)
+    assert entered
+    assert max(split) > 1, "one group holds all rows: nothing is tested"
+    rtol = 1e-11 if name in ("gpt2", "bart", "marian", "t5") else 2e-6  # the others' softmax casts to single precision
+    for a, b in zip(wanted, found, strict=True):
+        atol = rtol * float(a.scores.nan_to_num().abs().max())
+        torch.testing.assert_close(a.scores, b.scores, atol=atol, rtol=0, equal_nan=True)
+    check_sums(found, 1e-5)
+
+
+def spy_on(monkeypatch):
+    """Groups of rows of each attention call."""
+    groups, counted = row_attention._Job.groups, []
+
+    def spy(self, query):
+        parts = list(groups(self, query))
+        counted.append(len(parts))
+        return iter(parts)
+
+    monkeypatch.setattr(row_attention._Job, "groups", spy)
+    return counted
+
+
+@pytest.mark.parametrize("name", ["llama-gqa", "bart"])
+def test_long_inputs_go_by_rows(model, name, monkeypatch):
+    """The engine's own limits, with less memory."""
+    import attriflow.engine as engine
+
+    wanted = attribute(model(name))
+    monkeypatch.setattr(engine, "CHUNK_BYTES", 20_000)
+    split = spy_on(monkeypatch)
+    found = attribute(model(name))
+    assert max(split) > 1
+    for a, b in zip(wanted, found, strict=True):
+        torch.testing.assert_close(a.scores, b.scores, atol=1e-6, rtol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", ["bart", "t5"])
 def test_source_alone(model, name):
     check_sums(attribute(model(name), both_sides=False), 1e-5)
@@ -208,10 +262,10 @@ def test_routing_is_refused(tokenizers):
 
 
 def test_a_missing_rule_does_not_go_unnoticed(model, monkeypatch):
-    from attriflow import paired
+    from attriflow import tape
 
     m = model("gpt2")
-    monkeypatch.delitem(paired.RULES, "layer_norm")
+    monkeypatch.delitem(tape.RULES, "layer_norm")
     with pytest.warns(UserWarning, match="operation without a rule"):
         m.attribute(PROMPTS[0], TARGETS[False][0], method="deeplift", attributed_fn="logits")
 

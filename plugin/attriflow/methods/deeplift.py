@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attriflow import engine as settings
 from attriflow.engine import Engine, Sites
 from attriflow.methods._layers import endpoints, value_at
 from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
 from attriflow.paired import Paired
 from attriflow.registry import methods
+from attriflow.row_attention import RowLimits
 from attriflow.secants import activations, rescale
 
 CAPTUM = {nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus}
@@ -71,18 +73,21 @@ def contributions(
     baselines: dict[str, Tensor],
 ) -> Scores:
     """Multipliers between two outputs of the target layers (input embeddings without `sites`) times the difference."""
-    hf = engine.model.hf
+    hf, together = engine.model.hf, None
     if options.captum_compatible:
         pair = Paired(hf, CAPTUM, slope=rescale, functions=False)
     else:
-        pair = Paired(hf, activations(), skip=list((sites or {}).values()))
+        limits = _limits(engine)
+        pair = Paired(hf, activations(), skip=list((sites or {}).values()), limits=limits)
+        if pair.by_rows and engine.attention_bytes() > limits.kept_bytes:
+            together = limits.products
     if engine.force_contrast:
         engine.scored()  # the foil's pass is a constant, and no part of either pass
     with pair.record():
         outside = value_at(engine, sites, baselines)
     out = EmbeddingReducer(engine, options.reduction)
     total = torch.zeros_like(outside, dtype=engine.dtype)
-    for steps, grads in engine.gradients(lambda _: inputs, sites=sites, within=pair.replay):
+    for steps, grads in engine.gradients(lambda _: inputs, sites=sites, within=pair.replay, together=together):
         for block, g in grads.items():
             scores = g * (inputs[block] - baselines[block]).unsqueeze(1)
             total[:, steps] += scores.sum((-1, -2))
@@ -94,6 +99,16 @@ def contributions(
     if not options.captum_compatible and engine.model.dtype in (torch.float32, torch.float64):
         _check(engine, deltas, inside, outside)
     return out.scores({"deltas": deltas} if options.return_convergence_delta else None)
+
+
+def _limits(engine: Engine) -> RowLimits:
+    """Keep the attention weights of all layers where they fit; else slopes are worked out for many products at once."""
+    layers = int(getattr(engine.model.hf.config.get_text_config(), "num_hidden_layers", 12))
+    return RowLimits(
+        kept_bytes=settings.CHUNK_BYTES / (4 * layers),
+        group_bytes=settings.CHUNK_BYTES / 4,
+        products=min(engine.products_at_once(), engine.batch.n_steps),
+    )
 
 
 def _check(engine: Engine, deltas: Tensor, inside: Tensor, outside: Tensor) -> None:
