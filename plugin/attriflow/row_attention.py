@@ -1,8 +1,8 @@
 """Attention of a recorded or replayed pass, a few query rows at a time: what long inputs need.
 
-Written out, attention leaves several `[row, head, query, key]` tensors per layer on the tape and in the graph. Here only
-queries, keys and values are kept: values are computed by groups of query rows, and so are the slopes, again in every
-traversal of the graph, by recording and replaying the architecture's own function on each group.
+Written out, attention leaves several `[row, head, query, key]` tensors per layer on the tape and in the graph. Here
+only queries, keys and values are kept: outputs are computed by groups of query rows, and so are the slopes, again in
+every traversal of the graph, by recording and replaying the architecture's own function on each group.
 """
 
 from __future__ import annotations

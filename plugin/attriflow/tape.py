@@ -7,8 +7,7 @@ order and gives each function the gradient of its rule (see `secants`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,10 +62,12 @@ class Mode(TorchFunctionMode, ABC):
         return self.call(func, ALIASES.get(name, name), target, args, kwargs)
 
     @abstractmethod
-    def call(self, func: Any, name: str, target: Any, args: Any, kwargs: Any) -> Any: ...
+    def call(self, func: Any, name: str, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run a function (plain name, tensor changed in place or None)."""
 
     @abstractmethod
-    def module(self, module: nn.Module, x: Tensor, output: Tensor, slope: Slope) -> Tensor: ...
+    def module(self, module: nn.Module, x: Tensor, output: Tensor, slope: Slope) -> Tensor:
+        """What an activation module puts out."""
 
 
 def _operands(name: str, leaves: Sequence[Any]) -> list[int]:
@@ -80,7 +81,10 @@ def _operands(name: str, leaves: Sequence[Any]) -> list[int]:
 
 
 class Recorder(Mode):
+    """The baseline pass."""
+
     def call(self, func: Any, name: str, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run a function."""
         leaves, _ = tree_flatten((args, kwargs))
         if name in RULES and (places := _operands(name, leaves)):
             self.tape.add(name, [leaves[i] for i in places])
@@ -92,11 +96,14 @@ class Recorder(Mode):
         return out
 
     def module(self, module: nn.Module, x: Tensor, output: Tensor, slope: Slope) -> Tensor:
+        """Keep the input."""
         self.tape.add("module", [x])
         return output
 
 
 class Replayer(Mode):
+    """A pass over the input."""
+
     at = 0
 
     def take(self, name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -111,6 +118,7 @@ class Replayer(Mode):
         return before
 
     def call(self, func: Any, name: str, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run a function."""
         leaves, spec = tree_flatten((args, kwargs))
         if name == "topk":
             out = func(*args, **kwargs)
@@ -136,6 +144,7 @@ class Replayer(Mode):
         return target.copy_(made) if isinstance(target, Tensor) else made
 
     def module(self, module: nn.Module, x: Tensor, output: Tensor, slope: Slope) -> Tensor:
+        """Give the output its slope."""
         (before,) = self.take("module", [x])
         if not x.requires_grad:
             return output
