@@ -138,12 +138,13 @@ class _Rows(torch.autograd.Function):
         sums = [grad.new_zeros(t.shape) for t in (query, key, value)]
         for rows, seen, mask, options in job.groups(query):
             tape = Tape()
+            q, k, v = _group(before, rows, seen)
             with torch.no_grad(), Recorder(tape):
-                eager(job.module, *_group(before, rows, seen), mask, **options)
-            leaves = [t.detach().requires_grad_(True) for t in _group((query, key, value), rows, seen)]
+                eager(job.module, q, k, v, mask, **options)
+            q, k, v = (t.detach().requires_grad_(True) for t in _group((query, key, value), rows, seen))
             with torch.enable_grad(), Replayer(tape):
-                out = eager(job.module, *leaves, mask, **options)[0]
-            found = torch.autograd.grad(out, leaves, grad[:, rows])
+                out = eager(job.module, q, k, v, mask, **options)[0]
+            found = torch.autograd.grad(out, (q, k, v), grad[:, rows])
             sums[0][:, :, rows] += found[0]
             sums[1][:, :, :seen] += found[1]
             sums[2][:, :, :seen] += found[2]
