@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from attriflow.tracking.log_model import log_model as log_model
     from attriflow.types import Attribution as Attribution
     from attriflow.types import Forward as Forward
+    from attriflow.views.display import show_attributions as show_attributions
+    from attriflow.views.display import show_granular_attributions as show_granular_attributions
+    from attriflow.views.display import show_token_attributions as show_token_attributions
 
 _HOMES = {
     "AttriflowError": "attriflow.errors",
@@ -29,6 +32,9 @@ _HOMES = {
     "load": "attriflow.output",
     "load_model": "attriflow.model",
     "log_model": "attriflow.tracking.log_model",
+    "show_attributions": "attriflow.views.display",
+    "show_granular_attributions": "attriflow.views.display",
+    "show_token_attributions": "attriflow.views.display",
 }
 
 __all__ = [
@@ -46,6 +52,9 @@ __all__ = [
     "load_model",
     "log_model",
     "register_step_function",
+    "show_attributions",
+    "show_granular_attributions",
+    "show_token_attributions",
 ]
 
 
@@ -87,8 +96,35 @@ def list_metrics() -> list[str]:
     return metrics.names()
 
 
-def register_step_function(fn: Any, identifier: str, overwrite: bool = False, **meta: Any) -> None:
-    """Register a function `(Forward, *, option=...) -> [batch, step]` under a name."""
+def register_step_function(
+    fn: Any = None,
+    identifier: str | None = None,
+    overwrite: bool = False,
+    aggregate_map: Any = None,
+    **meta: Any,
+) -> Any:
+    """Register a function `(Forward, *, option=...) -> [batch, step]` under a name.
+
+    It can then be explained (`attributed_fn`), recorded (`step_scores`) and evaluated like a built-in one. Called
+    without `fn` it is a decorator: `@register_step_function(identifier="my_score", unit="nats")`.
+
+    Args:
+        fn: The function; its keyword-only parameters are its options.
+        identifier: Its name; the function's own when None.
+        overwrite: Replace a function of that name.
+        aggregate_map: How values of merged tokens combine: aggregator name ("spans", "subwords", ...) -> function of
+            `[..., token]` values, or the name of one; others use `span`.
+        **meta: What is known of it: `unit`, `span` ("mean", "sum", "prod", ...), `higher` (what a high value means),
+            `stepwise=True` where a step's value depends on that step's logits only (gradients are then cheaper),
+            `contrast="tokens"` or `"inputs"` where it needs a foil, `passes=True` where it runs the model again,
+            `differentiable=False`, `paper`.
+
+    Returns:
+        The function, or the decorator.
+    """
     from attriflow.registry import step_functions
 
-    step_functions.register(identifier, overwrite=overwrite, stepwise=meta.pop("stepwise", False), **meta)(fn)
+    if fn is None:
+        return lambda function: register_step_function(function, identifier, overwrite, aggregate_map, **meta)
+    known = {"stepwise": False, **meta, **({} if aggregate_map is None else {"aggregate_map": dict(aggregate_map)})}
+    return step_functions.register(identifier or fn.__name__, overwrite=overwrite, **known)(fn)

@@ -26,6 +26,7 @@ from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
+from attriflow.passes import EnginePasses
 from attriflow.prefix import SHORTEST, Prefix, first_change, record, rerun, worthwhile
 from attriflow.types import Example, Forward
 
@@ -63,10 +64,12 @@ class Objective:
         function: `(Forward) -> [batch, step]`.
         stepwise: Whether a step's value depends on that step's logits only, as the contract says; the engine then sends
             one gradient per step through the LM head, not one per pair of steps. False for unregistered callables.
+        passes: Whether it runs the model again, so that nothing of a pass may be left out or taken from another.
     """
 
     function: Callable[[Forward], Tensor]
     stepwise: bool = True
+    passes: bool = False
 
     def __call__(self, forward: Forward) -> Tensor:
         """Value per step, `[batch, step]`."""
@@ -172,20 +175,26 @@ class Engine:
         n = rows.query.shape[0]
         self.counter.forward_rows += n
         self.counter.forward_calls += 1
-        return self.forward_of(logits, steps)
+        return self.forward_of(logits, steps, rows)
 
-    def forward_of(self, logits: Tensor, steps: slice = slice(None)) -> Forward:
-        """What step functions see of `[version * batch, step, vocab]` logits."""
+    def forward_of(self, logits: Tensor, steps: slice = slice(None), rows: Rows | None = None) -> Forward:
+        """What step functions see of `[version * batch, step, vocab]` logits, and the rows they came from."""
         repeat = logits.shape[0] // self.batch.size
         forward = Forward(
             logits=logits,
             target_ids=self.batch.step_ids[:, steps].repeat(repeat, 1),
             mask=self.batch.step_mask[:, steps].repeat(repeat, 1),
             model=self.model,
+            passes=EnginePasses(self, self.rows(repeat) if rows is None else rows, steps),
         )
         return self._contrasted(forward, repeat, self.force_contrast, steps)
 
     # -- contrast ---------------------------------------------------------------------------------------------------
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether the examples have foils."""
+        return self._contrast is not None
 
     def _collate_contrast(self) -> Batch | None:
         contrasts = [e.contrast for e in self.examples if e.contrast is not None]
@@ -241,8 +250,7 @@ class Engine:
         self._pieces[steps.start] = forward.logits.detach()
         if sum(piece.shape[1] for piece in self._pieces.values()) == self.batch.n_steps:
             logits = torch.cat([self._pieces[start] for start in sorted(self._pieces)], 1)
-            plain = Forward(logits=logits, target_ids=self.batch.step_ids, mask=self.batch.step_mask, model=self.model)
-            self._base = self._contrasted(plain, 1, forced=self.force_contrast)
+            self._base = self.forward_of(logits)
             self._pieces.clear()
 
     @torch.no_grad()
@@ -350,7 +358,8 @@ class Engine:
                     out.append(self.objective(forward).unflatten(0, (end - at, self.batch.size)))
                     at = end
                     continue
-                if self.model.is_encoder_decoder and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
+                reusable = self.model.is_encoder_decoder and not self.objective.passes
+                if reusable and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
                     changed["encoder_states"] = self.encoder_states().repeat(end - at, 1, 1)
                 forward = self.run(self.rows(end - at, **changed))
                 out.append(self.objective(forward).unflatten(0, (end - at, self.batch.size)))
@@ -366,6 +375,8 @@ class Engine:
         """Keys and values of the unchanged batch, where reusing them gives the logits of a run that does not."""
         width = self.ids("target").shape[1]
         if self.model.is_encoder_decoder or self.model.reuses_prefix is False or width <= 2 * SHORTEST:
+            return None
+        if self.objective.passes:
             return None
         if self._prefix is None:
             self._prefix = record(self)

@@ -14,7 +14,8 @@ from attriflow import __version__ as attriflow_version
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, check_keywords
 from attriflow.models.base import LanguageModel
-from attriflow.registry import methods, step_functions
+from attriflow.models.tokens import decode
+from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.types import Attribution, Example, Forward, Provenance, StepFunction, Token
 
 
@@ -56,6 +57,7 @@ def make_job(
     info = methods.info(name)
     if not isinstance(seed, int):
         raise InputError(f"seed must be an integer, not {seed!r}")
+    check_gradient(info, attributed_fn)
     blocks = ("source", "target") if attribute_target else ("source",)
     objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
     return Job(
@@ -71,7 +73,7 @@ def make_job(
         seed=seed,
         eos_baseline=include_eos_baseline,
         granular=granular,
-        force_contrast=force_contrast,
+        force_contrast=force_contrast or contrast_kind(attributed_fn) == "inputs",
     )
 
 
@@ -91,7 +93,7 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
     )
     scores = job.method(engine)
     with torch.no_grad():
-        values = {name: fn(engine.scored()) for name, fn in job.steps.items()}
+        values = step_values(engine, job.steps)
     values.update(scores.step_scores)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
@@ -128,14 +130,42 @@ def make_objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any
         bound = (lambda forward: fn(forward, **args)) if args else fn
         return Objective(bound, stepwise=False), getattr(fn, "__name__", type(fn).__name__)
     info = step_functions.info(fn)
-    return Objective(info.build(**args), stepwise=bool(info.meta.get("stepwise", True))), info.name
+    stepwise, passes = bool(info.meta.get("stepwise", True)), bool(info.meta.get("passes", False))
+    return Objective(info.build(**args), stepwise=stepwise, passes=passes), info.name
+
+
+def check_gradient(method: PartInfo, fn: str | Callable[[Forward], Tensor]) -> None:
+    """Raise `InputError` when a method needs the gradient of a function that has none."""
+    if not isinstance(fn, str) or method.meta.get("family") not in ("gradient", "path"):
+        return
+    info = step_functions.info(fn)
+    if not info.meta.get("differentiable", True):
+        raise InputError(
+            f"step function '{info.name}' is a count and has no gradient, which '{method.name}' needs; explain it with "
+            "a perturbation method (such as 'occlusion') or an internals method"
+        )
+
+
+def contrast_kind(fn: str | Callable[[Forward], Tensor]) -> str | None:
+    """What a step function compares: "tokens", "inputs", or nothing (None)."""
+    return step_functions.info(fn).meta.get("contrast") if isinstance(fn, str) else None
+
+
+def is_difference(fn: str) -> bool:
+    """Whether a step function subtracts the foil's value from the target's."""
+    return bool(step_functions.info(fn).meta.get("difference"))
 
 
 def check_contrast(functions: Sequence[Any], contrasted: bool) -> None:
     """Raise `InputError` when a contrastive step function is used without contrastive inputs."""
     for name in functions:
-        if isinstance(name, str) and step_functions.info(name).meta.get("contrast") and not contrasted:
+        if contrast_kind(name) and not contrasted:
             raise InputError(f"step function '{name}' compares with a foil: pass contrast_targets or contrast_sources")
+
+
+def step_values(engine: Engine, functions: Mapping[str, StepFunction]) -> dict[str, Tensor]:
+    """Values of step functions, name -> `[batch, step]`; without foils, of those that need none."""
+    return {name: fn(engine.scored()) for name, fn in functions.items() if engine.contrasted or not contrast_kind(name)}
 
 
 def bind_step_functions(names: str | Sequence[str], args: Mapping[str, Any]) -> dict[str, StepFunction]:
@@ -187,10 +217,24 @@ def _unbatch(
         norms=torch.cat(norms, 1) if norms else None,
         step_scores={name: v[row, :n_steps].detach().cpu() for name, v in values.items()},
         sequence_scores={name: _square(example, name, v[row]) for name, v in scores.sequence_scores.items()},
-        provenance=provenance,
+        provenance=_with_foil(provenance, engine.model, example),
         input_text=example.input_text,
         target_text=example.target_text,
+        segments=example.segments,
+        turns=example.turns,
     )
+
+
+def _with_foil(provenance: Provenance, model: LanguageModel, example: Example) -> Provenance:
+    """The provenance with what the example was compared with."""
+    foil = example.contrast
+    if foil is None:
+        return provenance
+    own, other = example.source_ids, list(foil.source_ids)
+    if not example.source:
+        own, other = example.target_ids[: example.start], list(foil.target_ids[: foil.positions[0]])
+    before = decode(model.tokenizer, other) if other != own else ""
+    return dataclasses.replace(provenance, foil=tuple(t.text for t in model.tokens(foil.ids)), foil_input=before)
 
 
 def _square(example: Example, name: str, scores: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ the derivative for every product, and some of them have no batched form at all. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -119,22 +119,37 @@ def _attention(limit: float, func: Any, args: Any, kwargs: Any) -> Tensor:
     """
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    query, key, value, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
+    query, key = given["query"], given["key"]
     size = query.shape[:-1].numel() * key.shape[-2] * query.element_size()
     if given.get("dropout_p") or size > limit or query.dtype in (torch.bfloat16, torch.float16):
         return func(*args, **kwargs)  # type: ignore[no-any-return]
-    if given.get("enable_gqa"):
+    return written_out(**{k: v for k, v in given.items() if k != "dropout_p"})
+
+
+def written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    drop: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """`scaled_dot_product_attention` as matrix products and a softmax; `drop` changes the weights."""
+    if enable_gqa:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scale = given.get("scale")
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
-    if given.get("is_causal"):
+    mask = attn_mask
+    if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
     if mask is not None:
         scores = scores + mask  # no masking of gradients: the softmax has none where its output is 0
-    return scores.softmax(-1) @ value
+    weights = scores.softmax(-1)
+    return (weights if drop is None else drop(weights)) @ value
 
 
 def _activation_hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:

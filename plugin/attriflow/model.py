@@ -11,9 +11,18 @@ from torch import Tensor
 
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
-from attriflow.explain import Job, bind_step_functions, check_contrast, explain_batch, make_job, names_of
+from attriflow.explain import (
+    Job,
+    bind_step_functions,
+    check_contrast,
+    explain_batch,
+    is_difference,
+    make_job,
+    names_of,
+    step_values,
+)
 from attriflow.models.base import LanguageModel, Rows
-from attriflow.models.contrast import Alignments, add_contrasts
+from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.loading import load
 from attriflow.models.segments import Inputs, Segments, read_inputs, read_segments, with_reply
 from attriflow.output import AttributionOutput
@@ -194,6 +203,15 @@ class AttributionModel:
                 last.append(i)
         return batches
 
+    def _batches(self, examples: Sequence[Example], batch_size: int | None) -> list[list[int]]:
+        """`plan_batches` with foils together: a batch has them for all of its examples or for none."""
+        out = []
+        for contrasted in (False, True):
+            part = [i for i, e in enumerate(examples) if (e.contrast is not None) == contrasted]
+            for index in self.plan_batches([examples[i] for i in part], batch_size):
+                out.append([part[i] for i in index])
+        return out
+
     # -- attribution ------------------------------------------------------------------------------------------------
 
     def attribute(
@@ -244,12 +262,15 @@ class AttributionModel:
             step_scores_args: Options of the step scores: `{option: value}` for all that take it, or
                 `{step function: {option: value}}`.
             skip_special_tokens: Tokenise without the tokenizer's special tokens.
-            contrast_sources: Contrastive source texts (encoder-decoders), for contrastive step functions.
+            contrast_sources: Contrastive source texts, for contrastive step functions; for decoder-only models other
+                prompts, after which the same continuation is read.
             contrast_targets: Contrastive targets: whole texts for decoder-only models, target texts otherwise.
             contrast_targets_alignments: Pairs (target position, contrast position) per text, positions counted in the
-                whole decoder sequence; without them the two targets are aligned one to one from the right.
+                whole decoder sequence; without them the two targets are aligned one to one from the right. "auto" (for
+                all texts, or in place of one text's pairs) aligns equal and similar tokens (see `models.alignment`).
             contrast_force_inputs: A contrastive `attributed_fn` compares with the contrastive input's own prediction
-                instead of the foil's probability after the original input.
+                instead of the foil's probability after the original input; always so for functions that compare two
+                inputs (`kl_divergence`, `pcxmi`, `in_context_pvi`).
             segments: Parts of the input for `unit="segment"` of perturbation methods (see `encode`).
             **method_options: Options of the method (as in Inseq, of the step functions too); unknown ones are errors.
 
@@ -302,6 +323,8 @@ class AttributionModel:
                 contrast_targets_alignments,
                 skip_special_tokens,
             )
+            if not job.force_contrast and isinstance(attributed_fn, str) and is_difference(attributed_fn):
+                check_foils(examples, attributed_fn)
         return AttributionOutput(self._attribute(examples, job, batch_size, show_progress, generated_texts is None))
 
     def attribute_examples(
@@ -321,7 +344,10 @@ class AttributionModel:
         show_progress: bool = False,
         **method_options: Any,
     ) -> list[Attribution]:
-        """Explain encoded examples (see `attribute`)."""
+        """Explain encoded examples (see `attribute`).
+
+        Some of them may have foils: contrastive step scores are then given for these only.
+        """
         job = make_job(
             method,
             encoder_decoder=self.is_encoder_decoder,
@@ -336,7 +362,8 @@ class AttributionModel:
             method_options=method_options,
             force_contrast=False,
         )
-        check_contrast((attributed_fn, *names_of(step_scores)), all(e.contrast is not None for e in examples))
+        check_contrast((attributed_fn,), all(e.contrast is not None for e in examples))
+        check_contrast(names_of(step_scores), any(e.contrast is not None for e in examples))
         return self._attribute(examples, job, batch_size, show_progress, False)
 
     def _route(
@@ -366,7 +393,7 @@ class AttributionModel:
     ) -> list[Attribution]:
         found: dict[int, Attribution] = {}
         with self.wrapped.frozen():
-            for index in track(self.plan_batches(examples, batch_size), job.name, show):
+            for index in track(self._batches(examples, batch_size), job.name, show):
                 batch = [examples[i] for i in index]
                 for i, attribution in zip(index, self._safe_batch(batch, job, generated), strict=True):
                     found[i] = attribution
@@ -396,15 +423,19 @@ class AttributionModel:
         batch_size: int | None = None,
         seed: int = 0,
     ) -> list[dict[str, Tensor]]:
-        """Values of step functions, per example name -> `[step]`, from one forward per batch."""
+        """Values of step functions, per example name -> `[step]`, from one forward per batch.
+
+        Contrastive functions are left out for examples without a foil.
+        """
         functions = bind_step_functions(list(step_functions), step_functions)
         found: dict[int, dict[str, Tensor]] = {}
+        check_contrast(list(functions), any(e.contrast is not None for e in examples))
         objective = Objective(lambda forward: forward.of_target(forward.logits))
         with self.wrapped.frozen():
-            for index in self.plan_batches(examples, batch_size):
+            for index in self._batches(examples, batch_size):
                 batch = [examples[i] for i in index]
                 engine = Engine(self.wrapped, batch, objective, ("target",), seed)
-                values = {name: fn(engine.scored()).cpu() for name, fn in functions.items()}
+                values = {name: value.cpu() for name, value in step_values(engine, functions).items()}
                 for row, i in enumerate(index):
                     found[i] = {name: v[row, : examples[i].n_steps] for name, v in values.items()}
         return [found[i] for i in range(len(examples))]

@@ -89,6 +89,7 @@ def rerun(engine: Engine, prefix: Prefix, length: int, embeds: Tensor) -> Forwar
     first = int(moved[0]) if len(moved) else batch.n_steps
     base = engine.base()
     logits = base.logits.repeat(repeat, 1, 1)
+    rows = Rows(query=batch.query, past=(None, length))
     if first < batch.n_steps:
         query = (batch.query[:, first:] - length).clamp(min=0).repeat(repeat, 1)
         rows = Rows(
@@ -100,4 +101,4 @@ def rerun(engine: Engine, prefix: Prefix, length: int, embeds: Tensor) -> Forwar
         logits[:, first:] = torch.where(affected, engine.model.run(rows), logits[:, first:])
         engine.counter.forward_rows += embeds.shape[0]
         engine.counter.forward_calls += 1
-    return engine.forward_of(logits)
+    return engine.forward_of(logits, rows=rows)

@@ -13,8 +13,10 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -55,10 +57,11 @@ class Bound:
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         self.function, self.options = function, options
+        self.__wrapped__ = function  # so that `inspect.signature` tells what the function takes
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with the bound options."""
-        return self.function(*args, **self.options)
+        return self.function(*args, **self.options, **kwargs)
 
 
 def options_of(obj: Any) -> dict[str, Any]:
@@ -135,14 +138,14 @@ class Registry:
         return self._points
 
     def names(self) -> list[str]:
-        """Sorted names of all parts (aliases are not listed)."""
+        """Sorted names of all parts (aliases and references to files are not listed)."""
         if self.functions:
             for module in self.modules():
                 importlib.import_module(f"{self.package}.{module}")
             home = set()
         else:
             home = set(self.modules())
-        return sorted(home | set(self._parts) | set(self._entry_points()))
+        return sorted(home | {n for n in self._parts if ":" not in n} | set(self._entry_points()))
 
     def resolve(self, name: str) -> str:
         """The registered name for a name or alias; `UnknownNameError` with a suggestion otherwise."""
@@ -159,6 +162,8 @@ class Registry:
         """The part and its metadata; imports its module when needed."""
         if not isinstance(name, str):
             raise UnknownNameError(unknown(self.kind, name, self.names()))
+        if ":" in name and name not in self._parts:
+            return self._refer(name)
         name = self.resolve(name)
         if name not in self._parts:
             point = self._entry_points().get(name)
@@ -171,6 +176,25 @@ class Registry:
         if name not in self._parts:
             raise AttriflowError(f"module '{self.package}.{name}' does not register a {self.kind} named '{name}'")
         return self._parts[name]
+
+    def _refer(self, reference: str) -> PartInfo:
+        """A part given as "module:attribute" or "path/to/file.py:attribute"; registered under its reference."""
+        place, _, attribute = reference.rpartition(":")
+        before = dict(self._parts)
+        try:
+            part = getattr(_load(place), attribute)
+        except (ImportError, OSError, AttributeError, SyntaxError) as error:
+            raise UnknownNameError(
+                f"{self.kind} {reference!r} cannot be loaded ({type(error).__name__}: {error}); a reference is "
+                "'module:attribute' or 'path/to/file.py:attribute'"
+            ) from error
+        if not callable(part):
+            raise UnknownNameError(f"{self.kind} {reference!r} is a {type(part).__name__}, not a function or class")
+        own = next((info for name, info in self._parts.items() if info.obj is part and name not in before), None)
+        own = own or next((info for info in before.values() if info.obj is part), None)
+        meta = {"stepwise": False} if own is None else dict(own.meta)
+        self.register(reference, overwrite=True, **meta)(part)
+        return self._parts[reference]
 
     def get(self, name: str) -> Any:
         """The registered object."""
@@ -185,8 +209,29 @@ class Registry:
         return (self.info(n) for n in self.names())
 
     def __contains__(self, name: object) -> bool:
-        """Whether a part (or alias) of that name exists."""
+        """Whether a part (or alias) of that name exists; references to parts elsewhere are not looked up."""
         return isinstance(name, str) and (name in self.names() or name in self._aliases)
+
+
+def _load(place: str) -> Any:
+    """A module by its name, or from a file."""
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    path = Path(place).expanduser().resolve()
+    name = f"attriflow_file_{path.stem}_{abs(hash(str(path)))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _origin(obj: Any) -> tuple[str | None, str | None]:
@@ -196,4 +241,7 @@ def _origin(obj: Any) -> tuple[str | None, str | None]:
 methods = Registry("attribution method", "attriflow.methods", "attriflow.methods")
 step_functions = Registry("step function", "attriflow.step_functions", "attriflow.step_functions", functions=True)
 aggregators = Registry("aggregator", "attriflow.aggregation", "attriflow.aggregators")
+aggregation_functions = Registry(
+    "aggregation function", "attriflow.aggregation.functions", "attriflow.aggregation_functions", functions=True
+)
 metrics = Registry("metric", "attriflow_metrics", "attriflow.metrics")

@@ -278,6 +278,23 @@ def _norm(call: Call) -> Tensor | None:
     return normalised(call.value, x, call.before[0], width, call.option(2, "weight"), eps, layer)
 
 
+def _extreme(call: Call) -> Tensor | None:
+    """Largest (smallest) entry: of the two entries that are it at either point, the share that gives the difference."""
+    dim = call.option(1, "dim")
+    if call.tracked != [0] or not isinstance(dim, int):
+        return None
+    x, b, value = call.leaves[0], call.before[0], call.value
+    pick = torch.argmax if call.name == "amax" else torch.argmin
+    (i, j) = (pick(t.detach(), dim, keepdim=True) for t in (x, b))
+    a = anchor(x)
+    moved = [x.detach().gather(dim, k) - b.gather(dim, k) for k in (i, j)]
+    change = x.detach().gather(dim, i) - b.gather(dim, j)
+    apart = moved[0] - moved[1]
+    share = torch.where(apart != 0, (change - moved[1]) / apart, 1.0).nan_to_num(1.0, 1.0, 1.0)
+    out = share * a.gather(dim, i) + (1 - share) * a.gather(dim, j)
+    return value.detach() + (out if call.option(2, "keepdim", False) else out.squeeze(dim))
+
+
 def _gated(call: Call) -> Tensor | None:
     dim = call.option(1, "dim", -1)
     (a, gate), (ab, gate_b) = (t.chunk(2, dim) for t in (call.leaves[0], call.before[0]))
@@ -323,6 +340,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("div", "rdiv"), _divide),
     **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _softmax),
     **dict.fromkeys(("layer_norm", "rms_norm"), _norm),
+    **dict.fromkeys(("amax", "amin"), _extreme),
     "glu": _gated,
     "scaled_dot_product_attention": _attention,
 }

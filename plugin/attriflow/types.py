@@ -48,11 +48,18 @@ class Contrast:
         source_ids: Encoder ids; empty for decoder-only models.
         target_ids: All decoder ids of the contrastive text.
         positions: For each step, the position in `target_ids` of the token it is compared with.
+        step_ids: For each step, the id it is compared with, where that is not the token at its position.
     """
 
     source_ids: tuple[int, ...] = ()
     target_ids: tuple[int, ...]
     positions: tuple[int, ...]
+    step_ids: tuple[int, ...] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """For each step, the id it is compared with."""
+        return tuple(self.target_ids[p] for p in self.positions) if self.step_ids is None else self.step_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,13 @@ class Example:
         return self.stop - self.start
 
     @property
+    def prompt_length(self) -> int:
+        """Decoder tokens that were given: the prompt, or the decoder start token."""
+        if self.source:
+            return 1
+        return next((i for i, t in enumerate(self.target) if t.segment == "generated"), len(self.target))
+
+    @property
     def source_ids(self) -> list[int]:
         """Encoder token ids."""
         return [t.id for t in self.source]
@@ -101,6 +115,18 @@ class Example:
         return (*self.source, *(self.target[: self.stop] if with_target else ()))
 
 
+class Passes(Protocol):
+    """Further passes over the input of a `Forward`, read at the same steps."""
+
+    def dropout(self, n: int) -> Sequence[Forward]:
+        """`n` passes with dropout, seeded; a warning when the model has none."""
+        ...
+
+    def lens(self, layer: int | None = None) -> Sequence[Forward]:
+        """What the LM head reads from the states after a decoder layer, or after all of them but the last."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
     """What a step function sees: one teacher-forced pass, read at the target positions.
@@ -111,7 +137,8 @@ class Forward:
         mask: `[batch, step]`, False on steps that only pad shorter examples.
         contrast: The same for contrastive inputs, or None. As the attributed function, its logits are those of the
             original input unless `contrast_force_inputs` is set; as step scores, those of the contrastive input.
-        model: The wrapped model, for functions that need another pass; None in tests with plain tensors.
+        model: The wrapped model (its tokenizer, its sizes); None in tests with plain tensors.
+        passes: Further passes over the same input, for functions that need them; None in tests with plain tensors.
     """
 
     logits: Tensor
@@ -119,6 +146,7 @@ class Forward:
     mask: Tensor | None = None
     contrast: Forward | None = None
     model: Any = None
+    passes: Passes | None = None
 
     def log_probs(self) -> Tensor:
         """Log-probabilities in nats, `[batch, step, vocab]`."""
@@ -158,6 +186,8 @@ class Provenance:
 
     `seconds`, `forward_rows` (sequences sent through the model), `forward_calls` (batched invocations) and
     `backward_rows` (vector-Jacobian products of one sequence each) are this example's share of its batch.
+    `foil` holds the token that each explained one was compared with, where there was a contrast, and `foil_input` what
+    preceded it in the contrastive input, where that was another text.
     """
 
     method: str
@@ -177,6 +207,12 @@ class Provenance:
     backward_rows: float = 0.0
     seconds: float = 0.0
     generated: bool = False
+    foil: tuple[str, ...] = ()
+    foil_input: str = ""
+
+    def __post_init__(self) -> None:
+        """Lists, as files give them, become tuples."""
+        object.__setattr__(self, "foil", tuple(self.foil))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -197,6 +233,7 @@ class Attribution:
             `[credited token, receiving token, layer(, head)]`; only where a method was asked for them.
         provenance: Method, options, seed, versions, cost.
         input_text, target_text: Texts the token spans refer to.
+        segments, turns: Character spans of the caller's segments and of a chat's turns in `input_text` (see `Example`).
     """
 
     scores: Tensor
@@ -210,9 +247,11 @@ class Attribution:
     provenance: Provenance
     input_text: str = ""
     target_text: str = ""
+    segments: tuple[tuple[int, int], ...] = ()
+    turns: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that the lengths of the axes agree with tokens and step scores."""
+        """Check that the lengths of the axes agree with tokens, step scores and sequence scores."""
         if self.axes[:2] != ("step", "input"):
             raise InputError(f"axes must begin with ('step', 'input'), not {self.axes}")
         if self.scores.ndim != len(self.axes):
@@ -228,6 +267,13 @@ class Attribution:
                 )
         if self.norms is not None and self.norms.shape != self.scores.shape[:2]:
             raise InputError(f"norms have shape {tuple(self.norms.shape)}, expected {tuple(self.scores.shape[:2])}")
+        for name, values in self.sequence_scores.items():
+            shape = tuple(values.shape)
+            if values.ndim != len(self.axes) or shape[0] != shape[1]:
+                raise InputError(
+                    f"sequence score '{name}' has shape {shape}, expected [token, token"
+                    f"{''.join(f', {axis}' for axis in self.axes[2:])}]"
+                )
 
     @property
     def visible(self) -> Tensor:
@@ -260,11 +306,64 @@ class Attribution:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def show(self, **options: Any) -> None:
-        """Print the attribution as a table in the terminal."""
-        from attriflow.views.console import show
+    @property
+    def minimum(self) -> float:
+        """Smallest score, or 0 if none is below: the lower end of a colour scale."""
+        return float(self.scores.nan_to_num().clamp(max=0).min())
 
-        show(self, **options)
+    @property
+    def maximum(self) -> float:
+        """Largest score, or 0 if none is above."""
+        return float(self.scores.nan_to_num().clamp(min=0).max())
+
+    def aggregate(self, aggregator: Any = "scores", aggregate_fn: Any = None, **options: Any) -> Attribution:
+        """Reduce axes, merge tokens, compare: see `AttributionOutput.aggregate`."""
+        from attriflow.aggregation._pipeline import aggregate
+
+        return aggregate(self, aggregator, aggregate_fn, options)
+
+    def __getitem__(self, span: slice) -> Attribution:
+        """Only the source (for decoder-only models: prompt) tokens of a range as inputs; see the aggregator "slices"."""
+        from attriflow.aggregation._operations import sliced
+
+        return sliced(self, span)
+
+    def __sub__(self, other: Attribution) -> Attribution:
+        """This one's scores minus the other's, token by token; see the aggregator "pair"."""
+        if not isinstance(other, Attribution):
+            return NotImplemented
+        return other.aggregate("pair", paired_attr=self)
+
+    def weight_attributions(self, step_fn: str) -> Attribution:
+        """One score per token (as `aggregate()` gives it), times the value of a step score at each step."""
+        from attriflow.aggregation._operations import weighted
+
+        return weighted(self, step_fn)
+
+    def get_scores_dicts(
+        self, aggregator: Any = "scores", do_aggregation: bool = True, **options: Any
+    ) -> dict[str, dict[tuple[int, str], dict[Any, float]]]:
+        """All scores by generated token; see `AttributionOutput.get_scores_dicts`."""
+        from attriflow.aggregation._operations import scores_dict
+
+        return scores_dict(self.aggregate(aggregator, **options) if do_aggregation else self)
+
+    def show(self, **options: Any) -> str | None:
+        """Show the attribution, in the terminal or in the notebook (see `attriflow.show_attributions`)."""
+        from attriflow.views.display import show_attributions
+
+        return show_attributions(self, **options)
+
+    def to_html(self, path: Any = None, **options: Any) -> str:
+        """A self-contained page, also written to `path` (see `attriflow.views.html.to_html`)."""
+        from attriflow.views.html import to_html
+
+        return to_html(self, path, **options)
+
+    def _repr_html_(self) -> str:
+        from attriflow.views.html import to_iframe
+
+        return to_iframe(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,6 +127,12 @@ def trace(engine: Engine) -> Flow:
     head = hf.get_output_embeddings()
     if head is None:
         raise UnsupportedModelError(f"{type(hf).__name__} has no LM head (output embeddings) to read from")
+    if engine.objective.passes:
+        raise UnsupportedModelError(
+            "information_flow_routes takes one pass apart, and this step function reads others; explain it with a gradient "
+            "or perturbation method"
+        )
+    engine.run_foil()  # not to be taken for the pass that is recorded
     caught: list[tuple[Tensor, Node | None]] = []
 
     def catch(_module: Any, args: Any) -> Any:

@@ -143,7 +143,7 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
-        """Encoder ids of a text."""
+        """Encoder ids of a text; of a prompt, where there is no encoder."""
 
     def check_length(self, example: Example) -> None:
         """Raise `InputError` for an input that does not fit, before any expensive work."""

@@ -76,7 +76,7 @@ def collate_contrast(contrasts: Sequence[Contrast], pad_id: int, device: torch.d
         [c.source_ids for c in contrasts] if contrasts[0].source_ids else None,
         [c.target_ids for c in contrasts],
         [c.positions for c in contrasts],
-        [[c.target_ids[p] for p in c.positions] for c in contrasts],
+        [c.ids for c in contrasts],
         pad_id,
         device,
     )

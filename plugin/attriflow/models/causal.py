@@ -51,8 +51,8 @@ class CausalLM(LanguageModel):
         return self._sequence(text, not skip_special_tokens)[0]
 
     def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
-        """There is no encoder."""
-        raise InputError("decoder-only models have no source: give the whole contrastive text as contrast_targets")
+        """Ids of a prompt."""
+        return self._prompt(text, not skip_special_tokens)[0]
 
     def _forced(self, prompt: str, text: str, continuation: bool, special: bool) -> Example:
         text = with_reply(prompt, text)

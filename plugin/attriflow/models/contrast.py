@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, check_choice
+from attriflow.models.alignment import align_tokens, filled
 from attriflow.models.base import LanguageModel
 from attriflow.types import Contrast, Example
 
 Pairs = Sequence[tuple[int, int]]
-Alignments = Sequence[Pairs] | Pairs
-"""(target position, contrast position) pairs, for each text or for the only one."""
+Alignments = Literal["auto"] | Sequence[Pairs | Literal["auto"]] | Pairs
+"""(target position, contrast position) pairs, for each text or for the only one; or "auto" for one or all texts."""
 
 
 def add_contrasts(
@@ -28,7 +29,8 @@ def add_contrasts(
     Args:
         model: The wrapped model.
         examples: Encoded examples.
-        sources: Contrastive source texts (encoder-decoders), or None for the examples' own.
+        sources: Contrastive source texts, or None for the examples' own. For decoder-only models these are prompts:
+            the example's own continuation follows them, token by token.
         targets: Contrastive target texts, or None for the examples' own.
         alignments: See `Alignments`.
         skip_special_tokens: Tokenise without special tokens.
@@ -36,27 +38,41 @@ def add_contrasts(
     for name, texts in (("contrast_sources", sources), ("contrast_targets", targets)):
         if texts is not None and len(texts) != len(examples):
             raise InputError(f"{len(examples)} texts are explained but {len(texts)} {name} are given")
+    if sources is not None and targets is not None and not model.is_encoder_decoder:
+        raise InputError(
+            "for decoder-only models give either contrast_targets (whole texts) or contrast_sources (other prompts for "
+            "the same continuation)"
+        )
     pairs = _per_example(alignments, len(examples))
     out = []
     for i, example in enumerate(examples):
-        source = example.source_ids
-        if sources is not None:
-            source = model.source_ids(sources[i], skip_special_tokens=skip_special_tokens)
-        target = example.target_ids
-        if targets is not None:
-            target = model.target_ids(targets[i], skip_special_tokens=skip_special_tokens)
-        if len(target) < 2:
-            raise InputError(f"the contrastive target of {example.input_text[:60]!r} is empty")
-        contrast = Contrast(
-            source_ids=tuple(source), target_ids=tuple(target), positions=align(example, len(target), pairs[i])
-        )
-        limit = model.max_positions
-        if limit is not None and max(len(source), len(target)) > limit:
-            raise InputError(
-                f"a contrastive text of {max(len(source), len(target))} tokens is too long (at most {limit})"
-            )
-        out.append(dataclasses.replace(example, contrast=contrast))
+        source = None if sources is None else model.source_ids(sources[i], skip_special_tokens=skip_special_tokens)
+        target = None if targets is None else model.target_ids(targets[i], skip_special_tokens=skip_special_tokens)
+        out.append(dataclasses.replace(example, contrast=make_contrast(model, example, source, target, pairs[i])))
     return out
+
+
+def make_contrast(
+    model: LanguageModel,
+    example: Example,
+    source: Sequence[int] | None,
+    target: Sequence[int] | None,
+    pairs: Pairs | Literal["auto"] = (),
+) -> Contrast:
+    """The foil of one example from ids (None: the example's own); see `add_contrasts`."""
+    prompt: Sequence[int] = ()
+    if source is not None and not model.is_encoder_decoder:
+        prompt, source = source, ()
+        target = [*prompt, *example.target_ids[example.prompt_length :]]
+    source = example.source_ids if source is None else source
+    target = example.target_ids if target is None else target
+    if len(target) < 2:
+        raise InputError(f"the contrastive target of {example.input_text[:60]!r} is empty")
+    limit = model.max_positions
+    if limit is not None and max(len(source), len(target)) > limit:
+        raise InputError(f"a contrastive text of {max(len(source), len(target))} tokens is too long (at most {limit})")
+    positions = _auto(model, example, target) if pairs == "auto" else align(example, len(target), pairs)
+    return Contrast(source_ids=tuple(source), target_ids=tuple(target), positions=positions)
 
 
 def align(example: Example, length: int, pairs: Pairs = ()) -> tuple[int, ...]:
@@ -73,14 +89,47 @@ def align(example: Example, length: int, pairs: Pairs = ()) -> tuple[int, ...]:
     return tuple(given.get(p, max(1, p + shift)) for p in range(example.start, example.stop))
 
 
-def _per_example(alignments: Alignments | None, n: int) -> list[Pairs]:
+def check_foils(examples: Sequence[Example], name: str) -> None:
+    """Raise `InputError` where a difference of two tokens after one input could only be 0."""
+    for example in examples:
+        foil = example.contrast
+        if foil is not None and foil.ids == tuple(example.target_ids[example.start : example.stop]):
+            raise InputError(
+                f"'{name}' compares every token of {example.target_text[:60]!r} with itself and is 0 everywhere: give "
+                "contrast_targets that differ, or contrast_force_inputs=True to compare what follows the two inputs"
+            )
+
+
+def _auto(model: LanguageModel, example: Example, foil: Sequence[int]) -> tuple[int, ...]:
+    """Positions by the likeness of tokens."""
+    tokens = [token.text for token in model.tokens(foil)]
+    own = [token.text for token in example.target]
+    found = align_tokens(example.target_ids, foil, own, tokens, model.embedding("target").weight.detach())
+    return tuple(filled(found, len(foil))[example.start : example.stop])
+
+
+def _per_example(alignments: Alignments | None, n: int) -> list[Pairs | Literal["auto"]]:
     if alignments is None:
         return [()] * n
     if isinstance(alignments, str):
-        raise InputError("contrast_targets_alignments must be lists of (target position, contrast position) pairs")
-    nested: list[Any] = [list(a) for a in alignments]
+        check_choice("contrast_targets_alignments", alignments, ["auto"])
+        return ["auto"] * n
+    nested: list[Any] = [a if isinstance(a, str) else list(a) for a in alignments]
     if nested and all(len(a) == 2 and all(isinstance(x, int) for x in a) for a in nested):
         nested = [nested]
     if len(nested) != n:
         raise InputError(f"{n} texts are explained but {len(nested)} alignments are given")
-    return [[(int(a), int(b)) for a, b in one] for one in nested]
+    return [_pairs(one) for one in nested]
+
+
+def _pairs(one: Any) -> Pairs | Literal["auto"]:
+    if isinstance(one, str):
+        check_choice("contrast_targets_alignments", one, ["auto"])
+        return "auto"
+    try:
+        return [(int(a), int(b)) for a, b in one]
+    except (TypeError, ValueError):
+        raise InputError(
+            "contrast_targets_alignments must be 'auto' or lists of (target position, contrast position) pairs, "
+            f"not {one!r}"
+        ) from None

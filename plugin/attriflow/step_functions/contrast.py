@@ -1,4 +1,8 @@
-"""The target token against a foil."""
+"""The target token against a foil.
+
+Step functions declare what they compare: `contrast="tokens"` two tokens (as the attributed function after the original
+input, unless `contrast_force_inputs` is set), `contrast="inputs"` the predictions after two inputs.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ if TYPE_CHECKING:
 PAPER = "Yin and Neubig 2022, arXiv:2202.10419"
 
 
-def _foil(forward: Forward) -> Forward:
+def foil(forward: Forward) -> Forward:
     """The foil; without contrastive inputs, the target itself."""
     return forward if forward.contrast is None else forward.contrast
 
 
-@step_functions.register("contrast_logits", unit="logit", span="mean", contrast=True, paper=PAPER)
+@step_functions.register("contrast_logits", unit="logit", span="mean", contrast="tokens", paper=PAPER)
 def contrast_logits(forward: Forward) -> Tensor:
     r"""Logit of the foil, $z_t[y^*_t]$.
 
@@ -30,10 +34,10 @@ def contrast_logits(forward: Forward) -> Tensor:
     Returns:
         `[batch, step]`, unnormalised.
     """
-    return logits(_foil(forward))
+    return logits(foil(forward))
 
 
-@step_functions.register("contrast_prob", unit="probability", span="prod", contrast=True, paper=PAPER)
+@step_functions.register("contrast_prob", unit="probability", span="prod", contrast="tokens", paper=PAPER)
 def contrast_prob(forward: Forward, *, logprob: bool = False) -> Tensor:
     r"""Probability of the foil, $p(y^*_t)$.
 
@@ -44,10 +48,12 @@ def contrast_prob(forward: Forward, *, logprob: bool = False) -> Tensor:
     Returns:
         `[batch, step]`, in [0, 1] (or nats, at most 0).
     """
-    return probability(_foil(forward), logprob=logprob)
+    return probability(foil(forward), logprob=logprob)
 
 
-@step_functions.register("contrast_logits_diff", unit="logit", span="mean", contrast=True, paper=PAPER)
+@step_functions.register(
+    "contrast_logits_diff", unit="logit", span="mean", contrast="tokens", difference=True, paper=PAPER
+)
 def contrast_logits_diff(forward: Forward) -> Tensor:
     r"""Logit of the target minus logit of the foil, $z_t[y_t] - z_t[y^*_t]$; positive when the target is preferred.
 
@@ -60,7 +66,9 @@ def contrast_logits_diff(forward: Forward) -> Tensor:
     return logits(forward) - contrast_logits(forward)
 
 
-@step_functions.register("contrast_prob_diff", unit="probability", span="mean", contrast=True, paper=PAPER)
+@step_functions.register(
+    "contrast_prob_diff", unit="probability", span="mean", contrast="tokens", difference=True, paper=PAPER
+)
 def contrast_prob_diff(forward: Forward, *, logprob: bool = False) -> Tensor:
     r"""Probability of the target minus that of the foil, $p(y_t) - p(y^*_t)$; positive when the target is preferred.
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from attriflow.types import Forward
 
+LN2 = 0.6931471805599453
+
 
 @step_functions.register("logits", aliases=("logit",), unit="logit", span="mean", higher="more likely")
 def logits(forward: Forward) -> Tensor:
@@ -66,3 +68,16 @@ def perplexity(forward: Forward) -> Tensor:
         `[batch, step]`, at least 1: among how many equally likely tokens the model would be as unsure.
     """
     return crossentropy(forward).exp()
+
+
+@step_functions.register("surprisal", unit="bits", span="sum", higher="less likely", paper="Shannon 1948; Levy 2008")
+def surprisal(forward: Forward) -> Tensor:
+    r"""Surprisal of the target token, $-\log_2 p(y_t \mid y_{<t}, x)$: cross-entropy in bits.
+
+    Args:
+        forward: Logits `[batch, step, vocab]` and target ids `[batch, step]`.
+
+    Returns:
+        `[batch, step]`, in bits, at least 0; sums over tokens to the surprisal of a span.
+    """
+    return crossentropy(forward) / LN2

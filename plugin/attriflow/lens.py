@@ -1,0 +1,116 @@
+"""The logit lens: what the LM head reads from the state after an earlier layer (nostalgebraist 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attriflow.engine import Engine
+from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.models.base import Rows
+
+
+def readouts(engine: Engine, rows: Rows, layer: int | None) -> list[Tensor]:
+    """Logits of decoder layers at the query positions, `[row, step, vocab]` each, from one forward pass.
+
+    Args:
+        engine: The engine that counts the pass.
+        rows: Inputs.
+        layer: Number of a layer from 1, or from the end when negative; None for all but the last.
+
+    Raises:
+        UnsupportedModelError: The states of the last layer, read like this, are not the model's own prediction.
+    """
+    hf = engine.model.hf
+    head = hf.get_output_embeddings()
+    if head is None:
+        raise UnsupportedModelError(f"{type(hf).__name__} has no LM head to read states with")
+    decoder = hf.get_decoder() if engine.model.is_encoder_decoder else hf.base_model
+    blocks = _blocks(decoder, engine)
+    states: list[Tensor] = []
+    norms: list[nn.Module] = []  # that run after the last layer
+    read: list[Tensor] = []
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.register_forward_hook(lambda _m, _a, out: states.append(_first(out))).remove)
+        inside = {id(m) for block in blocks for m in block.modules()}
+        for module in decoder.modules():
+            if id(module) not in inside and _is_norm(module):
+                hook = module.register_forward_hook(
+                    lambda m, _a, _o: norms.append(m) if len(states) == len(blocks) else None
+                )
+                stack.callback(hook.remove)
+        stack.callback(head.register_forward_pre_hook(lambda _m, args: read.append(args[0])).remove)
+        logits = engine.run(rows).logits
+    norm = norms[-1] if norms else None
+    if len(states) != len(blocks) or len(read) != 1:
+        raise UnsupportedModelError(f"{type(hf).__name__} does not run its layers one after the other")
+    last = _at(states[-1] if norm is None else norm(states[-1]), rows.query)
+    scale = _scale(last, read[0], rows.query)
+
+    def logits_of(state: Tensor) -> Tensor:
+        normed = _at(state, rows.query) if norm is None else norm(_at(state, rows.query))
+        return _capped(hf, head(normed * scale)).to(logits.dtype)
+
+    _check(hf, logits_of(states[-1]), logits)
+    return [logits_of(states[i]) for i in _chosen(layer, len(blocks))]
+
+
+def _chosen(layer: int | None, n: int) -> Sequence[int]:
+    if layer is None:
+        return range(n - 1) or range(1)
+    if not (1 <= layer <= n or -n <= layer <= -1):
+        raise InputError(f"layer must be from 1 to {n} (or from -{n} to -1), not {layer}")
+    return [layer - 1 if layer > 0 else n + layer]
+
+
+def _blocks(decoder: nn.Module, engine: Engine) -> list[nn.Module]:
+    """The decoder's layers: its longest list of modules."""
+    lists = [list(m) for m in decoder.modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise UnsupportedModelError(f"{engine.model.name} has no list of layers")
+    wanted = getattr(engine.model.hf.config.get_text_config(), "num_hidden_layers", None)
+    fitting = [found for found in lists if len(found) == wanted]
+    return (fitting or [max(lists, key=len)])[0]
+
+
+def _first(out: Any) -> Any:
+    return out[0] if isinstance(out, (tuple, list)) else out
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 1
+
+
+def _at(state: Tensor, query: Tensor) -> Tensor:
+    index = query.unsqueeze(-1).expand(-1, -1, state.shape[-1])
+    return state.gather(1, index.to(state.device))
+
+
+def _scale(last: Tensor, read: Tensor, query: Tensor) -> float:
+    """Factor between the normed state and what the head reads (some models scale it)."""
+    low = int(query.min())
+    whole = read.shape[1] > int(query.max()) - low + 1
+    there = _at(read, query if whole else query - low)
+    norm = last.norm()
+    return float((there * last).sum() / (norm * norm)) if norm > 0 else 1.0
+
+
+def _capped(hf: Any, logits: Tensor) -> Tensor:
+    cap = getattr(hf.config.get_text_config(), "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _check(hf: Any, mine: Tensor, own: Tensor) -> None:
+    bias = getattr(hf, "final_logits_bias", None)
+    wanted = own if bias is None else own - bias.to(own.dtype)
+    tolerance = (1e-4 if own.dtype in (torch.float32, torch.float64) else 5e-2) * float(wanted.abs().max())
+    if not torch.allclose(mine, wanted, atol=tolerance, rtol=0):
+        raise UnsupportedModelError(
+            f"{type(hf).__name__} reads its last state in a way that the logit lens does not know"
+        )
