@@ -1,0 +1,44 @@
+"""JSON: one object with all records."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from attriflow.errors import InputError
+from attriflow.io.lines import check_record
+from attriflow.io.records import Record, dumps
+
+FORMAT = 2
+
+
+def write(records: Iterable[Record], path: Path, run: str | None) -> None:
+    """`{"format": 2, "run": ..., "attributions": [...]}`, a record per line."""
+    with path.open("w", encoding="utf-8", newline="\n") as f:
+        f.write(f'{{"format": {FORMAT}, "run": {json.dumps(run)}, "attributions": [')
+        separator = "\n"
+        for record in records:
+            f.write(separator + dumps(record))
+            separator = ",\n"
+        f.write("\n]}\n")
+
+
+def read(path: Path) -> Iterator[Record]:
+    """Records of the file, which is read as a whole."""
+    with path.open(encoding="utf-8") as f:
+        content = json.load(f)
+    if not isinstance(content, dict) or "attributions" not in content:
+        raise InputError(f"{path} is a JSON file, but not one that attriflow wrote")
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path} has format {content.get('format')}; this version reads format {FORMAT}")
+    for index, record in enumerate(content["attributions"]):
+        yield check_record(record, f"{path}, entry {index},")
+
+
+def run_of(path: Path) -> str | None:
+    """Mark in the head of the file, which is not read further."""
+    with path.open(encoding="utf-8", errors="replace") as f:
+        found = re.match(r'\{"format": \d+, "run": "(\w+)"', f.read(200))
+    return found[1] if found else None
