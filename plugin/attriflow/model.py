@@ -342,6 +342,7 @@ class AttributionModel:
         batch_size: int | None = None,
         seed: int = 0,
         show_progress: bool = False,
+        contrast_force_inputs: bool = False,
         **method_options: Any,
     ) -> list[Attribution]:
         """Explain encoded examples (see `attribute`).
@@ -360,7 +361,7 @@ class AttributionModel:
             granular=granular,
             seed=seed,
             method_options=method_options,
-            force_contrast=False,
+            force_contrast=contrast_force_inputs,
         )
         check_contrast((attributed_fn,), all(e.contrast is not None for e in examples))
         check_contrast(names_of(step_scores), any(e.contrast is not None for e in examples))

@@ -114,7 +114,7 @@ def test_wrong_contrasts(golden_model):
         call(contrast_targets=[full, full])
     with pytest.raises(InputError, match="outside"):
         call(contrast_targets=full, contrast_targets_alignments=[(3, 99)])
-    with pytest.raises(InputError, match="no source"):
-        call(contrast_sources=prompt)
+    with pytest.raises(InputError, match="either contrast_targets"):
+        call(contrast_sources=prompt, contrast_targets=full)
     with pytest.raises(InputError, match="needs contrast_targets"):
         m.attribute(prompt, full, method="saliency", contrast_targets_alignments=[(2, 2)])

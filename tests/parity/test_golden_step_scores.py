@@ -22,7 +22,7 @@ def _runs(model: str) -> list:
         names = run["attribute_kwargs"].get("step_scores", [])
         plain = names and set(names) <= {*OURS, *CONTRASTIVE}
         # the recorded divergences of filtered distributions are NaN
-        plain = plain and not {"top_k", "top_p"} & set(run["attribute_kwargs"]) or names == ["top_p_size"]
+        plain = (plain and not {"top_k", "top_p"} & set(run["attribute_kwargs"])) or names == ["top_p_size"]
         # a left-padded batch without position ids shifts GPT-2's positions: a defect, not a reference
         if plain and ":generate" not in run["id"]:
             out.append(pytest.param(model, run["id"], id=f"{model}-{run['id']}"))

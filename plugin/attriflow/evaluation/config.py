@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from attriflow.errors import InputError, UnknownNameError, check_keywords, unknown
 from attriflow.evaluation.checks import check_options, check_value, hints_of
-from attriflow.evaluation.selection import ALL, buildable, checked_options, chosen_names, usable_metrics
+from attriflow.evaluation.selection import ALL, NO_FOILS, buildable, checked_options, chosen_names, usable_metrics
 from attriflow.registry import methods, metrics, step_functions
 
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
@@ -24,6 +24,12 @@ class EvaluationConfig:
     Attributes:
         inputs: Column of input texts; None: "input", or the only text column.
         rationale: Column of evidence spans, see `attriflow.evaluation.rationale`; None: no plausibility metrics.
+        contrast_target, contrast_source: Columns of foils (target texts, source texts or prompts), which turn on the
+            contrastive step functions; None: "contrast_target" and "contrast_source" where there are such columns. Rows
+            may leave them empty.
+        contrast_targets_alignments: "auto" aligns a target with its foil by equal and similar tokens; None from the
+            right.
+        contrast_force_inputs: A contrastive `attributed_fn` compares with what follows the contrastive input.
         methods, step_functions, metrics: "all", a list of names, or a comma-separated string.
         attributed_fn: Step function whose value is explained, or a callable.
         attributed_fn_args: Its options.
@@ -42,6 +48,10 @@ class EvaluationConfig:
 
     inputs: str | None = None
     rationale: str | None = None
+    contrast_target: str | None = None
+    contrast_source: str | None = None
+    contrast_targets_alignments: Literal["auto"] | None = None
+    contrast_force_inputs: bool = False
     methods: Names = ALL
     step_functions: Names = ALL
     metrics: Names = ALL
@@ -92,6 +102,10 @@ class EvaluationConfig:
         if columns is not None:
             given["inputs"] = _inputs_column(given, columns, text_columns or (), targets)
             _check_column("rationale", given.get("rationale"), columns)
+            for key in ("contrast_target", "contrast_source"):
+                _check_column(key, given.get(key), columns)
+                if given.get(key) is None and key in columns:
+                    given[key] = key
         _check_device(given.get("device", "auto"))
         _check_generation(given.get("generation_args") or {}, targets)
         return cls(**given)._resolved()
@@ -112,7 +126,7 @@ class EvaluationConfig:
                 )
                 left_out.update(skipped)
             options = checked_options(options_key, getattr(self, options_key), names, registry)
-            names, skipped = buildable(names, options, registry, explicit)
+            names, skipped = buildable(names, options, registry, explicit, self.contrasted)
             left_out.update(skipped)
             changes[key], changes[options_key] = tuple(names), options
         if not changes["methods"]:
@@ -127,9 +141,21 @@ class EvaluationConfig:
             part = step_functions.info(self.attributed_fn)
         except UnknownNameError as error:
             raise UnknownNameError(f"'attributed_fn': {error}") from None
-        if part.meta.get("contrast"):
-            raise InputError(f"'attributed_fn': '{part.name}' compares with a foil, which a data set cannot give yet")
+        if part.meta.get("contrast") and not self.contrasted:
+            raise InputError(f"'attributed_fn': '{part.name}' {NO_FOILS}")
         return check_options(part, self.attributed_fn_args)
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether rows may have foils."""
+        return self.contrast_target is not None or self.contrast_source is not None
+
+    @property
+    def needs_foils(self) -> bool:
+        """Whether every row must have one: what is explained compares with it."""
+        return isinstance(self.attributed_fn, str) and bool(
+            step_functions.info(self.attributed_fn).meta.get("contrast")
+        )
 
     @property
     def explicit_batch_size(self) -> int | None:
@@ -174,7 +200,8 @@ def _inputs_column(
         return str(name)
     if "input" in columns:
         return "input"
-    free = [c for c in text_columns if c not in (given.get("rationale"), targets)]
+    taken = ("rationale", "contrast_target", "contrast_source")
+    free = [c for c in text_columns if c not in (*(given.get(k) for k in taken), *taken[1:], targets)]
     if len(free) == 1:
         return free[0]
     raise InputError(

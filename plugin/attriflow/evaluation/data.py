@@ -15,18 +15,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Foil:
+    """What a row is compared with: another target, another source (or prompt), or both."""
+
+    target: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """Parallel rows. `targets` None: generate; a rationale None: this row has none."""
+    """Parallel rows. `targets` None: generate; a rationale or foil None: this row has none."""
 
     inputs: tuple[str, ...]
     targets: tuple[str, ...] | None = None
     rationales: tuple[Rationale | None, ...] | None = None
+    foils: tuple[Foil | None, ...] | None = None
 
     def __post_init__(self) -> None:
         """Rows are parallel and there is at least one."""
         if not self.inputs:
             raise InputError("there are no rows to evaluate")
-        for name in ("targets", "rationales"):
+        for name in ("targets", "rationales", "foils"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.inputs):
                 raise InputError(f"{len(values)} {name} for {len(self.inputs)} inputs")
@@ -49,7 +58,31 @@ class EvaluationData:
             inputs=inputs,
             targets=None if targets is None else _texts("target", list(targets)[:n]),
             rationales=rationales,
+            foils=_foils(frame.iloc[:n], config),
         )
+
+
+def _foils(frame: pd.DataFrame, config: EvaluationConfig) -> tuple[Foil | None, ...] | None:
+    if not config.contrasted:
+        return None
+    columns = {"target": config.contrast_target, "source": config.contrast_source}
+    out: list[Foil | None] = []
+    for i in range(len(frame)):
+        given = {k: _optional(f"row {i}: '{c}'", frame[c].iloc[i]) for k, c in columns.items() if c is not None}
+        found = {k: v for k, v in given.items() if v is not None}
+        if not found and config.needs_foils:
+            raise InputError(f"row {i} has no foil, and '{config.attributed_fn}' explains every row against one")
+        out.append(Foil(**found) if found else None)
+    return tuple(out)
+
+
+def _optional(label: str, value: Any) -> str | None:
+    """A text; None for an empty cell."""
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{label} must be a text or empty, not {value!r}")
+    return value
 
 
 def text_columns(frame: pd.DataFrame) -> list[str]:

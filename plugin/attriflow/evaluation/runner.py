@@ -27,6 +27,7 @@ from attriflow.evaluation.results import (
     reason_of,
 )
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.models.contrast import add_foil
 from attriflow.progress import track
 from attriflow.registry import methods, metrics, step_functions
 from attriflow.types import Attribution, Example
@@ -75,7 +76,7 @@ class Evaluation:
 
     def _encode(self) -> list[Example]:
         config, data = self.config, self.data
-        return self.model.encode(
+        examples = self.model.encode(
             list(data.inputs),
             None if data.targets is None else list(data.targets),
             continuation=True,
@@ -83,6 +84,19 @@ class Evaluation:
             batch_size=config.explicit_batch_size,
             seed=config.seed,
         )
+        for i, foil in enumerate(data.foils or ()):
+            if foil is not None:
+                try:
+                    examples[i] = add_foil(
+                        self.model.wrapped,
+                        examples[i],
+                        source=foil.source,
+                        target=foil.target,
+                        alignment=config.contrast_targets_alignments or (),
+                    )
+                except InputError as error:
+                    raise InputError(f"row {i}: {error}") from None
+        return examples
 
     def _match_rationales(self) -> list[Tensor | None]:
         """Evidence per example as bool `[step, input]`; None where a row has none."""
@@ -118,7 +132,9 @@ class Evaluation:
             StepScores(
                 name=name,
                 unit=str(step_functions.info(name).meta.get("unit", "")),
-                values=() if name in reasons else tuple(_finite(t[name]) for t in self._step_tensors),
+                values=()
+                if name in reasons
+                else tuple(_finite(t[name]) if name in t else () for t in self._step_tensors),
                 reason=reasons.get(name, ""),
             )
             for name in names
@@ -184,6 +200,7 @@ class Evaluation:
             batch_size=config.explicit_batch_size,
             seed=config.seed,
             show_progress=False,
+            contrast_force_inputs=config.contrast_force_inputs,
             **config.method_options.get(method, {}),
         )
 

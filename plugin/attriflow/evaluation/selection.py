@@ -11,6 +11,7 @@ from attriflow.evaluation.checks import check_options
 from attriflow.registry import PartInfo, Registry
 
 ALL = "all"
+NO_FOILS = "compares with a foil: add a column 'contrast_target' or 'contrast_source', or name one"
 
 
 def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], bool]:
@@ -47,15 +48,15 @@ def checked_options(key: str, value: Any, names: Sequence[str], registry: Regist
 
 
 def buildable(
-    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], registry: Registry, explicit: bool
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], registry: Registry, explicit: bool, contrasted: bool
 ) -> tuple[list[str], dict[str, str]]:
     """Parts that can run; with "all", those that need an option or a foil that nobody gave are left out."""
     kept: list[str] = []
     left_out: dict[str, str] = {}
     for name in names:
         try:
-            if registry.info(name).meta.get("contrast"):
-                raise InputError(f"{registry.kind} '{name}' compares with a foil, which a data set cannot give yet")
+            if registry.info(name).meta.get("contrast") and not contrasted:
+                raise InputError(f"{registry.kind} '{name}' {NO_FOILS}")
             if not explicit and not registry.info(name).meta.get("explains", True):
                 raise InputError(f"{registry.kind} '{name}' gives no explanation; name it to run it all the same")
             registry.info(name).build(**options.get(name, {}))

@@ -129,8 +129,8 @@ def trace(engine: Engine) -> Flow:
         raise UnsupportedModelError(f"{type(hf).__name__} has no LM head (output embeddings) to read from")
     if engine.objective.passes:
         raise UnsupportedModelError(
-            "information_flow_routes takes one pass apart, and this step function reads others; explain it with a gradient "
-            "or perturbation method"
+            "information_flow_routes takes one pass apart, and this step function reads others; explain it with a "
+            "gradient or perturbation method"
         )
     engine.run_foil()  # not to be taken for the pass that is recorded
     caught: list[tuple[Tensor, Node | None]] = []

@@ -74,7 +74,7 @@ def _similarities(
 
 
 def _rows(table: Tensor, ids: Sequence[int]) -> Tensor:
-    return table[torch.tensor(list(ids), device=table.device)].float()
+    return table[torch.tensor(list(ids), dtype=torch.long, device=table.device)].float()
 
 
 def _spelling(a: str, b: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -52,6 +53,28 @@ def add_contrasts(
     return out
 
 
+def add_foil(
+    model: LanguageModel,
+    example: Example,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    alignment: Pairs | Literal["auto"] = (),
+) -> Example:
+    """One example with a foil whose target may be a continuation only, as the targets of a data set are.
+
+    For decoder-only models the foil is the contrastive prompt (or the example's own) with the contrastive continuation
+    (or the example's own ids).
+    """
+    if model.is_encoder_decoder or target is None:
+        ids = None if source is None else model.source_ids(source)
+        target_ids = None if target is None else model.target_ids(target)
+        return dataclasses.replace(example, contrast=make_contrast(model, example, ids, target_ids, alignment))
+    prompt = example.input_text if source is None else source
+    (foil,) = model.encode([prompt], [target], continuation=True)
+    return dataclasses.replace(example, contrast=make_contrast(model, example, None, foil.target_ids, alignment))
+
+
 def make_contrast(
     model: LanguageModel,
     example: Example,
@@ -90,13 +113,14 @@ def align(example: Example, length: int, pairs: Pairs = ()) -> tuple[int, ...]:
 
 
 def check_foils(examples: Sequence[Example], name: str) -> None:
-    """Raise `InputError` where a difference of two tokens after one input could only be 0."""
+    """Warn where a difference of two tokens after one input can only be 0."""
     for example in examples:
         foil = example.contrast
         if foil is not None and foil.ids == tuple(example.target_ids[example.start : example.stop]):
-            raise InputError(
+            warnings.warn(
                 f"'{name}' compares every token of {example.target_text[:60]!r} with itself and is 0 everywhere: give "
-                "contrast_targets that differ, or contrast_force_inputs=True to compare what follows the two inputs"
+                "contrast_targets that differ, or contrast_force_inputs=True to compare what follows the two inputs",
+                stacklevel=3,
             )
 
 
@@ -114,8 +138,8 @@ def _per_example(alignments: Alignments | None, n: int) -> list[Pairs | Literal[
     if isinstance(alignments, str):
         check_choice("contrast_targets_alignments", alignments, ["auto"])
         return ["auto"] * n
-    nested: list[Any] = [a if isinstance(a, str) else list(a) for a in alignments]
-    if nested and all(len(a) == 2 and all(isinstance(x, int) for x in a) for a in nested):
+    nested: list[Any] = [list(a) if isinstance(a, Sequence) and not isinstance(a, str) else a for a in alignments]
+    if nested and all(isinstance(a, list) and len(a) == 2 and all(isinstance(x, int) for x in a) for a in nested):
         nested = [nested]
     if len(nested) != n:
         raise InputError(f"{n} texts are explained but {len(nested)} alignments are given")
