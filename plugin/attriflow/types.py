@@ -323,7 +323,7 @@ class Attribution:
         return aggregate(self, aggregator, aggregate_fn, options)
 
     def __getitem__(self, span: slice) -> Attribution:
-        """Only the source (for decoder-only models: prompt) tokens of a range as inputs; see the aggregator "slices"."""
+        """Only source tokens (of decoder-only models: prompt) of a range as inputs; see the aggregator "slices"."""
         from attriflow.aggregation._operations import sliced
 
         return sliced(self, span)

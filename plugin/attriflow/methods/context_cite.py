@@ -13,8 +13,8 @@ from attriflow.engine import Engine
 from attriflow.errors import InputError, check_choice
 from attriflow.methods._coalitions import Coalitions, check_samples
 from attriflow.methods._scores import Scores
-from attriflow.methods._units import Unit, check_unit
 from attriflow.registry import methods
+from attriflow.units import Unit, check_unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,8 +10,9 @@ from torch import Tensor
 from attriflow.engine import Engine
 from attriflow.methods._coalitions import Coalitions
 from attriflow.methods._scores import Scores
-from attriflow.methods._units import Unit, check_groups, check_unit
+from attriflow.methods._units import check_groups
 from attriflow.registry import methods
+from attriflow.units import Unit, check_unit
 
 
 @methods.register(

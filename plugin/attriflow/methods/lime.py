@@ -11,8 +11,8 @@ from attriflow.engine import Engine
 from attriflow.errors import InputError
 from attriflow.methods._coalitions import Coalitions, check_samples, least_squares
 from attriflow.methods._scores import Scores
-from attriflow.methods._units import Unit, check_unit
 from attriflow.registry import methods
+from attriflow.units import Unit, check_unit
 
 
 @methods.register(

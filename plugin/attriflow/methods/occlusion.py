@@ -10,8 +10,9 @@ from torch import Tensor
 from attriflow.engine import Engine
 from attriflow.errors import InputError
 from attriflow.methods._scores import Scores
-from attriflow.methods._units import Unit, check_unit, unit_index
+from attriflow.methods._units import unit_index
 from attriflow.registry import methods
+from attriflow.units import Unit, check_unit
 
 
 @methods.register(

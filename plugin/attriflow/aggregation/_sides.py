@@ -1,0 +1,101 @@
+"""The tokens of an attribution by side, and ranges of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from attriflow.aggregation._apply import Span
+from attriflow.errors import InputError
+from attriflow.types import Attribution, Token
+
+Spans = Span | Sequence[Span]
+"""One range of positions `[start, end)` or several, in ascending order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What an attribution's inputs and steps are made of.
+
+    Attributes:
+        source: Encoder tokens; empty for decoder-only models.
+        decoder: Decoder tokens: those that are inputs, then those that are only explained.
+        read: How many of them are inputs (0: only the source gets credit).
+        first: Index in `decoder` of the first explained token; `decoder[first:]` are the targets.
+        before: Decoder positions before the first of them that the attribution does not hold.
+    """
+
+    source: tuple[Token, ...]
+    decoder: tuple[Token, ...]
+    read: int
+    first: int
+    before: int
+
+    @property
+    def prompt(self) -> int:
+        """How many decoder tokens stand before the generated ones."""
+        return next((i for i, t in enumerate(self.decoder) if t.segment == "generated"), len(self.decoder))
+
+
+def sides_of(attribution: Attribution) -> Sides:
+    """Split the tokens; an attribution's inputs are source tokens, then decoder tokens."""
+    inputs, targets = attribution.inputs, attribution.targets
+    n = next((i for i, t in enumerate(inputs) if t.segment != "source"), len(inputs))
+    first = min(attribution.start, len(inputs) - n)
+    decoder = (*inputs[n:], *targets[len(inputs) - n - first :])
+    return Sides(inputs[:n], decoder, len(inputs) - n, first, attribution.start - first)
+
+
+def read_spans(option: str, spans: Any, length: int) -> list[Span]:
+    """Spans as a list.
+
+    Raises:
+        InputError: Not pairs of positions, empty, overlapping, out of order or beyond `length`.
+    """
+    if spans is None:
+        return []
+    given = list(spans) if isinstance(spans, (list, tuple)) else [spans]
+    if len(given) == 2 and all(type(v) is int for v in given):
+        given = [given]
+    for span in given:
+        pair = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(v) is int for v in span)
+        if not pair:
+            raise InputError(f"{option} must be a pair (start, end) or a list of pairs, not {spans!r}"[:200])
+        if not 0 <= span[0] < span[1] <= length:
+            raise InputError(f"{option}: ({span[0]}, {span[1]}) is not a range of the {length} tokens there")
+    for before, after in pairwise(given):
+        if after[0] < before[1]:
+            raise InputError(f"{option} must be in ascending order and not overlap, but {after} follows {before}")
+    return [(a, b) for a, b in given]
+
+
+def covering(spans: Sequence[Span], length: int) -> list[Span]:
+    """The spans, and every position outside them as a span of its own."""
+    out: list[Span] = []
+    for start, end in (*spans, (length, length)):
+        at = out[-1][1] if out else 0
+        out += [(i, i + 1) for i in range(at, start)]
+        if end > start:
+            out.append((start, end))
+    return out
+
+
+def runs(keys: Sequence[object]) -> list[Span]:
+    """Spans of equal neighbours; together they cover all positions."""
+    ends = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]]
+    edges = [0, *ends, len(keys)] if keys else []
+    return list(pairwise(edges))
+
+
+def on_both_sides(sides: Sides, source_spans: Any, target_spans: Any) -> tuple[list[Span], list[Span]]:
+    """Spans of the source and of the decoder tokens; the source of decoder-only models is their prompt."""
+    if sides.source:
+        return (
+            read_spans("source_spans", source_spans, len(sides.source)),
+            read_spans("target_spans", target_spans, len(sides.decoder)),
+        )
+    prompt = read_spans("source_spans", source_spans, sides.prompt)
+    whole = read_spans("target_spans", target_spans, len(sides.decoder))
+    return [], read_spans("source_spans and target_spans together", sorted({*prompt, *whole}), len(sides.decoder))

@@ -1,0 +1,1 @@
+"""Aggregation functions: `(values [..., n], dim) -> [...]`; several per module, all registered by name."""
