@@ -18,13 +18,15 @@ def evaluate_command(
     data: str,
     *,
     console: Console,
+    split: str = "train",
+    dataset_config: str | None = None,
     targets: str | None = None,
     tracking_uri: str | None = None,
     experiment: str | None = None,
     config: Mapping[str, Any],
 ) -> None:
     """Evaluate and print the leaderboard."""
-    frame = read_data(data)
+    frame = read_data(data, split, dataset_config)
     if targets is not None and targets not in frame.columns:
         raise InputError(f"no column '{targets}' for the targets. Columns: {', '.join(map(str, frame.columns))}")
     import mlflow
@@ -60,32 +62,37 @@ def evaluate_command(
     console.print(f"MLflow run {run.info.run_id} in {mlflow.get_tracking_uri()}", soft_wrap=True, highlight=False)
 
 
-def read_data(source: str) -> pd.DataFrame:
-    """Rows of a file, by its ending, or of a demo data set."""
+def read_data(source: str, split: str = "train", config: str | None = None) -> pd.DataFrame:
+    """Rows of a file, by its ending, of a demo data set, or of a Hugging Face data set.
+
+    Args:
+        source: Its name or path.
+        split: A split or a part of it, such as "train[:20]"; files are the split "train".
+        config: Configuration of a Hugging Face data set.
+    """
     import pandas as pd
 
-    if source.startswith("demo/"):
-        from attriflow.demo import load_demo_dataset
+    from attriflow.datasets import open_dataset
+    from attriflow.datasets.splits import Split
 
-        try:
-            return load_demo_dataset(source)
-        except ValueError as error:
-            raise InputError(str(error)) from None
     path = Path(source)
-    readers: dict[str, Any] = {
-        ".csv": pd.read_csv,
-        ".json": pd.read_json,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-        ".parquet": pd.read_parquet,
-    }
+    if not (path.suffix in _READERS or path.is_file()):
+        return pd.DataFrame(list(open_dataset(source, config, split=split).read()))
+    part = Split.of_file(split)
     if not path.is_file():
         raise InputError(f"no such file: {source}")
-    if path.suffix not in readers:
-        raise InputError(f"cannot read {path.name}: expected a file that ends in {', '.join(readers)}")
+    if path.suffix not in _READERS:
+        raise InputError(f"cannot read {path.name}: expected a file that ends in {', '.join(_READERS)}")
     try:
-        return readers[path.suffix](path)
+        frame: pd.DataFrame = getattr(pd, _READERS[path.suffix])(
+            path, **({"lines": True} if path.suffix == ".jsonl" else {})
+        )
     except ValueError as error:
         raise InputError(f"cannot read {source}: {error}") from None
+    return frame.iloc[slice(*part.bounds(len(frame)))].reset_index(drop=True)
+
+
+_READERS = {".csv": "read_csv", ".json": "read_json", ".jsonl": "read_json", ".parquet": "read_parquet"}
 
 
 def model_uri(model: str) -> str:

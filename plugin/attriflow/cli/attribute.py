@@ -1,0 +1,136 @@
+"""`attribute`, and what it shares with `attribute-dataset`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attriflow.cli.console import console, say
+from attriflow.cli.options import AttributeOptions, ModelOptions, TextOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attriflow.model import AttributionModel
+    from attriflow.output import AttributionOutput
+
+
+def attribute(options: TextOptions) -> None:
+    """Explain what a model generates for one text or several, or targets that are given."""
+    prepare(options)
+    texts: dict[str, list[str] | None] = {
+        "input_texts": options.input_texts,
+        "generated_texts": options.generated_texts,
+        "contrast_targets": options.contrast_targets,
+        "contrast_sources": options.contrast_sources,
+    }
+    model = load(options)
+    out = explainer(model, options)(**{name: given for name, given in texts.items() if given})
+    if not options.hide_attributions:
+        out.show(console=console(), view="console")
+    for path in (options.output, options.viz_path):
+        if path is not None:
+            out.save(path, overwrite=True)
+            say(f"wrote {path}")
+
+
+def prepare(options: AttributeOptions) -> None:
+    """Logging as asked for, and every mistake that can be found before a model is loaded."""
+    import logging
+    from inspect import signature
+
+    from attriflow.aggregation._pipeline import build
+    from attriflow.errors import check_keywords
+    from attriflow.io import suffix_of
+    from attriflow.model import AttributionModel
+    from attriflow.registry import methods, step_functions
+
+    level = logging.DEBUG if options.very_verbose else logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    method, given = methods.info(options.attribution_method), options.method_options()
+    functions = [step_functions.info(name) for name in (options.attributed_fn, *(options.step_scores or ()))]
+    keywords = [p.name for p in signature(AttributionModel.attribute).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    allowed = {*method.options, *(name for function in functions for name in function.options), *keywords}
+    check_keywords(f"attribute with method '{method.name}'", given, sorted(allowed))
+    method.build(**{name: value for name, value in given.items() if name in method.options})
+    build(**aggregation(options))
+    if options.output is not None:
+        suffix_of(options.output, ".html")
+
+
+def load(options: ModelOptions) -> AttributionModel:
+    """The model, without the progress bars of loading it."""
+    from transformers.utils import logging as transformers_logging
+
+    from attriflow.model import load_model
+
+    transformers_logging.disable_progress_bar()
+    return load_model(
+        options.model_name_or_path,
+        device=options.device,
+        dtype=options.dtype,
+        model_kwargs=options.model_kwargs,
+        tokenizer_kwargs=options.tokenizer_kwargs,
+    )
+
+
+def explainer(model: AttributionModel, options: AttributeOptions) -> Callable[..., AttributionOutput]:
+    """`model.attribute` with everything bound but the texts, and the aggregation that was asked for."""
+    keywords = attribute_keywords(options)
+    generation = generation_arguments(model, options)
+
+    def explain(**texts: Any) -> AttributionOutput:
+        from attriflow.target_prefix import attribute_from_prefix
+
+        if options.generate_from_target_prefix and "generated_texts" in texts:
+            out = attribute_from_prefix(model, **texts, generation_args=generation, **keywords)
+        else:
+            out = model.attribute(**texts, generation_args=generation, **keywords)
+        return aggregated(out, options)
+
+    return explain
+
+
+def attribute_keywords(options: AttributeOptions) -> dict[str, Any]:
+    """Keywords of `AttributionModel.attribute`, without texts and generation."""
+    return {
+        "method": options.attribution_method,
+        "attributed_fn": options.attributed_fn,
+        "step_scores": options.step_scores or (),
+        "attribute_target": options.attribute_target,
+        "attr_pos_start": options.start_pos,
+        "attr_pos_end": options.end_pos,
+        "batch_size": options.batch_size,
+        "include_eos_baseline": options.include_eos_baseline,
+        "seed": options.seed,
+        **({"contrast_force_inputs": True} if options.contrast_force_inputs else {}),
+        **(
+            {"granular": True} if options.attribution_aggregators else {}
+        ),  # they say what becomes of the embedding axis
+        **options.method_options(),
+    }
+
+
+def generation_arguments(model: AttributionModel, options: ModelOptions) -> dict[str, Any]:
+    """Arguments of `generate`; multilingual models begin with the tokenizer's target language."""
+    given = dict(options.generation_kwargs or {})
+    language = (options.tokenizer_kwargs or {}).get("tgt_lang")
+    if language is not None and "forced_bos_token_id" not in given:
+        given["forced_bos_token_id"] = model.tokenizer.convert_tokens_to_ids(language)
+    return given
+
+
+def aggregation(options: AttributeOptions) -> dict[str, Any]:
+    """The aggregators that were asked for, as arguments of the pipeline; no steps where there are none."""
+    names: list[Any] = list(options.attribution_aggregators or ())
+    if not names and (options.aggregate_output or options.normalize_attributions or options.rescale_attributions):
+        names = ["scores"]
+    chosen = options.attribution_selectors or ()
+    steps = [(name, {"select_idx": chosen[i]}) if i < len(chosen) else name for i, name in enumerate(names)]
+    wanted = {"normalize": options.normalize_attributions, "rescale": options.rescale_attributions}
+    return {"aggregator": steps, "options": {key: True for key, given in wanted.items() if given}}
+
+
+def aggregated(attributions: AttributionOutput, options: AttributeOptions) -> AttributionOutput:
+    """Attributions after the aggregators that were asked for."""
+    asked = aggregation(options)
+    return attributions.aggregate(asked["aggregator"], **asked["options"]) if asked["aggregator"] else attributions

@@ -1,0 +1,122 @@
+"""`attribute-dataset`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from attriflow.cli.attribute import aggregation, attribute_keywords, explainer, load, prepare
+from attriflow.cli.console import console, say
+from attriflow.cli.options import DatasetOptions
+
+if TYPE_CHECKING:
+    from attriflow.types import Attribution
+
+BATCHES = 16
+"""Batches per window: rows of a window are sorted by length, and are lost together when the process is killed."""
+REPORTED = 10
+"""Failed rows that are reported one by one."""
+
+
+def attribute_dataset(options: DatasetOptions) -> None:
+    """Explain every row of a data set, in bounded memory; --resume goes on after an interruption."""
+    prepare(options)
+    from attriflow import streaming
+    from attriflow.datasets import open_dataset
+
+    rows = open_dataset(
+        options.dataset_name,
+        options.dataset_config,
+        files=options.dataset_files,
+        folder=options.dataset_dir,
+        split=options.dataset_split,
+        revision=options.dataset_revision,
+        token=options.dataset_auth_token,
+        options=options.dataset_kwargs,
+    )
+    fields = streaming.Fields(
+        inputs=options.input_text_field,
+        targets=options.generated_text_field,
+        contrast_targets=options.contrast_targets_field,
+        contrast_sources=options.contrast_sources_field,
+    ).resolved(rows.columns)
+    model = load(options)
+    reported = 0
+
+    def show(attributions: list[Attribution]) -> None:
+        from attriflow.views.console import show as show_on
+
+        if not options.hide_attributions:
+            show_on(attributions, console=console())
+
+    def report(row: int, reason: str) -> None:
+        nonlocal reported
+        reported += 1
+        if reported <= REPORTED:
+            say(f"row {row} failed: {reason}")
+        elif reported == REPORTED + 1:
+            say("further rows that fail are only counted here; the output has their reasons")
+
+    with _hint(options):
+        summary = streaming.attribute_dataset(
+            rows,
+            explainer(model, options),
+            fields=fields,
+            output=options.output,
+            page=options.viz_path,
+            resume=options.resume,
+            strict=options.strict,
+            window=(options.batch_size or 8) * BATCHES,
+            settings=_settings(options, model.device, str(model.dtype)),
+            on_window=show,
+            on_failure=report,
+        )
+    written = [str(path) for path in (options.output, options.viz_path) if path is not None]
+    if summary.resumed == summary.rows:
+        say(f"{written[0]} was complete already" if written else "there are no rows")
+        return
+    done = summary.rows - summary.resumed
+    failed = f", {summary.failed:,} failed" if summary.failed else ""
+    before = f" ({summary.resumed:,} before)" if summary.resumed else ""
+    say(f"{summary.rows:,} rows{before}{failed}; {done / max(summary.seconds, 1e-9):,.1f} rows/s")
+    if written:
+        say(f"wrote {' and '.join(written)}")
+
+
+@contextlib.contextmanager
+def _hint(options: DatasetOptions) -> Any:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if options.output or options.viz_path:
+            say("interrupted; the same command with --resume goes on")
+        raise typer.Exit(130) from None
+
+
+def _settings(options: DatasetOptions, device: Any, dtype: str) -> dict[str, Any]:
+    """What the result depends on, by name."""
+    from attriflow.explain import versions
+
+    return {
+        "model": options.model_name_or_path,
+        "model files": _files(options.model_name_or_path),
+        "model_kwargs": options.model_kwargs,
+        "tokenizer_kwargs": options.tokenizer_kwargs,
+        "device": str(device),
+        "dtype": dtype,
+        "versions": versions(),
+        **attribute_keywords(options),
+        "generation_kwargs": options.generation_kwargs,
+        "generate_from_target_prefix": options.generate_from_target_prefix,
+        "aggregation": aggregation(options),
+    }
+
+
+def _files(name: str) -> list[Any]:
+    """Sizes and times of a local model's files: a model that was trained again is another one."""
+    folder = Path(name)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found if path.is_file()]

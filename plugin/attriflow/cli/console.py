@@ -1,0 +1,23 @@
+"""Where commands print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console() -> Console:
+    """Standard output; tables need more room than the 80 columns that pipes are given."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=120)
+
+
+def say(message: str) -> None:
+    """A message to the user, beside what the command prints."""
+    import typer
+
+    typer.echo(message, err=True)

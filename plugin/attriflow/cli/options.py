@@ -1,0 +1,273 @@
+"""The options of the commands, as dataclasses: names, short names and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attriflow.cli.command import assignments, json_object, read_config
+
+
+def option(help: str, *names: str, panel: str, **settings: Any) -> Any:
+    """An option whose first name is its field's name with dashes, unless names are given."""
+    return typer.Option(
+        *names, help=help, rich_help_panel=panel, show_default=settings.pop("show_default", True), **settings
+    )
+
+
+def known(kind: str) -> Callable[[str], list[str]]:
+    """Completion of the names in a registry."""
+
+    def complete(incomplete: str) -> list[str]:
+        from attriflow import registry
+
+        return [name for name in getattr(registry, kind).names() if name.startswith(incomplete)]
+
+    return complete
+
+
+_MODEL, _METHOD, _TEXTS, _SHOWN = "Model and generation", "Attribution", "Texts", "Aggregation and output"
+_DATA = "Data set"
+
+
+def json_option(help: str, *names: str, panel: str) -> Any:
+    """An option that holds nested settings."""
+    return option(
+        f"{help}, as a JSON object.", *names, panel=panel, parser=json_object, metavar="JSON", show_default=False
+    )
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """The model, the method and what becomes of its scores: what every command that attributes takes."""
+
+    model_name_or_path: Annotated[
+        str,
+        option(
+            "Local folder, Hugging Face name, MLflow model URI, or demo/recall or demo/translate.",
+            "--model-name-or-path",
+            "-m",
+            panel=_MODEL,
+        ),
+    ]
+    device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", "--device", "--dev", panel=_MODEL)] = "auto"
+    dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_MODEL)] = (
+        None
+    )
+    model_kwargs: Annotated[
+        dict[str, Any] | None, json_option("Arguments of the model's from_pretrained", panel=_MODEL)
+    ] = None
+    tokenizer_kwargs: Annotated[
+        dict[str, Any] | None, json_option("Arguments of the tokenizer's from_pretrained", panel=_MODEL)
+    ] = None
+    generation_kwargs: Annotated[dict[str, Any] | None, json_option("Arguments of generate", panel=_MODEL)] = None
+    seed: Annotated[int, option("Seed of everything random.", min=0, panel=_METHOD)] = 0
+    attribution_method: Annotated[
+        str,
+        option(
+            "Method (see attriflow methods).",
+            "--attribution-method",
+            "-a",
+            panel=_METHOD,
+            autocompletion=known("methods"),
+        ),
+    ] = "saliency"
+    attributed_fn: Annotated[
+        str,
+        option(
+            "Step function that is explained (see attriflow step-functions).",
+            "--attributed-fn",
+            "-fn",
+            panel=_METHOD,
+            autocompletion=known("step_functions"),
+        ),
+    ] = "probability"
+    attribution_kwargs: Annotated[
+        dict[str, Any] | None,
+        json_option("Options of the method, of the step functions and of attribute()", panel=_METHOD),
+    ] = None
+    method_option: Annotated[
+        list[str] | None,
+        option("One of these options at a time: n_steps=50.", metavar="NAME=VALUE", panel=_METHOD, show_default=False),
+    ] = None
+    attribution_aggregators: Annotated[
+        list[str] | None,
+        option(
+            "Aggregators or aggregation functions, applied in this order to what is shown and saved.",
+            panel=_SHOWN,
+            autocompletion=known("aggregators"),
+            show_default=False,
+        ),
+    ] = None
+    attribution_selectors: Annotated[
+        list[int] | None,
+        option("For each aggregator the index (of a layer, a head) that is kept.", panel=_SHOWN, show_default=False),
+    ] = None
+    normalize_attributions: Annotated[
+        bool, option("Divide each step by the sum of its absolute scores.", "--normalize-attributions", panel=_SHOWN)
+    ] = False
+    rescale_attributions: Annotated[
+        bool, option("Divide by the largest absolute score.", "--rescale-attributions", panel=_SHOWN)
+    ] = False
+    config: Annotated[
+        str | None,
+        option(
+            "YAML file of options by name; the command line wins.",
+            metavar="FILE",
+            panel=_SHOWN,
+            is_eager=True,
+            callback=read_config,
+        ),
+    ] = None
+
+    def method_options(self) -> dict[str, Any]:
+        """Keywords for `attribute`, from both ways of giving them."""
+        return {**(self.attribution_kwargs or {}), **assignments(self.method_option or ())}
+
+
+@dataclass(kw_only=True)
+class AttributeOptions(ModelOptions):
+    """What `attribute` and `attribute-dataset` share."""
+
+    attribute_target: Annotated[
+        bool,
+        option(
+            "Encoder-decoders: explain by the target prefix too, not by the source only.",
+            "--attribute-target",
+            "--do-prefix-attribution",
+            panel=_METHOD,
+        ),
+    ] = False
+    generate_from_target_prefix: Annotated[
+        bool,
+        option(
+            "Encoder-decoders: the generated texts are beginnings, which the model continues.",
+            "--generate-from-target-prefix",
+            panel=_MODEL,
+        ),
+    ] = False
+    step_scores: Annotated[
+        list[str] | None,
+        option(
+            "Step functions whose values are recorded for every step.",
+            panel=_METHOD,
+            autocompletion=known("step_functions"),
+            show_default=False,
+        ),
+    ] = None
+    include_eos_baseline: Annotated[
+        bool, option("Replace EOS tokens in baselines too.", "--include-eos-baseline", "--eos", panel=_METHOD)
+    ] = False
+    contrast_force_inputs: Annotated[
+        bool,
+        option(
+            "Compare with the contrastive input's own prediction instead of the foil's after the original input.",
+            "--contrast-force-inputs",
+            panel=_METHOD,
+        ),
+    ] = False
+    batch_size: Annotated[
+        int | None,
+        option("Texts per batch; by length when not given.", "--batch-size", "-bs", min=1, panel=_MODEL),
+    ] = None
+    start_pos: Annotated[int | None, option("First position to explain.", "--start-pos", "-s", panel=_METHOD)] = None
+    end_pos: Annotated[int | None, option("Position before which to stop.", "--end-pos", "-e", panel=_METHOD)] = None
+    output: Annotated[
+        Path | None,
+        option(
+            "File to write: .json, .jsonl, .parquet, .safetensors or .html.",
+            "--output",
+            "--save-path",
+            "-o",
+            metavar="FILE",
+            panel=_SHOWN,
+        ),
+    ] = None
+    viz_path: Annotated[Path | None, option("HTML page to write.", metavar="FILE", panel=_SHOWN)] = None
+    aggregate_output: Annotated[
+        bool, option("Apply the default aggregator to what is saved.", "--aggregate-output", panel=_SHOWN)
+    ] = False
+    hide_attributions: Annotated[
+        bool, option("Print no attributions.", "--hide-attributions", "--hide", panel=_SHOWN)
+    ] = False
+    output_step_attributions: Annotated[
+        bool,
+        option("Accepted for Inseq's scripts: every output has them.", "--output-step-attributions", panel=_SHOWN),
+    ] = False
+    verbose: Annotated[bool, option("Log what happens.", "--verbose", "-v", panel=_SHOWN)] = False
+    very_verbose: Annotated[bool, option("Log everything.", "--very-verbose", "-vv", panel=_SHOWN)] = False
+
+
+@dataclass(kw_only=True)
+class TextOptions(AttributeOptions):
+    """Options of `attribute`."""
+
+    input_texts: Annotated[list[str], option("One text or several.", "--input-texts", "-i", panel=_TEXTS)]
+    generated_texts: Annotated[
+        list[str] | None,
+        option(
+            "Targets, one per text; generated when not given.",
+            "--generated-texts",
+            "-g",
+            panel=_TEXTS,
+            show_default=False,
+        ),
+    ] = None
+    contrast_targets: Annotated[
+        list[str] | None,
+        option("Contrastive targets, one per text, for contrastive step functions.", panel=_TEXTS, show_default=False),
+    ] = None
+    contrast_sources: Annotated[
+        list[str] | None, option("Contrastive sources, one per text.", panel=_TEXTS, show_default=False)
+    ] = None
+
+
+@dataclass(kw_only=True)
+class DatasetOptions(AttributeOptions):
+    """Options of `attribute-dataset`."""
+
+    dataset_name: Annotated[
+        str,
+        option(
+            "csv, json or parquet (with --dataset-files), such a file itself, a data set's name or folder, or demo/...",
+            "--dataset-name",
+            "--dataset",
+            "-d",
+            panel=_DATA,
+        ),
+    ]
+    input_text_field: Annotated[
+        str | None,
+        option("Column of input texts.", "--input-text-field", "--input", "-in", panel=_DATA),
+    ] = None
+    generated_text_field: Annotated[
+        str | None,
+        option(
+            "Column of targets; generated when not given.", "--generated-text-field", "--generated", "-gen", panel=_DATA
+        ),
+    ] = None
+    contrast_targets_field: Annotated[str | None, option("Column of contrastive targets.", panel=_DATA)] = None
+    contrast_sources_field: Annotated[str | None, option("Column of contrastive sources.", panel=_DATA)] = None
+    dataset_config: Annotated[str | None, option("Configuration of the data set.", panel=_DATA)] = None
+    dataset_dir: Annotated[str | None, option("Folder of the data files.", "--dataset-dir", "--dir", panel=_DATA)] = (
+        None
+    )
+    dataset_files: Annotated[
+        list[str] | None, option("Data files.", "--dataset-files", "--files", panel=_DATA, show_default=False)
+    ] = None
+    dataset_split: Annotated[
+        str, option("Split, or a part of it such as train[:20].", "--dataset-split", "--split", panel=_DATA)
+    ] = "train"
+    dataset_revision: Annotated[
+        str | None, option("Revision of the data set.", "--dataset-revision", "--revision", panel=_DATA)
+    ] = None
+    dataset_auth_token: Annotated[
+        str | None, option("Token for the Hugging Face hub.", "--dataset-auth-token", "--auth", panel=_DATA)
+    ] = None
+    dataset_kwargs: Annotated[dict[str, Any] | None, json_option("Arguments of load_dataset", panel=_DATA)] = None
+    resume: Annotated[bool, option("Go on with a run that was interrupted.", "--resume", panel=_DATA)] = False
+    strict: Annotated[bool, option("Stop at the first row that fails.", "--strict", panel=_DATA)] = False

@@ -1,0 +1,135 @@
+"""The journal of a run: its records so far as JSON lines, and how far it came.
+
+`NAME.part` grows by one block of lines per window of rows. `NAME.state` says how many bytes of it count and what run
+it belongs to; it is replaced in one step after the block is on the disk. Whatever a killed process left behind those
+bytes is cut off by the next one, so every row is there once. The finished file appears in one step, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attriflow.errors import InputError
+from attriflow.io import lines
+from attriflow.io.records import Record
+
+
+class Journal:
+    """What a run has written so far. As a context: `open`, then `commit` for every window, then `finish`."""
+
+    def __init__(self, target: Path, settings: Mapping[str, Any]) -> None:
+        """Nothing is touched before `open`."""
+        self.target, self.settings = target, json.loads(json.dumps(settings, default=repr))
+        self.part = target.with_name(target.name + ".part")
+        self.state = target.with_name(target.name + ".state")
+        text = json.dumps(self.settings, sort_keys=True)
+        self.run = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        self.rows = self.failed = self.size = 0
+        self._file: Any = None
+
+    def open(self, resume: bool, finished: Callable[[Path], str | None]) -> bool:
+        """Start, or go on where the last process stopped.
+
+        Args:
+            resume: Go on with what is there. Without it, an interrupted run is an error, not overwritten.
+            finished: Reads the mark of the run that made a finished file.
+
+        Returns:
+            Whether there is anything to do: False when the finished file is there.
+
+        Raises:
+            InputError: What is there was made from other data or with other options, is damaged, or is in use.
+        """
+        if self.state.exists():
+            if not resume:
+                raise InputError(
+                    f"{self.part} is from a run that was interrupted: pass --resume to go on with it, or delete it and "
+                    f"{self.state.name}"
+                )
+            self._read_state()
+            if not self.part.exists() and self.target.exists() and finished(self.target) == self.run:
+                self.state.unlink()  # killed between the last two steps of `finish`
+                return False
+        elif resume and self.target.exists():
+            if finished(self.target) != self.run:
+                raise InputError(f"{self.target} is finished, but was made from other data or with other options")
+            return False
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        found = self._file.seek(0, os.SEEK_END)
+        if found < self.size:
+            raise InputError(f"{self.part} is damaged: {found} bytes, where {self.state.name} says {self.size}")
+        self._write_state()
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+        return True
+
+    def commit(self, block: Sequence[Record], rows: int, failed: int) -> None:
+        """Write the records of the next `rows` rows; they are safe when this returns."""
+        data = "".join(lines.line(record, self.run) for record in block).encode("utf-8")
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows, self.failed, self.size = self.rows + rows, self.failed + failed, self.size + len(data)
+        self._write_state()
+
+    def records(self) -> Iterator[Record]:
+        """What has been committed."""
+        return lines.read(self.part)
+
+    def finish(self, write: Callable[[Iterator[Record], Path, str], Any] | None) -> None:
+        """Make the finished file: with `write(records, path, run)`, or by giving the journal its name."""
+        if write is None:
+            self.part.replace(self.target)
+        else:
+            write(self.records(), self.target, self.run)
+            self.part.unlink()
+        self.state.unlink()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _lock(self) -> None:
+        self._file = self.part.open("ab+")
+        with contextlib.suppress(ImportError):  # there is no fcntl on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"another process is writing {self.part}") from error
+
+    def _read_state(self) -> None:
+        try:
+            state = json.loads(self.state.read_text(encoding="utf-8"))
+            before, self.rows, self.failed, self.size = (state[k] for k in ("settings", "rows", "failed", "bytes"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.state} is damaged; delete it and {self.part.name} to start again") from error
+        changed = sorted(k for k in {*before, *self.settings} if before.get(k) != self.settings.get(k))
+        if changed:
+            what = "; ".join(f"{k} was {_short(before.get(k))}, now {_short(self.settings.get(k))}" for k in changed)
+            raise InputError(f"cannot resume {self.target}: {what}")
+
+    def _write_state(self) -> None:
+        state = {"rows": self.rows, "failed": self.failed, "bytes": self.size, "settings": self.settings}
+        temporary = self.state.with_name(self.state.name + ".tmp")
+        with temporary.open("w", encoding="utf-8") as f:
+            json.dump(state, f)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(self.state)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

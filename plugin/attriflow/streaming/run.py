@@ -1,0 +1,139 @@
+"""A data set through a model: windows of rows, each committed before the next begins."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attriflow import io
+from attriflow.datasets import Rows
+from attriflow.errors import InputError
+from attriflow.io.files import run_of, write
+from attriflow.streaming.fields import Fields
+from attriflow.streaming.journal import Journal
+from attriflow.streaming.meter import Meter
+from attriflow.streaming.page import page_run, write_page
+from attriflow.streaming.rows import Explain, explain_window, reason, records
+from attriflow.types import Attribution
+
+HELD = 20_000
+"""Most rows for a .safetensors file, which is made in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        rows: Rows of the data set.
+        failed: How many of them could not be explained.
+        resumed: Rows that an earlier process had done.
+        seconds: Time of this process.
+    """
+
+    rows: int
+    failed: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+
+
+def attribute_dataset(
+    rows: Rows,
+    explain: Explain,
+    *,
+    fields: Fields | None = None,
+    output: str | Path | None = None,
+    page: str | Path | None = None,
+    resume: bool = False,
+    strict: bool = False,
+    window: int = 128,
+    settings: Mapping[str, Any] | None = None,
+    on_window: Callable[[list[Attribution]], None] | None = None,
+    on_failure: Callable[[int, str], None] | None = None,
+    show_progress: bool = True,
+) -> Summary:
+    """Explain every row of a data set in bounded memory, and write the attributions as they come.
+
+    Args:
+        rows: The data set (see `attriflow.datasets.open_dataset`).
+        explain: Explains the texts of a window: `functools.partial(model.attribute, method=..., ...)`.
+        fields: Which columns hold what.
+        output: File for the attributions (see `attriflow.io`) and, in their place, the reasons of rows that failed.
+            A .html file is a `page`.
+        page: HTML page of the first rows.
+        resume: Go on with a run that was interrupted; its result is the same, byte for byte, as if it had not been.
+        strict: Stop at the first row that fails.
+        window: Rows that are explained together and committed together.
+        settings: What else the result depends on (model, method, options): a run with others cannot be resumed.
+        on_window: Called with the attributions of every window.
+        on_failure: Called with the row and the reason of every failure.
+        show_progress: Show how far the run is.
+
+    Raises:
+        InputError: A file that cannot be written or resumed, a row that fails (`strict`), or no row of the first window
+            that could be explained.
+    """
+    begin = time.monotonic()
+    fields = (fields or Fields()).resolved(rows.columns)
+    target = Path(output or page or "") if output or page else None
+    journal = None
+    if target is not None:
+        _check_target(target, len(rows))
+        data = {**rows.identity(), "from": rows.start, "to": rows.stop}
+        facts = {"data": data, "fields": dataclasses.asdict(fields), "window": window, **(settings or {})}
+        journal = Journal(target, facts)
+    with journal or contextlib.nullcontext():
+        if journal and not journal.open(resume, page_run if _is_page(journal.target) else run_of):
+            return Summary(rows=len(rows), resumed=len(rows), seconds=time.monotonic() - begin)
+        done, failed = (journal.rows, journal.failed) if journal else (0, 0)
+        resumed, source = done, rows.read(done)
+        with Meter(len(rows), done, show_progress) as meter:
+            while block := list(itertools.islice(source, window)):
+                results = explain_window(block, fields, explain)
+                wrong = [(done + i, reason(r)) for i, r in enumerate(results) if isinstance(r, Exception)]
+                _check_failures(wrong, strict, all_failed=done == 0 and len(wrong) == len(block))
+                if journal:
+                    journal.commit(list(records(done, results)), len(block), len(wrong))
+                done, failed = done + len(block), failed + len(wrong)
+                if on_window:
+                    on_window([a for r in results if not isinstance(r, Exception) for a in r])
+                if on_failure:
+                    for row, why in wrong:
+                        on_failure(row, why)
+                meter.advance(len(block))
+        if journal:
+            _finish(journal, Path(page) if page else None)
+    return Summary(rows=done, failed=failed, resumed=resumed, seconds=time.monotonic() - begin)
+
+
+def _check_failures(wrong: Sequence[tuple[int, str]], strict: bool, all_failed: bool) -> None:
+    if wrong and (strict or all_failed):
+        who = f"none of the first {len(wrong)} rows can be explained; " if all_failed and len(wrong) > 1 else ""
+        raise InputError(f"{who}row {wrong[0][0]}: {wrong[0][1]}")
+
+
+def _finish(journal: Journal, page: Path | None) -> None:
+    if page is not None and page != journal.target:
+        write_page(journal.records(), page, journal.run)
+    if _is_page(journal.target):
+        journal.finish(write_page)
+    else:
+        journal.finish(None if journal.target.suffix.lower() == ".jsonl" else write)
+
+
+def _is_page(path: Path) -> bool:
+    return io.suffix_of(path, ".html") == ".html"
+
+
+def _check_target(target: Path | None, n: int) -> None:
+    if target is not None and io.suffix_of(target, ".html") == ".safetensors" and n > HELD:
+        raise InputError(
+            f"{n:,} rows are too many for a .safetensors file, which is made in memory (at most {HELD:,}): "
+            "write .jsonl or .parquet"
+        )

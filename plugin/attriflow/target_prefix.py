@@ -1,0 +1,51 @@
+"""Encoder-decoders whose generation begins with a given text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from attriflow.errors import InputError
+from attriflow.model import AttributionModel
+from attriflow.output import AttributionOutput
+
+
+def attribute_from_prefix(
+    model: AttributionModel,
+    input_texts: Sequence[str],
+    generated_texts: Sequence[str],
+    *,
+    method: str,
+    generation_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    attr_pos_start: int | None = None,
+    attr_pos_end: int | None = None,
+    **options: Any,
+) -> AttributionOutput:
+    """Let the model continue beginnings of targets, and explain beginnings and continuations.
+
+    Texts are continued one at a time: their beginnings have different lengths.
+
+    Args:
+        model: An encoder-decoder.
+        input_texts: Sources.
+        generated_texts: Beginnings of the targets, one per source.
+        method, seed, attr_pos_start, attr_pos_end, **options: See `AttributionModel.attribute_examples`.
+        generation_args: Arguments of `generate`.
+    """
+    if not model.is_encoder_decoder:
+        raise InputError("only encoder-decoders have a target prefix; here, append it to the input text")
+    if len(input_texts) != len(generated_texts):
+        raise InputError(f"{len(input_texts)} input texts but {len(generated_texts)} generated texts")
+    examples = []
+    for text, prefix in zip(input_texts, generated_texts, strict=True):
+        ids = model.wrapped.target_ids(prefix, skip_special_tokens=True)
+        given = {**(generation_args or {}), "decoder_input_ids": torch.tensor([ids], device=model.device)}
+        examples += model.encode(
+            text, generation_args=given, seed=seed, attr_pos_start=attr_pos_start, attr_pos_end=attr_pos_end
+        )
+    found = model.attribute_examples(examples, method, seed=seed, **options)
+    return AttributionOutput(a.replace(provenance=dataclasses.replace(a.provenance, generated=True)) for a in found)
