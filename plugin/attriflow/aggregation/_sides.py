@@ -21,17 +21,15 @@ class Sides:
 
     Attributes:
         source: Encoder tokens; empty for decoder-only models.
-        decoder: Decoder tokens: those that are inputs, then those that are only explained.
-        read: How many of them are inputs (0: only the source gets credit).
-        first: Index in `decoder` of the first explained token; `decoder[first:]` are the targets.
-        before: Decoder positions before the first of them that the attribution does not hold.
+        decoder: Decoder tokens by position, with `UNKNOWN` for those before the explained ones that are no inputs.
+        read: How many decoder tokens are inputs (0: only the source gets credit).
+        first: Position of the first explained token; `decoder[first:]` are the targets.
     """
 
     source: tuple[Token, ...]
     decoder: tuple[Token, ...]
     read: int
     first: int
-    before: int
 
     @property
     def prompt(self) -> int:
@@ -39,13 +37,16 @@ class Sides:
         return next((i for i, t in enumerate(self.decoder) if t.segment == "generated"), len(self.decoder))
 
 
+UNKNOWN = Token(text="", id=-1, segment="generated", special=True)
+
+
 def sides_of(attribution: Attribution) -> Sides:
     """Split the tokens; an attribution's inputs are source tokens, then decoder tokens."""
-    inputs, targets = attribution.inputs, attribution.targets
+    inputs, start = attribution.inputs, attribution.start
     n = next((i for i, t in enumerate(inputs) if t.segment != "source"), len(inputs))
-    first = min(attribution.start, len(inputs) - n)
-    decoder = (*inputs[n:], *targets[len(inputs) - n - first :])
-    return Sides(inputs[:n], decoder, len(inputs) - n, first, attribution.start - first)
+    read = len(inputs) - n
+    known = (*inputs[n:], *([UNKNOWN] * (start - read)))
+    return Sides(inputs[:n], (*known, *attribution.targets[len(known) - start :]), read, start)
 
 
 def read_spans(option: str, spans: Any, length: int) -> list[Span]:
@@ -91,11 +92,9 @@ def runs(keys: Sequence[object]) -> list[Span]:
 
 def on_both_sides(sides: Sides, source_spans: Any, target_spans: Any) -> tuple[list[Span], list[Span]]:
     """Spans of the source and of the decoder tokens; the source of decoder-only models is their prompt."""
+    target = read_spans("target_spans", target_spans, len(sides.decoder))
     if sides.source:
-        return (
-            read_spans("source_spans", source_spans, len(sides.source)),
-            read_spans("target_spans", target_spans, len(sides.decoder)),
-        )
+        return read_spans("source_spans", source_spans, len(sides.source)), target
     prompt = read_spans("source_spans", source_spans, sides.prompt)
-    whole = read_spans("target_spans", target_spans, len(sides.decoder))
-    return [], read_spans("source_spans and target_spans together", sorted({*prompt, *whole}), len(sides.decoder))
+    together = "source_spans and target_spans together"
+    return [], read_spans(together, sorted({*prompt, *target}), len(sides.decoder))

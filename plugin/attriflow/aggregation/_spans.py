@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from attriflow.aggregation._apply import Function, Span, check_function, reduce_spans
-from attriflow.aggregation._sides import Sides, covering, runs, sides_of
+from attriflow.aggregation._sides import covering, runs, sides_of
 from attriflow.errors import UnknownNameError, check_choice
 from attriflow.registry import step_functions
 from attriflow.types import Attribution, Token
@@ -58,19 +58,21 @@ class SpanMerger:
             norms=None if a.norms is None else both(a.norms),
             inputs=tuple(merged_token(a, a.inputs[i:j]) for i, j in inputs),
             targets=tuple(merged_token(a, a.targets[i:j]) for i, j in steps),
-            start=sides.before + sum(j <= first for _, j in decoder),
+            start=sum(j <= first for _, j in decoder),
             step_scores={
                 name: reduce_spans(self._step_function(a, name), values, steps, 0)
                 for name, values in a.step_scores.items()
             },
             sequence_scores={
-                name: self._sequence(values, source if name.startswith("encoder") else _of_map(sides, decoder, values))
+                name: self._sequence(values, source if name.startswith("encoder") else decoder)
                 for name, values in a.sequence_scores.items()
             },
         )
 
     def _sequence(self, values: Tensor, spans: Sequence[Span]) -> Tensor:
         """Both axes of scores between the tokens of one side, receiving tokens first."""
+        length = values.shape[0]  # the last decoder token is never read
+        spans = [(i, min(j, length)) for i, j in spans if i < length]
         return reduce_spans(self.aggregate_fn, reduce_spans(self.aggregate_fn, values, spans, 1), spans, 0)
 
     def _step_function(self, attribution: Attribution, name: str) -> Function:
@@ -121,13 +123,6 @@ class UnitMerger(SpanMerger):
         keys = zip(self.units(attribution, tokens), tokens, strict=True)
         found = runs([(key, token.segment) for key, token in keys])
         return covering([span for span in found if wanted[span[0]]], len(tokens))
-
-
-def _of_map(sides: Sides, decoder: Sequence[Span], values: Tensor) -> list[Span]:
-    """Spans of a map between decoder tokens, which has all positions that are read."""
-    shifted = [(sides.before + i, sides.before + j) for i, j in decoder]
-    length = values.shape[0]
-    return covering([(i, min(j, length)) for i, j in shifted if i < length], length)
 
 
 def merged_token(texts: Texts, tokens: Sequence[Token]) -> Token:

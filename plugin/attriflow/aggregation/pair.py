@@ -54,20 +54,18 @@ class PairAggregator:
         inputs = [*source, *((n + i, m + j) for i, j in decoder if i < one.read and j < two.read)]
         if not inputs or not steps:
             raise InputError("the two attributions have no inputs or no steps in common")
-        positions = [*zip(range(one.before), range(two.before), strict=False)]
-        positions += [(one.before + i, two.before + j) for i, j in decoder]
         return a.replace(
             scores=self._differ(_pick(a.scores, steps, inputs, 0), _pick(b.scores, steps, inputs, 1)),
             norms=None,  # the length of a difference of vectors is not the difference of their lengths
             inputs=tuple(_both(a.inputs[i], b.inputs[j]) for i, j in inputs),
             targets=tuple(_both(a.targets[i], b.targets[j]) for i, j in steps),
-            start=one.before + sum(i < one.first for i, _ in decoder),
+            start=sum(i < one.first for i, _ in decoder),
             step_scores={
                 name: self._differ(_pick(values, steps, (), 0), _pick(b.step_scores[name], steps, (), 1))
                 for name, values in a.step_scores.items()
             },
             sequence_scores={
-                name: self._map(values, b.sequence_scores[name], source if name.startswith("encoder") else positions)
+                name: self._map(values, b.sequence_scores[name], source if name.startswith("encoder") else decoder)
                 for name, values in a.sequence_scores.items()
             },
         )

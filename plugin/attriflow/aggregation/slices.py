@@ -38,14 +38,13 @@ class SlicesAggregator:
         before = [i for i in decoder if i < sides.first]
         kept = [*before, *range(sides.first, len(sides.decoder))]
         inputs = [*source, *(len(sides.source) + i for i in kept if i < sides.read)]
-        positions = [*range(sides.before), *(sides.before + i for i in kept)]
         return a.replace(
             scores=a.scores[:, inputs],
             norms=None if a.norms is None else a.norms[:, inputs],
             inputs=tuple(a.inputs[i] for i in inputs),
-            start=sides.before + len(before),
+            start=len(before),
             sequence_scores={
-                name: _square(values, source if name.startswith("encoder") else positions)
+                name: _square(values, source if name.startswith("encoder") else kept)
                 for name, values in a.sequence_scores.items()
             },
         )
