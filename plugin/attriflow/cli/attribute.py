@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from attriflow.cli.console import console, say
@@ -73,19 +74,20 @@ def load(options: ModelOptions) -> AttributionModel:
     )
 
 
-def explainer(model: AttributionModel, options: AttributeOptions) -> Callable[..., AttributionOutput]:
+def explainer(
+    model: AttributionModel, options: AttributeOptions, *, show_progress: bool = True
+) -> Callable[..., AttributionOutput]:
     """`model.attribute` with everything bound but the texts, and the aggregation that was asked for."""
-    keywords = attribute_keywords(options)
-    generation = generation_arguments(model, options)
+    from attriflow.target_prefix import attribute_from_prefix
+
+    keywords = {**attribute_keywords(options), "show_progress": show_progress}
 
     def explain(**texts: Any) -> AttributionOutput:
-        from attriflow.target_prefix import attribute_from_prefix
-
-        if options.generate_from_target_prefix and "generated_texts" in texts:
-            out = attribute_from_prefix(model, **texts, generation_args=generation, **keywords)
-        else:
-            out = model.attribute(**texts, generation_args=generation, **keywords)
-        return aggregated(out, options)
+        prefixed = options.generate_from_target_prefix and "generated_texts" in texts
+        generates = prefixed or "generated_texts" not in texts
+        generation = generation_arguments(model, options) if generates else options.generation_kwargs
+        function = functools.partial(attribute_from_prefix, model) if prefixed else model.attribute
+        return aggregated(function(**{"generation_args": generation, **keywords, **texts}), options)
 
     return explain
 

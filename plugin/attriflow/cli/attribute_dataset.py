@@ -43,7 +43,6 @@ def attribute_dataset(options: DatasetOptions) -> None:
         contrast_targets=options.contrast_targets_field,
         contrast_sources=options.contrast_sources_field,
     ).resolved(rows.columns)
-    model = load(options)
     reported = 0
 
     def show(attributions: list[Attribution]) -> None:
@@ -63,14 +62,14 @@ def attribute_dataset(options: DatasetOptions) -> None:
     with _hint(options):
         summary = streaming.attribute_dataset(
             rows,
-            explainer(model, options),
+            lambda: explainer(load(options), options, show_progress=False),
             fields=fields,
             output=options.output,
             page=options.viz_path,
             resume=options.resume,
             strict=options.strict,
             window=(options.batch_size or 8) * BATCHES,
-            settings=_settings(options, model.device, str(model.dtype)),
+            settings=_settings(options),
             on_window=show,
             on_failure=report,
         )
@@ -96,7 +95,7 @@ def _hint(options: DatasetOptions) -> Any:
         raise typer.Exit(130) from None
 
 
-def _settings(options: DatasetOptions, device: Any, dtype: str) -> dict[str, Any]:
+def _settings(options: DatasetOptions) -> dict[str, Any]:
     """What the result depends on, by name."""
     from attriflow.explain import versions
 
@@ -105,8 +104,8 @@ def _settings(options: DatasetOptions, device: Any, dtype: str) -> dict[str, Any
         "model files": _files(options.model_name_or_path),
         "model_kwargs": options.model_kwargs,
         "tokenizer_kwargs": options.tokenizer_kwargs,
-        "device": str(device),
-        "dtype": dtype,
+        "device": options.device,
+        "dtype": options.dtype,
         "versions": versions(),
         **attribute_keywords(options),
         "generation_kwargs": options.generation_kwargs,

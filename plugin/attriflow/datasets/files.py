@@ -1,15 +1,17 @@
-"""CSV, JSON lines and Parquet files, read row by row."""
+"""CSV, JSON lines (also as .gz) and Parquet files, read row by row."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from attriflow.datasets.rows import Row, Rows
 from attriflow.datasets.splits import Split
@@ -62,7 +64,7 @@ def _reading(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start} of a block)") from error
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         reason = str(error).strip().splitlines()
         raise InputError(f"cannot read {path}: {reason[0] if reason else error!r}") from error
 
@@ -75,13 +77,23 @@ def _hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def form_of(name: str) -> Form | None:
+    """The format that the end of a file's name tells."""
+    return BY_SUFFIX.get(Path(name.lower().removesuffix(".gz")).suffix)
+
+
+def _text(path: Path, **options: Any) -> TextIO:
+    found = gzip.open if path.suffix == ".gz" else open
+    return found(path, "rt", encoding="utf-8-sig", **options)  # type: ignore[operator,no-any-return]
+
+
 # -- CSV: every cell is text -------------------------------------------------------------------------------------------
 
 
 def _csv(path: Path) -> Iterator[list[str]]:
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as f:
-        yield from csv.reader(f, delimiter="\t" if path.suffix == ".tsv" else ",")
+    with _text(path, newline="") as f:
+        yield from csv.reader(f, delimiter="\t" if ".tsv" in path.suffixes else ",")
 
 
 def _csv_rows(path: Path, start: int) -> Iterator[Row]:
@@ -106,7 +118,7 @@ def _csv_columns(path: Path) -> tuple[str, ...]:
 
 
 def _json(path: Path) -> Iterator[str | Any]:
-    with path.open(encoding="utf-8-sig") as f:
+    with _text(path) as f:
         head = f.read(1)
         while head.isspace():
             head = f.read(1)

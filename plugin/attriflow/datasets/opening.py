@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attriflow.datasets import hub
-from attriflow.datasets.files import BY_NAME, BY_SUFFIX, FileRows
+from attriflow.datasets.files import BY_NAME, FileRows, form_of
 from attriflow.datasets.rows import ListRows, Rows
 from attriflow.datasets.splits import Split
 from attriflow.errors import InputError
@@ -28,8 +28,9 @@ def open_dataset(
     """Open a data set for reading.
 
     Args:
-        name: A .csv, .tsv, .json, .jsonl or .parquet file; "csv", "json" or "parquet" with `files`; "demo/recall" or
-            "demo/translate"; or what `datasets.load_dataset` takes: a name on the Hugging Face hub, a folder.
+        name: A .csv, .tsv, .json, .jsonl or .parquet file (text files also as .gz); "csv", "json" or "parquet" with
+            `files`; "demo/recall" or "demo/translate"; or what `datasets.load_dataset` takes: a name on the Hugging Face
+            hub, a folder.
         config: Configuration of a Hugging Face data set.
         files: Data files; patterns with * are allowed.
         folder: Folder of the data files.
@@ -41,8 +42,8 @@ def open_dataset(
     """
     if name.startswith("demo/"):
         return ListRows(_demo(name), Split.of_file(split), name)
-    if Path(name).suffix.lower() in BY_SUFFIX:
-        return FileRows([_file(name)], BY_SUFFIX[Path(name).suffix.lower()], Split.of_file(split))
+    if form := form_of(name):
+        return FileRows([_file(name)], form, Split.of_file(split))
     if name in BY_NAME and files and not options:
         paths = [path for pattern in files for path in _matching(pattern, folder)]
         return FileRows(paths, BY_NAME[name], Split.of_file(split))

@@ -40,7 +40,7 @@ def to_record(attribution: Attribution) -> Record:
         elif name in _TENSOR_MAPS:
             record[name] = {key: tensor.detach().cpu().contiguous() for key, tensor in value.items()}
         elif isinstance(value, Provenance):
-            record[name] = plain(dataclasses.asdict(value))
+            record[name] = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         else:
             record[name] = plain(value)
     return record

@@ -45,7 +45,7 @@ class Summary:
 
 def attribute_dataset(
     rows: Rows,
-    explain: Explain,
+    load: Callable[[], Explain],
     *,
     fields: Fields | None = None,
     output: str | Path | None = None,
@@ -62,7 +62,8 @@ def attribute_dataset(
 
     Args:
         rows: The data set (see `attriflow.datasets.open_dataset`).
-        explain: Explains the texts of a window: `functools.partial(model.attribute, method=..., ...)`.
+        load: Called when there is a row to explain. Returns what explains the texts of a window:
+            `lambda: functools.partial(model.attribute, method="saliency")`.
         fields: Which columns hold what.
         output: File for the attributions (see `attriflow.io`) and, in their place, the reasons of rows that failed.
             A .html file is a `page`.
@@ -93,8 +94,9 @@ def attribute_dataset(
             return Summary(rows=len(rows), resumed=len(rows), seconds=time.monotonic() - begin)
         done, failed = (journal.rows, journal.failed) if journal else (0, 0)
         resumed, source = done, rows.read(done)
+        explain = load() if done < len(rows) else None
         with Meter(len(rows), done, show_progress) as meter:
-            while block := list(itertools.islice(source, window)):
+            while explain and (block := list(itertools.islice(source, window))):
                 results = explain_window(block, fields, explain)
                 wrong = [(done + i, reason(r)) for i, r in enumerate(results) if isinstance(r, Exception)]
                 _check_failures(wrong, strict, all_failed=done == 0 and len(wrong) == len(block))
