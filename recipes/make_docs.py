@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from attriflow.registry import PartInfo, aggregators, methods, metrics, step_functions
+from attriflow.registry import PartInfo, aggregation_functions, aggregators, methods, metrics, step_functions
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", re.DOTALL)
@@ -50,7 +50,8 @@ TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
         metrics,
         {"family": meta("family"), "better": direction, "range": meta("range"), "what": lambda i: i.summary},
     ),
-    "aggregators": (aggregators, {"options": options, "what": lambda i: i.summary}),
+    "aggregators": (aggregators, {"what": lambda i: i.summary, "options": options}),
+    "aggregation_functions": (aggregation_functions, {"what": lambda i: i.summary, "options": options}),
 }
 
 

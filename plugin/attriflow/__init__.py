@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attriflow.model import load_model as load_model
     from attriflow.output import AttributionOutput as AttributionOutput
     from attriflow.output import load as load
+    from attriflow.output import merge_attributions as merge_attributions
     from attriflow.tracking.log_model import log_model as log_model
     from attriflow.types import Attribution as Attribution
     from attriflow.types import Forward as Forward
@@ -32,6 +33,7 @@ _HOMES = {
     "load": "attriflow.output",
     "load_model": "attriflow.model",
     "log_model": "attriflow.tracking.log_model",
+    "merge_attributions": "attriflow.output",
     "show_attributions": "attriflow.views.display",
     "show_granular_attributions": "attriflow.views.display",
     "show_token_attributions": "attriflow.views.display",
@@ -44,6 +46,7 @@ __all__ = [
     "AttriflowError",
     "Forward",
     "__version__",
+    "list_aggregation_functions",
     "list_aggregators",
     "list_feature_attribution_methods",
     "list_metrics",
@@ -51,6 +54,9 @@ __all__ = [
     "load",
     "load_model",
     "log_model",
+    "merge_attributions",
+    "register_aggregation_function",
+    "register_aggregator",
     "register_step_function",
     "show_attributions",
     "show_granular_attributions",
@@ -87,6 +93,13 @@ def list_aggregators() -> list[str]:
     from attriflow.registry import aggregators
 
     return aggregators.names()
+
+
+def list_aggregation_functions() -> list[str]:
+    """Names of all registered aggregation functions."""
+    from attriflow.registry import aggregation_functions
+
+    return aggregation_functions.names()
 
 
 def list_metrics() -> list[str]:
@@ -128,3 +141,47 @@ def register_step_function(
         return lambda function: register_step_function(function, identifier, overwrite, aggregate_map, **meta)
     known = {"stepwise": False, **meta, **({} if aggregate_map is None else {"aggregate_map": dict(aggregate_map)})}
     return step_functions.register(identifier or fn.__name__, overwrite=overwrite, **known)(fn)
+
+
+def register_aggregator(fn: Any = None, identifier: str | None = None, overwrite: bool = False, **meta: Any) -> Any:
+    """Register an aggregator `Attribution -> Attribution` under a name, for `aggregate`.
+
+    Args:
+        fn: A function whose keyword-only parameters are its options, or a frozen dataclass with `__call__`, whose
+            fields they are. It must not change the attribution it is given (`attribution.replace(...)` makes a copy).
+        identifier: Its name; the function's own when None.
+        overwrite: Replace an aggregator of that name.
+        **meta: Whatever else is known of it.
+
+    Returns:
+        The function, or, when called without one, a decorator.
+    """
+    from attriflow.registry import aggregators
+
+    return _register(aggregators, fn, identifier, overwrite, meta)
+
+
+def register_aggregation_function(
+    fn: Any = None, identifier: str | None = None, overwrite: bool = False, **meta: Any
+) -> Any:
+    """Register a function `(values [..., n], dim) -> [...]` under a name, for the axes of scores and for spans.
+
+    Args:
+        fn: The function; it may leave out `dim` and reduce the last axis. It never gets a NaN from a span: what a step
+            does not see is left out beforehand.
+        identifier: Its name; the function's own when None.
+        overwrite: Replace a function of that name.
+        **meta: Whatever else is known of it.
+
+    Returns:
+        The function, or, when called without one, a decorator.
+    """
+    from attriflow.registry import aggregation_functions
+
+    return _register(aggregation_functions, fn, identifier, overwrite, meta)
+
+
+def _register(registry: Any, fn: Any, identifier: str | None, overwrite: bool, meta: dict[str, Any]) -> Any:
+    if fn is None:
+        return lambda part: _register(registry, part, identifier, overwrite, meta)
+    return registry.register(identifier or fn.__name__, overwrite=overwrite, **meta)(fn)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from attriflow import io
+from attriflow.aggregation._apply import Function
+from attriflow.aggregation._pipeline import Aggregator, build, run
 from attriflow.errors import InputError
-from attriflow.registry import aggregators
+from attriflow.io.records import plain
 from attriflow.types import Attribution
 
 if TYPE_CHECKING:
@@ -41,10 +43,20 @@ class AttributionOutput(Sequence[Attribution]):
         return iter(self.attributions)
 
     def __add__(self, other: object) -> AttributionOutput:
-        """Attributions of both outputs."""
+        """Attributions of both outputs, whose settings must agree (see `merge_attributions`)."""
+        return merge_attributions([self, other])
+
+    def __radd__(self, other: object) -> AttributionOutput:
+        """So that `sum(outputs)` merges them."""
+        return self if other == 0 else merge_attributions([other, self])
+
+    def __sub__(self, other: object) -> AttributionOutput:
+        """Differences one to one (see the aggregator "pair")."""
         if not isinstance(other, AttributionOutput):
-            raise InputError(f"only another AttributionOutput can be added, not {type(other).__name__}")
-        return AttributionOutput((*self, *other))
+            raise InputError(f"only another AttributionOutput can be subtracted, not {type(other).__name__}")
+        if len(self) != len(other):
+            raise InputError(f"outputs are compared one to one: {len(self)} and {len(other)} attributions")
+        return AttributionOutput(a - b for a, b in zip(self, other, strict=True))
 
     def __repr__(self) -> str:
         """Method, number of examples, shapes."""
@@ -68,26 +80,134 @@ class AttributionOutput(Sequence[Attribution]):
         }
         return {**facts, "examples": len(p), "forward_passes": totals["forward_rows"] / len(p), **totals}
 
-    def aggregate(self, aggregator: str = "scores", **options: Any) -> AttributionOutput:
-        """Apply a registered aggregator to every attribution; with "scores" and its defaults as Inseq does."""
-        function = aggregators.build(aggregator, **options)
-        return AttributionOutput(function(a) for a in self)
+    def merge(self, *others: AttributionOutput) -> AttributionOutput:
+        """This output and others as one (see `merge_attributions`)."""
+        return merge_attributions([self, *others])
 
-    def show(self, **options: Any) -> None:
-        """Print every attribution as a table in the terminal."""
-        from attriflow.views.console import show
+    def aggregate(
+        self,
+        aggregator: Aggregator = "scores",
+        aggregate_fn: Function | Sequence[Function | None] | None = None,
+        **options: Any,
+    ) -> AttributionOutput:
+        """Reduce axes, merge tokens, compare: new attributions; those held here are not changed.
 
-        show(list(self), **options)
+        Args:
+            aggregator: A name (see `list_aggregators`; by default "scores", which does as Inseq does), the name of an
+                aggregation function (see `list_aggregation_functions`), which reduces the last extra axis, a callable
+                `Attribution -> Attribution`, or a list of these, applied in their order. In a list, a pair adds a
+                function or options: `[("scores", "mean"), ("subwords", {"aggregate_target": False})]`.
+            aggregate_fn: The aggregator's function: a name or a callable; for a list of aggregators a list.
+            **options: Options of the aggregators; each goes to all of them that take it.
+
+        Raises:
+            AttriflowError: A wrong name, option or value, before anything is computed.
+        """
+        steps = build(aggregator, aggregate_fn, options)
+        return AttributionOutput(run(steps, a) for a in self)
+
+    def weight_attributions(self, step_fn: str) -> AttributionOutput:
+        """One score per token (as `aggregate()` gives it), times the value of a step score at each step."""
+        return AttributionOutput(a.weight_attributions(step_fn) for a in self)
+
+    def get_scores_dicts(
+        self, aggregator: Aggregator = "scores", do_aggregation: bool = True, **options: Any
+    ) -> list[dict[str, dict[tuple[int, str], dict[Any, float]]]]:
+        """All scores as nested dictionaries, one per attribution, in Inseq's structure.
+
+        Keys are "source_attributions", "target_attributions" (both NaN where a step does not see a token) and
+        "step_scores"; then the generated token as (position, text); then the attributed token as (position, text), or
+        the name of the step score. `pandas.DataFrame(d["source_attributions"])` is a table of one kind.
+
+        Args:
+            aggregator: What makes one score per token of several (see `aggregate`).
+            do_aggregation: False: scores as they are.
+            **options: Of the aggregator.
+        """
+        return [a.get_scores_dicts(aggregator, do_aggregation, **options) for a in self]
+
+    def show(self, **options: Any) -> str | None:
+        """Show every attribution, in the terminal or in the notebook (see `attriflow.show_attributions`)."""
+        from attriflow.views.display import show_attributions
+
+        return show_attributions(self, **options)
+
+    def show_granular(self, **options: Any) -> str | None:
+        """Show layers or heads one by one (see `attriflow.show_granular_attributions`)."""
+        from attriflow.views.display import show_granular_attributions
+
+        return show_granular_attributions(self, **options)
+
+    def show_tokens(self, **options: Any) -> str | None:
+        """Show the attributed texts, coloured for each generated token (see `attriflow.show_token_attributions`)."""
+        from attriflow.views.display import show_token_attributions
+
+        return show_token_attributions(self, **options)
+
+    def to_html(self, path: str | Path | None = None, **options: Any) -> str:
+        """A self-contained page, also written to `path` (see `attriflow.views.html.to_html`)."""
+        from attriflow.views.html import to_html
+
+        return to_html(self, path, **options)
+
+    def _repr_html_(self) -> str:
+        from attriflow.views.html import to_iframe
+
+        return to_iframe(self)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Tidy table (see `attriflow.io.to_dataframe`)."""
         return io.to_dataframe(self)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write to one safetensors file; `attriflow.load` reads it back."""
-        return io.save(self, path, overwrite=overwrite)
+        """Write one file, in the format that its suffix says.
+
+        Args:
+            path: .safetensors (also without suffix), .json, .jsonl or .parquet, which `attriflow.load` reads back, or
+                .html for a page.
+            overwrite: Replace an existing file; otherwise that is an error.
+        """
+        if io.suffix_of(path, ".html") != ".html":
+            return io.save(self, path, overwrite=overwrite)
+        io.check_free(path, overwrite)
+        return io.write_with(lambda free: free.write_text(self.to_html(), encoding="utf-8"), path)
+
+
+def merge_attributions(attributions: Sequence[Any]) -> AttributionOutput:
+    """Several outputs as one.
+
+    Args:
+        attributions: `AttributionOutput`s made with the same settings.
+
+    Raises:
+        InputError: Something else, or outputs that differ in model, method, options, attributed function, step scores,
+            axes, in whether the target gets credit, or in whether it was generated.
+    """
+    for output in attributions:
+        if not isinstance(output, AttributionOutput):
+            raise InputError(f"only AttributionOutputs can be merged, not {type(output).__name__}")
+    merged = [a for output in attributions for a in output]
+    for a in merged[1:]:
+        for what, one, other in zip(_SETTINGS, _settings(merged[0]), _settings(a), strict=True):
+            if one != other:
+                raise InputError(f"outputs with different settings cannot be merged: {what} is {one!r} and {other!r}")
+    return AttributionOutput(merged)
+
+
+_SETTINGS = (
+    "model", "method", "options", "attributed_fn", "attributed_fn_args", "step_scores", "axes", "attribute_target",
+    "generated",
+)  # fmt: skip
+
+
+def _settings(a: Attribution) -> tuple[Any, ...]:
+    """Values of `_SETTINGS`; of options what a saved file would keep of them."""
+    p = a.provenance
+    credited = any(t.segment != "source" for t in a.inputs)
+    options, args = plain(p.options), plain(p.attributed_fn_args)
+    return p.model, p.method, options, p.attributed_fn, args, sorted(a.step_scores), a.axes, credited, p.generated
 
 
 def load(path: str | Path) -> AttributionOutput:
-    """Read attributions that were saved with `AttributionOutput.save`."""
+    """Read attributions that were saved with `AttributionOutput.save` or by `attribute-dataset`."""
     return AttributionOutput(io.load(path))

@@ -48,7 +48,7 @@ def absmax(scores: Tensor, dim: int) -> Tensor:
 
 @aggregation_functions.register("vnorm")
 def vnorm(scores: Tensor, dim: int, *, vnorm_ord: float = 2) -> Tensor:
-    r"""Vector norm, $(\sum_i |s_i|^p)^{1/p}$ with p = `vnorm_ord`; the Euclidean length by default."""
+    """Vector norm of order `vnorm_ord`; the Euclidean length by default."""
     import torch
 
     return torch.linalg.vector_norm(scores, ord=vnorm_ord, dim=dim)
