@@ -43,20 +43,19 @@ class AttributionOutput(Sequence[Attribution]):
         return iter(self.attributions)
 
     def __add__(self, other: object) -> AttributionOutput:
-        """Attributions of both outputs, whose settings must agree (see `merge_attributions`)."""
-        return merge_attributions([self, other])
+        """Attributions of both outputs, whatever their settings (`merge` checks these)."""
+        return AttributionOutput((*self, *_checked(other)))
 
     def __radd__(self, other: object) -> AttributionOutput:
-        """So that `sum(outputs)` merges them."""
-        return self if other == 0 else merge_attributions([other, self])
+        """So that `sum(outputs)` joins them."""
+        return self if other == 0 else AttributionOutput((*_checked(other), *self))
 
     def __sub__(self, other: object) -> AttributionOutput:
         """Differences one to one (see the aggregator "pair")."""
-        if not isinstance(other, AttributionOutput):
-            raise InputError(f"only another AttributionOutput can be subtracted, not {type(other).__name__}")
-        if len(self) != len(other):
-            raise InputError(f"outputs are compared one to one: {len(self)} and {len(other)} attributions")
-        return AttributionOutput(a - b for a, b in zip(self, other, strict=True))
+        others = _checked(other)
+        if len(self) != len(others):
+            raise InputError(f"outputs are compared one to one: {len(self)} and {len(others)} attributions")
+        return AttributionOutput(a - b for a, b in zip(self, others, strict=True))
 
     def __repr__(self) -> str:
         """Method, number of examples, shapes."""
@@ -183,15 +182,18 @@ def merge_attributions(attributions: Sequence[Any]) -> AttributionOutput:
         InputError: Something else, or outputs that differ in model, method, options, attributed function, step scores,
             axes, in whether the target gets credit, or in whether it was generated.
     """
-    for output in attributions:
-        if not isinstance(output, AttributionOutput):
-            raise InputError(f"only AttributionOutputs can be merged, not {type(output).__name__}")
-    merged = [a for output in attributions for a in output]
+    merged = [a for output in attributions for a in _checked(output)]
     for a in merged[1:]:
         for what, one, other in zip(_SETTINGS, _settings(merged[0]), _settings(a), strict=True):
             if one != other:
                 raise InputError(f"outputs with different settings cannot be merged: {what} is {one!r} and {other!r}")
     return AttributionOutput(merged)
+
+
+def _checked(other: object) -> AttributionOutput:
+    if not isinstance(other, AttributionOutput):
+        raise InputError(f"expected an AttributionOutput, not {type(other).__name__}")
+    return other
 
 
 _SETTINGS = (

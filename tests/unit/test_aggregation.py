@@ -766,8 +766,9 @@ def test_merge(gpt2, tmp_path):
             else gpt2.attribute("so", "so te", method="input_x_gradient", step_scores=["entropy"])
         )
         with pytest.raises(InputError, match=f"cannot be merged: {what} is"):
-            one + other
-    with pytest.raises(InputError, match="only AttributionOutputs"):
+            one.merge(other)
+        assert len(one + other) == 2  # joined as they are
+    with pytest.raises(InputError, match="expected an AttributionOutput, not list"):
         attriflow.merge_attributions([one, list(two)])
     assert len(attriflow.merge_attributions([])) == 0
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from attriflow.errors import AttriflowError, OptionError, UnknownNameError
-from attriflow.registry import Registry, aggregators, methods, metrics, step_functions
+from attriflow.registry import Registry, aggregation_functions, aggregators, methods, metrics, step_functions
 
-REGISTRIES = [methods, step_functions, aggregators, metrics]
+REGISTRIES = [methods, step_functions, aggregators, aggregation_functions, metrics]
 PACKAGE = Path(__file__).parents[1] / "ext_package"
 
 
@@ -82,8 +82,8 @@ def test_required_options_are_asked_for():
 
 def test_listing_imports_nothing_heavy():
     code = (
-        "import sys\nfrom attriflow.registry import methods, step_functions, metrics, aggregators\n"
-        "[r.names() for r in (methods, step_functions, metrics, aggregators)]\n"
+        "import sys\nfrom attriflow import registry as r\n"
+        "[x.names() for x in (r.methods, r.step_functions, r.metrics, r.aggregators, r.aggregation_functions)]\n"
         "print([m for m in ('torch', 'transformers', 'ferret', 'mlflow', 'matplotlib', 'pandas') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
