@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from attriflow.tracking.artifacts import read_table, write_table
-from attriflow.tracking.demo import tabbed
 from attriflow.tracking.quiet import PROGRESS_BAR, no_artifact_bars, quiet
 from attriflow.tracking.run_logger import key_of, text_of
 
@@ -56,14 +55,6 @@ def test_tables_keep_texts_and_gaps(ending: str, tmp_path: Path) -> None:
     assert back["value"].isna().tolist() == [False, True, False]
     assert back["value"].tolist()[2] == pytest.approx(1e-12)
     assert back["skipped"].isna().tolist() == [True, False, True]
-
-
-def test_tabs_hold_whole_pages_escaped() -> None:
-    page = tabbed({"a<b": '<p title="x">one & two</p>', "second": "<p>2</p>"})
-    assert page.count("<iframe") == 2
-    assert "a&lt;b" in page and "<p>" not in page
-    assert 'srcdoc="&lt;p title=&quot;x&quot;&gt;one &amp; two&lt;/p&gt;"' in page
-    assert page.count(" checked>") == 1
 
 
 def test_quiet_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def evaluate_command(
     from attriflow.evaluation.tables import directions
     from attriflow.registry import metrics
     from attriflow.tracking.quiet import quiet
-    from attriflow.views.console import leaderboard_table
+    from attriflow.views.console_leaderboard import leaderboard_table
 
     features = frame.drop(columns=[targets] if targets else [])
     # before a model is logged; MLflow's evaluation checks it again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import time
 from collections.abc import Iterator
@@ -62,6 +61,7 @@ def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
     pages: dict[str, str] = {}
     with quiet(), _store(output) as experiment_id:
         from attriflow.demo import MODELS
+        from attriflow.views.page import in_tabs
 
         for name in MODELS:
             console.print(f"\n[bold]demo/{name}[/bold]: {DESCRIPTIONS[name]}; {examples} examples it has not seen ...")
@@ -71,7 +71,7 @@ def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
             if name == MODELS[0]:
                 (output / "leaderboard.png").write_bytes(result.artifacts["plots"].content["metric_heatmap"])
     report = output / "report.html"
-    report.write_text(tabbed(pages), encoding="utf-8")
+    report.write_text(in_tabs("attriflow demo", pages), encoding="utf-8")
     _say_where(console, output, report, time.perf_counter() - started)
     return report
 
@@ -124,7 +124,7 @@ def _store(output: Path) -> Iterator[str]:
 def _print_leaderboard(result: EvaluationResult, console: Console, name: str) -> None:
     from attriflow.evaluation.tables import directions
     from attriflow.registry import metrics
-    from attriflow.views.console import leaderboard_table
+    from attriflow.views.console_leaderboard import leaderboard_table
 
     board: Any = result.artifacts["leaderboard"].content
     console.print(leaderboard_table(board, directions(metrics.names()), title=f"Leaderboard: demo/{name}"))
@@ -151,40 +151,3 @@ def _mlflow_command() -> str:
 
     beside = Path(sys.executable).parent / "mlflow"
     return str(beside) if beside.exists() else shutil.which("mlflow") or "mlflow"
-
-
-def tabbed(pages: dict[str, str]) -> str:
-    """Several self-contained pages as one, each in a tab of its own."""
-    names = list(pages)
-    inputs = "".join(
-        f'<input type="radio" name="tab" id="tab{i}"{" checked" if i == 0 else ""}>'
-        f'<label for="tab{i}">{html.escape(name)}</label>'
-        for i, name in enumerate(names)
-    )
-    frames = "".join(
-        f'<iframe title="{html.escape(name)}" srcdoc="{html.escape(pages[name])}"></iframe>' for name in names
-    )
-    shown = "".join(f"#tab{i}:checked ~ iframe:nth-of-type({i + 1}) {{ display: block }}\n" for i in range(len(names)))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>attriflow demo</title>
-<style>
-html, body {{ height: 100%; margin: 0 }}
-body {{ display: flex; flex-wrap: wrap; align-content: flex-start; background: #fff }}
-body {{ font: 15px/1.4 system-ui, sans-serif }}
-input {{ position: absolute; opacity: 0 }}
-label {{ padding: 10px 20px; cursor: pointer; color: #444; border-bottom: 3px solid transparent }}
-input:checked + label {{ color: #000; font-weight: 600; border-color: #0072b2 }}
-input:focus-visible + label {{ outline: 2px solid #0072b2; outline-offset: -4px }}
-iframe {{ display: none; flex: 0 0 100%; height: calc(100vh - 46px); border: 0; border-top: 1px solid #ddd }}
-{shown}</style>
-</head>
-<body>
-{inputs}
-{frames}
-</body>
-</html>
-"""

@@ -46,7 +46,7 @@ class Tables:
 
 def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
-    from attriflow.views import plots as views
+    from attriflow.views import evaluation_plots as views
     from attriflow.views.figures import to_png
 
     drawings: dict[str, Callable[[], Any]] = {

@@ -1,26 +1,14 @@
-"""What the views share: readable token texts, the colour scale of scores, and the reading of leaderboards."""
+"""What the views share: readable tokens, texts and numbers."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from attriflow.errors import InputError
 from attriflow.types import Attribution
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-RGB = tuple[int, int, int]
-
-# ColorBrewer's RdBu from 0 outwards: readable with the common colour vision deficiencies and ordered in grey.
-ZERO: RGB = (247, 247, 247)
-POSITIVE: tuple[RGB, ...] = (ZERO, (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43))
-NEGATIVE: tuple[RGB, ...] = (ZERO, (209, 229, 240), (146, 197, 222), (67, 147, 195), (33, 102, 172))
 
 SEGMENTS = ("source", "prompt", "generated")
 
@@ -69,33 +57,22 @@ def shown_inputs(attribution: Attribution) -> list[int]:
     return [i for i, token in enumerate(attribution.inputs) if seen[i] or token.segment != "generated"]
 
 
-def largest(scores: Tensor) -> float:
-    """The largest finite magnitude, 0 when there is none."""
-    finite = scores[torch.isfinite(scores)]
-    return float(finite.abs().max()) if finite.numel() else 0.0
+def foils(attribution: Attribution) -> list[str]:
+    """What each step's token was compared with, as it can be seen; empty where that is the token itself.
+
+    An empty list without a contrast, and for steps that were cut or merged since.
+    """
+    foil = attribution.provenance.foil
+    if len(foil) != len(attribution.targets):
+        return []
+    return [token_text(f) if f != t.text else "" for f, t in zip(foil, attribution.targets, strict=True)]
 
 
-def is_signed(scores: Tensor) -> bool:
-    """Whether any score is negative."""
-    return bool((scores < 0).any())
-
-
-def color(value: float) -> RGB:
-    """Colour of a score in [-1, 1]: blue below 0, nearly white at 0, red above."""
-    anchors = POSITIVE if value >= 0 else NEGATIVE
-    position = min(abs(value), 1.0) * (len(anchors) - 1)
-    low = min(int(position), len(anchors) - 2)
-    part = position - low
-    red, green, blue = (round(a + (b - a) * part) for a, b in zip(anchors[low], anchors[low + 1], strict=True))
-    return red, green, blue
-
-
-def ink(background: RGB) -> RGB:
-    """Black or white, whichever is easier to read on a background (WCAG relative luminance)."""
-    channels = [c / 255 for c in background]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+def foil_text(attribution: Attribution) -> str:
+    """The contrastive text in one line: what preceded it, where that differs, and its tokens; empty without one."""
+    how = attribution.provenance
+    parts = [how.foil_input, "→", *map(token_text, how.foil)] if how.foil_input else [token_text(f) for f in how.foil]
+    return " ".join(" ".join(map(printable, parts)).split())
 
 
 def as_float(value: Any) -> float | None:
@@ -132,47 +109,24 @@ def compact(value: Any) -> str:
     return f"{real:.3g}"
 
 
-def metric_names(table: pd.DataFrame, directions: Mapping[str, bool]) -> list[str]:
-    """The metrics of `directions` that a table has a column for."""
-    return [name for name in directions if name in table.columns]
+Wraps = int | str | Sequence[str]
+"""Where lines are broken: after so many tokens, after a token, or after any of several."""
 
 
-def arrow(higher_is_better: bool) -> str:
-    """Which way is better."""
-    return "↑" if higher_is_better else "↓"
+def breaks(tokens: Sequence[str], wrap_after: Wraps | None) -> set[int]:
+    """Indices of the tokens after which a new line begins.
 
-
-def records(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a leaderboard with `failed` added: best rank first, then unranked, then failed ones."""
-    rows = [{str(key): value for key, value in row.items()} for row in leaderboard.to_dict("records")]
-    for row in rows:
-        row["failed"] = as_text(row.get("status")) == "failed"
-
-    def position(row: dict[str, Any]) -> tuple[bool, float]:
-        rank = as_float(row.get("rank"))
-        return row["failed"], math.inf if rank is None else rank
-
-    return sorted(rows, key=position)
-
-
-def goodness(values: Iterable[Any], higher_is_better: bool) -> list[float | None]:
-    """Where each value lies between the worst (0) and the best (1) of its column; 0.5 when all are equal."""
-    numbers = [as_float(value) for value in values]
-    known = [value for value in numbers if value is not None]
-    if not known:
-        return numbers
-    low, high = min(known), max(known)
-
-    def place(value: float) -> float:
-        share = (value - low) / (high - low) if high > low else 0.5
-        return share if higher_is_better else 1 - share
-
-    return [None if value is None else place(value) for value in numbers]
-
-
-def best(values: Sequence[Any], higher_is_better: bool) -> float | None:
-    """The best value of a column; None when there is nothing to compare."""
-    known = [value for value in map(as_float, values) if value is not None]
-    if len(known) < 2:
-        return None
-    return max(known) if higher_is_better else min(known)
+    Args:
+        tokens: Token texts.
+        wrap_after: A number of tokens, a token ("hi"), punctuation marks (".!?": any of them) or a list of tokens.
+    """
+    if wrap_after is None:
+        return set()
+    if isinstance(wrap_after, int) and not isinstance(wrap_after, bool) and wrap_after > 0:
+        return set(range(wrap_after - 1, len(tokens), wrap_after))
+    if isinstance(wrap_after, str):
+        marks = not any(char.isalnum() for char in wrap_after)
+        wrap_after = [wrap_after, *(wrap_after if marks else ())]
+    if isinstance(wrap_after, (list, tuple, set)) and all(isinstance(token, str) for token in wrap_after):
+        return {i for i, token in enumerate(tokens) if token.strip(" ") in wrap_after}
+    raise InputError(f"wrap_after is a number of tokens, a token or a list of tokens, not {wrap_after!r}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from attriflow.views.common import RGB, printable
+from attriflow.errors import InputError
+from attriflow.views.colors import RGB
+from attriflow.views.common import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,6 +95,48 @@ def rgb255(shade: Sequence[float]) -> RGB:
     return round(shade[0] * 255), round(shade[1] * 255), round(shade[2] * 255)
 
 
-def hexadecimal(rgb: RGB) -> str:
-    """A colour as `#rrggbb`."""
-    return "#{:02x}{:02x}{:02x}".format(*rgb)
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def suffix_of(path: str | Path | None) -> str | None:
+    """The suffix of a picture's file name; `InputError` when it is none of those that can be written."""
+    if path is None:
+        return None
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"cannot write a plot to {path}: expected a name that ends in {', '.join(SUFFIXES)}")
+    return suffix
+
+
+@contextmanager
+def canvas(ax: Axes | None, path: str | Path | None, width: float, height: float) -> Iterator[Axes]:
+    """The axes to draw on: those given; else of a figure that only a file gets; else of `pyplot`."""
+    if ax is not None:
+        yield ax
+    elif path is not None:
+        yield blank(width, height).add_subplot()
+    else:
+        from matplotlib import pyplot
+
+        yield pyplot.figure(figsize=(width, height), layout="constrained", facecolor="white").add_subplot()
+
+
+def finish(ax: Axes, path: str | Path | None) -> Axes:
+    """Write the figure, where that was asked for."""
+    if path is not None:
+        save_figure(ax, path)
+    return ax
+
+
+def save_figure(ax: Axes | Figure, path: str | Path, dpi: int = 144) -> Path:
+    """Write the figure of some axes as PNG, SVG or PDF, by the suffix; parent folders are made."""
+    suffix = suffix_of(path)
+    figure: Any = ax if isinstance(ax, Figure) else ax.figure
+    if not isinstance(figure, Figure):  # part of one
+        figure = getattr(figure, "figure", None)
+    if not isinstance(figure, Figure):
+        raise InputError("these axes have no figure any more")
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, format=(suffix or ".png")[1:], dpi=dpi, facecolor="white")
+    return target

@@ -1,284 +1,258 @@
-"""Plots of leaderboards, scores and attributions, as matplotlib figures that no global state knows of."""
+"""Plots of attributions as matplotlib axes: heat map, step scores, methods compared.
+
+Each function takes `ax` to draw on; without it, it makes a figure with `pyplot` (which notebooks then show), or, when
+`path` is given, one that nobody else knows of. PNG, SVG and PDF are chosen by the suffix of `path`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
+import torch
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
-from attriflow.views.common import (
-    arrow,
-    as_float,
-    as_text,
-    best,
-    goodness,
-    ink,
-    metric_names,
-    number,
-    printable,
-    records,
-)
-from attriflow.views.figures import (
-    BLUE,
-    GREY,
-    NOTE,
-    NOTHING,
-    ORANGE,
-    PANEL_TITLE,
-    SKY,
-    TITLE,
-    blank,
-    breakable,
-    clean,
-    hexadecimal,
-    message,
-    panels_of,
-    rgb255,
-    to_png,
-)
-from attriflow.views.heatmap import attribution_heatmap
-from attriflow.views.labels import place_labels
+from attriflow.errors import InputError, check_choice
+from attriflow.types import Attribution
+from attriflow.views.colors import NEGATIVE, POSITIVE, Scale, color, hexadecimal, ink, largest
+from attriflow.views.common import foils, printable, shorten, shown_inputs, token_text
+from attriflow.views.comparisons import compare
+from attriflow.views.figures import BLUE, ORANGE, SKY, TITLE, canvas, clean, finish, fonts, suffix_of
+from attriflow.views.slices import Slices, as_list, slice_dims
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["attribution_heatmap", "metric_distributions", "metric_heatmap", "quality_cost", "step_scores", "to_png"]
+_SHADES = LinearSegmentedColormap.from_list(
+    "attriflow", [hexadecimal(rgb) for rgb in (*reversed(NEGATIVE[1:]), *POSITIVE)]
+)
+_ANNOTATED = 600  # cells up to which scores are written into them
+_LINES = (BLUE, ORANGE, "#009E73", "#CC79A7", SKY, "#E69F00")
 
 
-def metric_heatmap(leaderboard: pd.DataFrame, directions: Mapping[str, bool]) -> Figure:
-    """Methods x metrics: the mean as text, how good it is within its column as colour; failed methods are hatched.
+def heatmap(
+    attribution: Attribution,
+    *,
+    ax: Axes | None = None,
+    path: str | Path | None = None,
+    min_val: float | None = None,
+    max_val: float | None = None,
+    dims: Slices | None = None,
+    annotate: bool | None = None,
+) -> Axes:
+    """Attributed tokens (down) x generated tokens (across); hatched where the step cannot see the input.
 
     Args:
-        leaderboard: One row per method.
-        directions: Metric -> whether higher is better.
+        attribution: What is plotted; extra axes are reduced.
+        ax: Where to draw.
+        path: File to write (.png, .svg or .pdf).
+        min_val, max_val: Scores of the strongest colours; the largest magnitude by default.
+        dims: Ranges of the extra axes, such as `{"layer": 3}`.
+        annotate: Write the scores into the cells; by default where there are few.
     """
-    rows = records(leaderboard)
-    done = [row for row in rows if not row["failed"]]
-    names = [n for n in metric_names(leaderboard, directions) if any(as_float(row[n]) is not None for row in done)]
-    if not names:
-        return message("No metric has a value for any method.")
-    values = [[None if row["failed"] else as_float(row[name]) for name in names] for row in rows]
-    columns = [goodness([row[j] for row in values], directions[name]) for j, name in enumerate(names)]
-    shade = np.array([[np.nan if c[i] is None else c[i] for c in columns] for i in range(len(rows))], dtype=float)
-    texts = np.array([[number(v) if v is not None else "" for v in row] for row in values], dtype=object)
-    scale = {"label": "within the metric", "ticks": [0, 1], "aspect": max(14, len(rows)), "pad": 0.02}
-    row_height = 0.44 if len(rows) <= 12 else 0.31
-    figure = blank(2.9 + 1.15 * len(names), 1.5 + row_height * len(rows))
-    axes = figure.add_subplot()
-    # Light enough at its best end for dark numbers.
-    palette = sns.light_palette(SKY, as_cmap=True)
-    sns.heatmap(
-        shade, ax=axes, annot=texts, fmt="", cmap=palette, vmin=0, vmax=1, linewidths=1.5, linecolor="white",
-        annot_kws={"fontsize": 11}, cbar_kws=scale,
-    )  # fmt: skip
-    bar = axes.collections[0].colorbar
-    if bar is not None:
-        bar.ax.set_yticklabels(["worst", "best"], fontsize=10)
-        bar.ax.yaxis.labelpad = -14
-    tops = [best([row[j] for row in values], directions[name]) for j, name in enumerate(names)]
-    for text in axes.texts:
-        j, i = (int(place) for place in text.get_position())
-        text.set_color(hexadecimal(ink(rgb255(palette(shade[i, j])))))
-        text.set_fontweight("bold" if values[i][j] == tops[j] else "normal")
-    for i, row in enumerate(values):
-        for j in range(len(names)):
-            if row[j] is None:
-                axes.add_patch(Rectangle((j, i), 1, 1, facecolor=NOTHING, edgecolor="white", linewidth=1.5))
-                if rows[i]["failed"]:
-                    axes.add_patch(Rectangle((j, i), 1, 1, fill=False, hatch="////", edgecolor="#B0B0B0", linewidth=0))
-                else:
-                    axes.text(j + 0.5, i + 0.5, "–", ha="center", va="center", color="#444444")
-    for i, record in enumerate(rows):
-        if record["failed"]:
-            badge = {"facecolor": NOTHING, "edgecolor": "none", "pad": 2}
-            axes.text(
-                len(names) / 2, i + 0.5, "failed", ha="center", va="center", fontsize=11, color="#444444", bbox=badge
+    suffix_of(path)
+    attribution = slice_dims(attribution, dims)
+    rows = shown_inputs(attribution)
+    tokens = [attribution.inputs[i] for i in rows]
+    grid = attribution.token_scores()[:, rows].double().cpu().transpose(0, 1)
+    height, width = grid.shape
+    labels = [shorten(token_text(token.text), 24) for token in tokens]
+    figure_size = (min(40, _beside(labels) + max(0.62 * width, 1.6)), min(60, 1.9 + 0.3 * height))
+    against = foils(attribution)
+    heads = [token_text(token.text) for token in attribution.targets]
+    heads = [f"{h}\nvs {f}" if f else h for h, f in zip(heads, against or [""] * width, strict=True)]
+    with canvas(ax, path, *figure_size) as ax:
+        scale = Scale.of(grid, min_val, max_val)
+        mesh = _cells(ax, grid, scale, annotate)
+        _tick_labels(ax, labels, heads)
+        for i in range(1, height):
+            if tokens[i].segment != tokens[i - 1].segment:
+                ax.axhline(i, color="#333333", linewidth=1.2)
+        ax.set(xlabel="generated tokens", ylabel="attributed tokens")
+        how = attribution.provenance
+        ax.set_title(f"{printable(how.method)} · {printable(how.attributed_fn)}", **{**TITLE, "pad": 12})
+        _color_bar(ax, mesh, scale, height)
+        if bool(grid.isnan().any()):
+            legend = [Patch(facecolor="white", edgecolor="#C8C8C8", hatch="////", label="not visible to the step")]
+            ax.legend(
+                handles=legend, loc="upper left", bbox_to_anchor=(0, 0), frameon=False, fontsize=9, borderaxespad=1.6
             )
-    heads = [f"{breakable(name)} {arrow(directions[name])}" for name in names]
-    axes.set_xticks(np.arange(len(names)) + 0.5, heads, rotation=0, fontsize=10, parse_math=False)
-    methods = [printable(as_text(row["method"])) for row in rows]
-    axes.set_yticks(np.arange(len(rows)) + 0.5, methods, rotation=0, fontsize=11, parse_math=False)
-    axes.tick_params(length=0)
-    axes.set_title("Mean scores (best in bold)", **TITLE)
-    return figure
+    return finish(ax, path)
 
 
-def metric_distributions(scores: pd.DataFrame, directions: Mapping[str, bool]) -> Figure:
-    """One panel per metric: how the examples' means spread for each method, with the median of `random` as a line.
-
-    Args:
-        scores: Tidy table with the columns example, step, method, metric and value.
-        directions: Metric -> whether higher is better.
-    """
-    if scores.empty:
-        return message("No metric has a value for any example.")
-    table = scores.assign(value=pd.to_numeric(scores["value"], errors="coerce")).dropna(subset=["value"])
-    means = table.groupby(["method", "metric", "example"], sort=False, as_index=False)["value"].mean()
-    names = [name for name in directions if name in set(means["metric"])]
-    if not names:
-        return message("No metric has a value for any example.")
-    order = _by_goodness(means, directions, names)
-    figure, panels = panels_of(len(names), 3.9, 1.0 + 0.38 * len(order), columns=3)
-    for index, (axes, name) in enumerate(zip(panels, names, strict=True)):
-        part = means[means["metric"] == name]
-        colors = {method: GREY if method == "random" else BLUE for method in order}
-        sns.boxplot(
-            data=part, x="value", y="method", order=order, hue="method", palette=colors, ax=axes, legend=False,
-            width=0.62, fliersize=0, linewidth=1.1, boxprops={"alpha": 0.35},
-            medianprops={"color": "#222222", "linewidth": 1.8},
-        )  # fmt: skip
-        for place, method in enumerate(order):
-            _strip(axes, part.loc[part["method"] == method, "value"].to_numpy(), place, colors[method])
-        chance = part.loc[part["method"] == "random", "value"]
-        if len(chance):
-            axes.axvline(float(chance.median()), color=ORANGE, linestyle="--", linewidth=1.4, zorder=0.9)
-        clean(axes, "x")
-        axes.set_title(f"{printable(name)} {arrow(directions[name])}", **PANEL_TITLE)
-        axes.set(xlabel="", ylabel="")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        shown = [printable(method) for method in order] if index % 3 == 0 else []
-        axes.set_yticks(range(len(order)), shown or [""] * len(order), fontsize=10, parse_math=False)
-    note = "one dot per example; ↑ higher is better, ↓ lower is better"
-    figure.supxlabel(note + ("; dashed: median of random" if "random" in order else ""), **NOTE)
-    return figure
-
-
-def _strip(axes: Axes, values: np.ndarray, place: int, color: str) -> None:
-    """The single values as dots, evenly apart; seaborn's strips draw from numpy's global random generator."""
-    apart = np.arange(1, len(values) + 1) * 0.6180339887 % 1 - 0.5
-    axes.scatter(values, place + 0.4 * apart, s=10, color=color, alpha=0.55, linewidths=0, zorder=3)
-
-
-def _by_goodness(means: pd.DataFrame, directions: Mapping[str, bool], names: Sequence[str]) -> list[str]:
-    """Methods from good to bad over all metrics, so that all panels share one order."""
-    overall = means.groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric")
-    total: dict[str, list[float]] = {method: [] for method in overall.index}
-    for name in names:
-        for method, place in zip(overall.index, goodness(overall[name], directions[name]), strict=True):
-            if place is not None:
-                total[method].append(place)
-    return sorted(total, key=lambda method: -sum(total[method]) / max(1, len(total[method])))
-
-
-def quality_cost(leaderboard: pd.DataFrame, directions: Mapping[str, bool], quality: str = "aopc_compr") -> Figure:
-    """A metric against the cost in forward-pass equivalents (log scale), with the Pareto front.
-
-    Better is always up. When the table has no such metric, the first one that has values is taken.
+def step_scores(
+    attributions: Attribution | Iterable[Attribution],
+    names: str | Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """Step scores along the generated tokens, one line per score (and per attribution, when there are several).
 
     Args:
-        leaderboard: One row per method, with a column `forward_equivalents`.
-        directions: Metric -> whether higher is better.
-        quality: The metric on the vertical axis.
+        attributions: One attribution, or several of the same length.
+        names: Which step scores; all by default.
+        ax: Where to draw.
+        path: File to write (.png, .svg or .pdf).
     """
-    rows = [
-        row
-        for row in records(leaderboard)
-        if not row["failed"] and as_float(row.get("forward_equivalents")) is not None
-    ]
-    present = [n for n in metric_names(leaderboard, directions) if any(as_float(row[n]) is not None for row in rows)]
-    if not present:
-        return message("No method has both a quality and a cost.")
-    quality = quality if quality in present else present[0]
-    higher = directions[quality]
-    known = [row for row in rows if as_float(row[quality]) is not None]
-    names = [printable(as_text(row["method"])) for row in known]
-    costs = [max(0.0, float(row["forward_equivalents"])) for row in known]
-    figure = blank(8, 5)
-    axes = figure.add_subplot()
-    clean(axes)
-    x, y = _cost_axis(axes, costs), [float(row[quality]) for row in known]
-    axes.margins(y=0.14)
-    if not higher:
-        axes.invert_yaxis()
-    front = _front([(cost, value if higher else -value) for cost, value in zip(costs, y, strict=True)])
-    axes.step(
-        [x[i] for i in front] + [max(x) * 2], [y[i] for i in front] + [y[front[-1]]],
-        where="post", color=ORANGE, linewidth=1.6, linestyle="--", label="Pareto front", zorder=1,
-    )  # fmt: skip
-    colors = [GREY if name == "random" else ORANGE if i in front else BLUE for i, name in enumerate(names)]
-    axes.scatter(x, y, c=colors, s=64, edgecolors="white", linewidths=1, zorder=3)
-    axes.set_xlabel("cost: forward-pass equivalents (log scale)", fontsize=11)
-    axes.set_ylabel(f"{printable(quality)} ({'higher' if higher else 'lower'} is better)", fontsize=11)
-    axes.set_title("Quality and cost", **TITLE)
-    axes.legend(loc="lower right", frameon=False, fontsize=10)
-    place_labels(figure, axes, x, y, names)
-    return figure
+    suffix_of(path)
+    items = as_list(attributions)
+    known = list(dict.fromkeys(name for item in items for name in item.step_scores))
+    wanted = known if names is None else [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        check_choice("step score", name, known)
+    if not wanted:
+        raise InputError("the attributions have no step scores: name some with step_scores= when attributing")
+    steps = max(len(item.targets) for item in items)
+    lines = [(item, name) for item in items for name in wanted if name in item.step_scores]
+    with canvas(ax, path, min(24, max(5.5, 1.8 + 0.55 * steps)), 3.4) as ax:
+        for number, (item, name) in enumerate(lines):
+            method = f"{printable(item.provenance.method)}: " if len(items) > 1 else ""
+            values = item.step_scores[name].double().cpu().numpy()
+            ax.plot(
+                range(len(values)), values, marker="o", markersize=5, linewidth=1.8, label=f"{method}{printable(name)}",
+                color=_LINES[number % len(_LINES)], linestyle="-" if number < len(_LINES) else "--",
+            )  # fmt: skip
+        clean(ax)
+        targets = [token_text(token.text) for token in items[0].targets]
+        if len({tuple(t.text for t in item.targets) for item in items}) == 1 and steps <= 60:
+            _words(ax, targets)
+            ax.set_xlabel("generated tokens", fontsize=10)
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+            ax.set_xlabel("step", fontsize=10)
+        if len(lines) > 1:
+            ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+            ax.set_title("Step scores", **TITLE)
+        else:
+            ax.set_title(printable(wanted[0]), **TITLE)
+    return finish(ax, path)
 
 
-def _cost_axis(axes: Axes, costs: Sequence[float]) -> list[float]:
-    """Set up the cost axis and say where on it each method stands.
+def comparison(
+    attributions: Iterable[Attribution],
+    step: int | None = None,
+    *,
+    ax: Axes | None = None,
+    path: str | Path | None = None,
+    annotate: bool | None = None,
+) -> Axes:
+    """Methods (down) x attributed tokens (across), for one generated token or their mean.
 
-    A logarithmic axis has no 0: methods without passes stand on a tick of their own, left of all others.
-    """
-    paid = [cost for cost in costs if cost > 0] or [1.0]
-    free = min(paid) / 4
-    places = [cost or free for cost in costs]
-    axes.set_xscale("log")
-    axes.set_xlim(min(places) / 1.6, max(places) * 2.2)
-    powers = range(math.floor(math.log10(min(paid))), math.ceil(math.log10(max(paid))) + 1)
-    ticks: list[float] = []
-    for digits in ((1,), (1, 2, 5), tuple(range(1, 10))):
-        ticks = [digit * 10.0**power for power in powers for digit in digits]
-        ticks = [tick for tick in ticks if 0.7 * min(paid) < tick < 2.2 * max(paid)]
-        if len(ticks) > 1:
-            break
-    minor = [digit * 10.0**power for power in (powers[0] - 1, *powers) for digit in range(2, 10)]
-    axes.xaxis.set_minor_locator(FixedLocator([tick for tick in minor if tick > free * 1.6]))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    heads = [f"{tick:g}" for tick in ticks]
-    if min(costs) == 0:
-        ticks, heads = [free, *ticks], ["0", *heads]
-        axes.axvline(free * 1.6, color="#BBBBBB", linewidth=1, linestyle=":")
-    axes.set_xticks(ticks, heads)
-    return places
-
-
-def _front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of (cost, quality) points that no other one beats, from cheap to expensive."""
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return front
-
-
-def step_scores(step_scores: pd.DataFrame) -> Figure:
-    """One panel per step function: mean over examples by step, with the middle 80% of the examples as a band.
+    Methods have different units, so every explanation is divided by its largest magnitude: what compares is patterns.
 
     Args:
-        step_scores: Tidy table with the columns example, step, step_function, value and unit.
+        attributions: Attributions of one text, at least two.
+        step: The generated token (its index; from the end when negative); None averages all of them.
+        ax: Where to draw.
+        path: File to write (.png, .svg or .pdf).
+        annotate: Write the values into the cells; by default where there are few.
     """
-    if step_scores.empty:
-        return message("No step scores were computed.")
-    table = step_scores.assign(value=pd.to_numeric(step_scores["value"], errors="coerce")).dropna(subset=["value"])
-    names = list(dict.fromkeys(table["step_function"]))
-    if not names:
-        return message("No step scores were computed.")
-    figure, panels = panels_of(len(names), 4.2, 2.9, columns=3)
-    for axes, name in zip(panels, names, strict=True):
-        part = table[table["step_function"] == name]
-        sns.lineplot(
-            data=part, x="step", y="value", ax=axes, errorbar=("pi", 80), color=BLUE, marker="o", markersize=6,
-            linewidth=1.8, err_kws={"alpha": 0.2, "linewidth": 0},
-        )  # fmt: skip
-        clean(axes)
-        units = [as_text(unit) for unit in dict.fromkeys(part.get("unit", pd.Series(dtype=object))) if as_text(unit)]
-        unit = printable(units[0]) if units else ""
-        axes.set_title(printable(name), **PANEL_TITLE)
-        axes.set_ylabel(unit or "value", fontsize=10)
-        axes.set_xlabel("step", fontsize=10)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        if part["step"].nunique() == 1:
-            only = int(part["step"].iloc[0])
-            axes.set_xlim(only - 1, only + 1)
-    count = table["example"].nunique() if "example" in table else 0
-    note = f"mean over {count} example{'s' * (count != 1)}; band: 10th to 90th percentile"
-    figure.supxlabel(f"{note}; step 0 is the first generated token", **NOTE)
-    return figure
+    suffix_of(path)
+    items = as_list(attributions)
+    groups = compare(items)
+    if len(groups) > 1:
+        raise InputError(f"the attributions explain {len(groups)} different texts; compare those of one")
+    named = groups[0].attributions
+    if len({tuple((t.text, t.segment) for t in item.inputs) for item in items}) > 1:
+        raise InputError("the attributions give scores to different tokens; compare those of the same ones")
+    first, steps = items[0], len(items[0].targets)
+    if step is not None and not -steps <= step < steps:
+        raise InputError(f"step {step} does not exist: there are {steps} generated tokens")
+    shares = [_shares(item.token_scores().double().cpu()) for item in items]
+    chosen = [s.nanmean(0) if step is None else s[step] for s in shares]
+    grid = torch.stack(chosen)
+    columns = [i for i in shown_inputs(first) if not bool(grid[:, i].isnan().all())]
+    grid = grid[:, columns]
+    with canvas(ax, path, min(40, _beside(named) + max(0.6 * len(columns), 2)), min(30, 2 + 0.36 * len(items))) as ax:
+        scale = Scale(-1.0 if bool((grid < 0).any()) else 0.0, 1.0)
+        mesh = _cells(ax, grid, scale, annotate)
+        _tick_labels(ax, list(named), [token_text(first.inputs[i].text) for i in columns])
+        what = "mean over the generated tokens" if step is None else token_text(first.targets[step].text)
+        ax.set_title(f"Methods compared: {what}", **{**TITLE, "pad": 12})
+        ax.set(xlabel="attributed tokens")
+        _color_bar(ax, mesh, scale, len(items), "relative to the largest")
+    return finish(ax, path)
+
+
+def _shares(scores: Tensor) -> Tensor:
+    """Every step relative to its largest magnitude."""
+    limits = torch.where(scores.isfinite(), scores.abs(), 0).amax(-1, keepdim=True)
+    return scores / limits.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _cells(ax: Axes, grid: Tensor, scale: Scale, annotate: bool | None) -> QuadMesh:
+    """Coloured cells, `[down, across]`, with their values where there are few."""
+    height, width = grid.shape
+    ax.add_patch(Rectangle((0, 0), width, height, facecolor="white", hatch="////", edgecolor="#D8D8D8", linewidth=0))
+    shares = np.ma.masked_invalid(scale.shares(grid).numpy())
+    mesh = ax.pcolormesh(shares, cmap=_SHADES, norm=Normalize(-1, 1), edgecolors="white", linewidth=0.8)
+    ax.invert_yaxis()
+    ax.tick_params(length=0)
+    sns.despine(ax=ax, left=True, bottom=True)
+    if annotate if annotate is not None else grid.numel() <= _ANNOTATED:
+        limit = largest(grid)
+        exponent = 0 if limit == 0 or 0.01 <= limit < 100 else math.floor(math.log10(limit))
+        for (i, j), value in np.ndenumerate(grid.numpy()):
+            if math.isfinite(value):
+                text = f"{value / 10.0**exponent:.2f}"
+                text = text[1:] if text.startswith("-") and not float(text) else text
+                shade = hexadecimal(ink(color(scale.share(value))))
+                ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8, color=shade)
+        if exponent:
+            ax.set_title(f"in units of 1e{exponent:+03d}", fontsize=9, loc="right", color="#444444")
+    return mesh
+
+
+def _tick_labels(ax: Axes, down: Sequence[str], across: Sequence[str]) -> None:
+    style: dict[str, Any] = {"fontfamily": fonts(), "parse_math": False, "fontsize": 10}
+    every_row, every_column = math.ceil(len(down) / 190) or 1, math.ceil(len(across) / 60) or 1
+    at = range(0, len(down), every_row)
+    ax.set_yticks([i + 0.5 for i in at], [shorten(down[i], 40) for i in at], rotation=0, **style)
+    at = range(0, len(across), every_column)
+    heads = [shorten(across[i], 24) for i in at]
+    tilt: dict[str, Any] = {}
+    if max((len(line) for head in heads for line in head.splitlines()), default=0) > 5:
+        tilt = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    ax.xaxis.tick_top()
+    ax.set_xticks([i + 0.5 for i in at], heads, **tilt, **style)
+    ax.tick_params(length=0)
+
+
+def _beside(labels: Iterable[str]) -> float:
+    """Inches for the labels left of the cells and for the colour bar right of them."""
+    return 1.6 + 0.095 * min(40, max(map(len, labels), default=0))
+
+
+def _words(ax: Axes, words: Sequence[str]) -> None:
+    """Words below a line plot."""
+    tilt: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(words) > 10 else {}
+    heads = [shorten(word, 16) for word in words]
+    ax.set_xticks(range(len(words)), heads, fontfamily=fonts(), parse_math=False, fontsize=10, **tilt)
+
+
+def _color_bar(ax: Axes, mesh: QuadMesh, scale: Scale, height: int, label: str = "") -> None:
+    """What the colours mean, in the units of the scores."""
+    if ax.figure is None:
+        return
+    bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, fraction=0.05, aspect=30, shrink=min(1.0, max(0.35, 8 / height)))
+    shares, scores = [0.0, 0.5, 1.0], [0.0, scale.high / 2, scale.high]
+    if scale.low > 0:
+        scores = [scale.low, (scale.low + scale.high) / 2, scale.high]
+    if scale.low < 0:
+        shares, scores = [-1.0, -0.5, *shares], [scale.low, scale.low / 2, *scores]
+    else:
+        bar.ax.set_ylim(0, 1)
+    bar.set_ticks(shares, labels=[f"{score:.3g}" for score in scores])
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(labelsize=9, length=2)
+    if label:
+        bar.set_label(label, fontsize=9)

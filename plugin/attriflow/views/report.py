@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from torch import Tensor
 
 from attriflow.types import Attribution
-from attriflow.views.common import (
-    arrow,
-    as_float,
-    as_text,
-    best,
-    compact,
-    metric_names,
-    number,
-    printable,
-    records,
-)
-from attriflow.views.examples import LEVELS, build_examples
+from attriflow.views.common import as_float, as_text, compact, number
+from attriflow.views.evaluated import evaluated
+from attriflow.views.leaderboard import arrow, best, metric_names, records
+from attriflow.views.page import EXPLORER, render
+from attriflow.views.payload import payload
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_TEMPLATES = Path(__file__).parent / "templates"
+BUDGET = 1_500_000  # bytes for the scores of the examples
+_SECTIONS = {
+    "leaderboard": "Leaderboard",
+    "methods": "Methods on one example",
+    "steps": "Step scores",
+    "throughput": "Throughput",
+    "settings": "Settings",
+}
+# Where a plot is shown, when not below the leaderboard.
+_HOMES = {"step_scores": "steps", "quality_cost": "throughput"}
 
 # Settings that open the page, under these names.
 _HEADLINE = {
@@ -85,7 +83,7 @@ def report_html(
     figures: Mapping[str, bytes],
     max_examples: int = 5,
 ) -> str:
-    """One self-contained page: leaderboard, plots, token heat maps of the first examples, settings.
+    """One self-contained page: leaderboard, methods on one example, step scores, throughput, settings, as tabs.
 
     The page forbids itself every network access (content security policy) and escapes all text.
 
@@ -102,50 +100,30 @@ def report_html(
         max_examples: Most examples with token heat maps.
     """
     rows = records(leaderboard)
-    examples, data, note = build_examples(rows, attributions, rationales, scores, step_scores, max_examples)
+    shown, total = evaluated(rows, attributions, rationales, scores, step_scores, max_examples)
+    examples, notes = payload(shown, BUDGET)
+    if len(shown) < total:
+        notes.insert(0, f"The first {len(shown)} of {total} examples can be chosen.")
     flat = list(_flat(settings))
-    script = _part("report.js")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=title,
-            css=Markup(_part("report.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            levels=LEVELS,
-            headline=_headline(flat, rows),
-            summary=_summary(rows),
-            table=_table(rows, metric_names(leaderboard, directions), directions),
-            skipped=_skipped(scores),
-            figures=[_figure(name, png) for name, png in figures.items()],
-            examples=examples,
-            note=note,
-            data=data,
-            settings=flat,
-        )
+    return render(
+        "report.html.j2",
+        title=title,
+        scripts=(*EXPLORER, "report"),
+        styles=("explorer", "report"),
+        sections=list(_SECTIONS.items()),
+        headline=_headline(flat, rows),
+        summary=_summary(rows),
+        leaderboard=_leaderboard(rows, metric_names(leaderboard, directions), directions),
+        throughput=_throughput(rows),
+        skipped=_skipped(scores),
+        figures={
+            section: [_figure(name, png) for name, png in figures.items() if _HOMES.get(name, "leaderboard") == section]
+            for section in ("leaderboard", "steps", "throughput")
+        },
+        examples=examples,
+        notes=notes,
+        settings=flat,
     )
-
-
-def _environment() -> Environment:
-    """Templates that escape everything and drop characters that HTML cannot carry."""
-
-    def finalize(value: Any) -> Any:
-        return value if isinstance(value, Markup) else printable(as_text(value))
-
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _part(name: str) -> str:
-    """A file that is put into the page; with the line ends that browsers hash."""
-    return "\n".join((_TEMPLATES / name).read_text(encoding="utf-8").splitlines()) + "\n"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -177,51 +155,92 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
     text = f"{len(done)} method{'s' * (len(done) != 1)} evaluated"
     if len(ranked) > 1:
         first = [row for row in ranked if as_float(row["rank"]) == as_float(ranked[0]["rank"])]
-        names = " and ".join(as_text(row["method"]) for row in first)
+        *others, last = [as_text(row["method"]) for row in first]
+        names = f"{', '.join(others)} and {last}" if others else last
         text += f"; best mean rank over all metrics: {names} ({compact(first[0]['rank'])})"
     return f"{text}; {failed} failed." if failed else f"{text}."
 
 
-def _table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], directions: Mapping[str, bool]) -> dict[str, Any]:
+def _leaderboard(
+    rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], directions: Mapping[str, bool]
+) -> dict[str, Any]:
     """Head and cells of the leaderboard; each cell with the value it sorts by."""
     head = [
-        {"label": "rank", "kind": "number", "first": "ascending", "hint": "mean rank over the metrics, 1 is best"},
-        {"label": "method", "kind": "text", "first": "ascending", "hint": ""},
-        {"label": "family", "kind": "text", "first": "ascending", "hint": ""},
+        _column("rank", "ascending", "mean rank over the metrics, 1 is best", sorted=True),
+        _column("method", kind="name"),
+        _column("family", kind="text"),
     ]
     for name in metrics:
         higher = directions[name]
         hint = f"{'higher' if higher else 'lower'} is better"
-        order = "descending" if higher else "ascending"
-        head.append({"label": f"{name}\u00a0{arrow(higher)}", "kind": "number", "first": order, "hint": hint})
-    costs = [key for key in _COSTS if any(as_float(row.get(key)) is not None for row in rows)]
-    if len({as_float(row.get("n_examples")) for row in rows}) == 1:
-        costs = [key for key in costs if key != "n_examples"]  # the same for all: a fact about the run
-    for key in costs:
-        label, higher = _COSTS[key]
-        head.append({"label": label, "kind": "number", "first": "descending" if higher else "ascending", "hint": ""})
+        head.append(_column(f"{name}\u00a0{arrow(higher)}", "descending" if higher else "ascending", hint))
+    costs = [key for key in ("forward_equivalents", "target_tokens_per_second") if _known(rows, key)]
+    head += [_column(_COSTS[key][0], "descending" if _COSTS[key][1] else "ascending") for key in costs]
     done = [row for row in rows if not row["failed"]]
     bests = {name: best([row[name] for row in done], directions[name]) for name in metrics}
     body = []
     for row in rows:
         cells = [
             _cell(row.get("rank"), compact),
-            {"text": as_text(row.get("method"))},
-            {"text": as_text(row.get("family"))},
+            {"kind": "name", "text": as_text(row.get("method"))},
+            {"kind": "text", "text": as_text(row.get("family"))},
         ]
-        for name in metrics:
-            cell = _cell(row[name], number)
-            cell["best"] = bests[name] is not None and as_float(row[name]) == bests[name] and not row["failed"]
-            cells.append(cell)
-        cells += [_cell(row.get(key), compact) for key in costs]
-        reason = as_text(row.get("reason")) or "no reason given"
-        body.append({"cells": cells, "failed": row["failed"], "reason": reason if row["failed"] else ""})
+        if not row["failed"]:
+            for name in metrics:
+                cell = _cell(row[name], number)
+                cell["best"] = bests[name] is not None and as_float(row[name]) == bests[name]
+                cells.append(cell)
+            cells += [_cell(row.get(key), compact) for key in costs]
+        body.append(
+            {"cells": cells, "failed": row["failed"], "reason": as_text(row.get("reason")) or "no reason given"}
+        )
     return {"head": head, "rows": body}
+
+
+def _throughput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What each method cost, with a bar for its part of the largest."""
+    costs = [key for key in _COSTS if _known(rows, key)]
+    if len({as_float(row.get("n_examples")) for row in rows if not row["failed"]}) == 1:
+        costs = [key for key in costs if key != "n_examples"]  # the same for all: a fact about the run
+    if not costs:
+        return {"head": [], "rows": []}
+    done = [row for row in rows if not row["failed"]]
+    key, higher = costs[0], _COSTS[costs[0]][1]
+    done.sort(key=lambda row: (as_float(row.get(key)) or 0.0) * (-1 if higher else 1))
+    head = [_column("method", kind="name"), _column("family", kind="text")]
+    for name in costs:
+        order = "descending" if _COSTS[name][1] else "ascending"
+        head.append(_column(_COSTS[name][0], order, sorted=name == costs[0]))
+    largest = {name: max((as_float(row.get(name)) or 0.0 for row in done), default=0.0) for name in costs}
+    body = []
+    for row in done:
+        cells: list[dict[str, Any]] = [
+            {"kind": "name", "text": as_text(row.get("method"))},
+            {"kind": "text", "text": as_text(row.get("family"))},
+        ]
+        for name in costs:
+            cell, value = _cell(row.get(name), compact), as_float(row.get(name))
+            cell["part"] = None if value is None or largest[name] <= 0 else round(max(0.0, value) / largest[name], 3)
+            cells.append(cell)
+        body.append({"cells": cells, "failed": False, "reason": ""})
+    return {"head": head, "rows": body}
+
+
+def _known(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(as_float(row.get(key)) is not None for row in rows)
+
+
+def _column(
+    label: str, first: str = "ascending", hint: str = "", *, kind: str = "number", sorted: bool = False
+) -> dict[str, Any]:
+    """Head of a column; `first` is the order that a first click sorts by."""
+    return {"label": label, "kind": kind, "first": first, "hint": hint, "sorted": sorted}
 
 
 def _cell(value: Any, form: Any) -> dict[str, Any]:
     real = as_float(value)
-    return {"text": form(value), "sort": "" if real is None else repr(real), "best": False}
+    sort = "" if real is None else repr(real)
+    return {"kind": "number", "text": form(value), "sort": sort, "best": False, "part": None}
 
 
 def _skipped(scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:

@@ -1,0 +1,132 @@
+"""Attributions as one self-contained HTML page: coloured text, heat maps, step scores, methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from attriflow.errors import InputError, check_choice
+from attriflow.types import Attribution
+from attriflow.views.colors import check_limits
+from attriflow.views.common import Wraps, printable
+from attriflow.views.comparisons import compare
+from attriflow.views.page import framed, render
+from attriflow.views.payload import payload
+from attriflow.views.slices import Slices, as_list, ranges
+
+Mode = Literal["text", "heatmap", "steps"]
+MODES = ("text", "heatmap", "steps")
+MAX_BYTES = 6_000_000
+"""Bytes for the scores of a page, unless told."""
+_NOTEBOOK_BYTES = 2_000_000  # every cell's output is kept in the notebook
+
+
+def to_html(
+    attributions: Attribution | Iterable[Attribution],
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    mode: Mode = "text",
+    min_val: float | None = None,
+    max_val: float | None = None,
+    slice_dims: Slices | None = None,
+    step_score: str | None = None,
+    wrap_after: Wraps | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> str:
+    """Make a page that needs nothing but itself.
+
+    Attributions of the same text (several methods, or one with several settings) stand side by side; other texts can be
+    chosen. Point at a generated token, or move to it with the keyboard, and its evidence lights up. Attributions with
+    layers and heads get sliders.
+
+    Args:
+        attributions: One attribution or several.
+        path: Where to write the page (UTF-8; an existing file is replaced).
+        title: Title; method, function and model by default.
+        mode: What is shown first: "text", "heatmap" or "steps" (step scores).
+        min_val, max_val: Scores of the strongest colours, for all attributions; by default the largest of each token
+            (text) or of each attribution (heat map).
+        slice_dims: Ranges of the extra axes, such as `{"layer": (0, 4)}`.
+        step_score: The step score that is written below the generated tokens.
+        wrap_after: Break the lines of texts after so many tokens, or after these tokens.
+        max_bytes: About the size that scores may take. Beyond it they get fewer digits, then layers and heads are
+            averaged, then examples and steps left out; the page says so.
+
+    Returns:
+        The page.
+    """
+    items = as_list(attributions)
+    check_choice("mode", mode, MODES)
+    check_limits(min_val, max_val)
+    for item in items:
+        ranges(item, slice_dims)
+    known = list(dict.fromkeys(name for item in items for name in item.step_scores))
+    if step_score is not None:
+        check_choice("step score", step_score, known)
+    target = None if path is None else Path(path)
+    if target is not None and target.is_dir():
+        raise InputError(f"{target} is a folder; expected the name of a file")
+    examples, notes = payload(compare(items), max_bytes, slices=slice_dims, wrap_after=wrap_after)
+    page = render(
+        "attributions.html.j2",
+        title=title or _title(items),
+        facts=_facts(items) if title is None else [],
+        notes=notes,
+        modes=MODES,
+        examples=examples,
+        options={"mode": mode, "score": step_score, "scale": _scale(items, min_val, max_val)},
+    )
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
+    return page
+
+
+def to_iframe(attributions: Attribution | Iterable[Attribution], *, height: int | None = None, **options: Any) -> str:
+    """The page in a frame, as notebooks and other pages show it.
+
+    Args:
+        attributions: One attribution or several.
+        height: Pixels; from the length of the texts by default.
+        **options: See `to_html`.
+    """
+    items = as_list(attributions)
+    page = to_html(items, **{"max_bytes": _NOTEBOOK_BYTES, **options})
+    return framed(page, height or _height(items), "Attributions")
+
+
+def _title(items: Sequence[Attribution]) -> str:
+    methods = list(dict.fromkeys(printable(item.provenance.method) for item in items))
+    shown = ", ".join(methods[:3]) + (f" and {len(methods) - 3} more" if len(methods) > 3 else "")
+    return f"Attributions by {shown}"
+
+
+def _facts(items: Sequence[Attribution]) -> list[str]:
+    """Attributed function and model, where all attributions share them."""
+    found = []
+    for name in ("attributed_fn", "model"):
+        values = {str(getattr(item.provenance, name)) for item in items}
+        if len(values) == 1 and values != {""}:
+            found.append(f"{'explains' if name == 'attributed_fn' else 'model'} {printable(values.pop())}")
+    return found
+
+
+def _scale(items: Sequence[Attribution], min_val: float | None, max_val: float | None) -> dict[str, float] | None:
+    """The scale of all attributions, where one was asked for."""
+    if min_val is None and max_val is None:
+        return None
+    import torch
+
+    from attriflow.views.colors import Scale
+
+    scale = Scale.of(torch.cat([item.token_scores().flatten().double().cpu() for item in items]), min_val, max_val)
+    return {"low": scale.low, "high": scale.high}
+
+
+def _height(items: Sequence[Attribution]) -> int:
+    """Enough pixels for short texts, not a whole screen for long ones."""
+    tokens = max(len(item.inputs) + len(item.targets) for item in items)
+    cards = 1 + (len(items) > 2)
+    return min(760, 430 + 3 * tokens + 120 * cards)

@@ -1,0 +1,58 @@
+"""Leaderboards as every view reads them: order of the rows, direction of the metrics, best values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attriflow.views.common import as_float, as_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def metric_names(table: pd.DataFrame, directions: Mapping[str, bool]) -> list[str]:
+    """The metrics of `directions` that a table has a column for."""
+    return [name for name in directions if name in table.columns]
+
+
+def arrow(higher_is_better: bool) -> str:
+    """Which way is better."""
+    return "↑" if higher_is_better else "↓"
+
+
+def records(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a leaderboard with `failed` added: best rank first, then unranked, then failed ones."""
+    rows = [{str(key): value for key, value in row.items()} for row in leaderboard.to_dict("records")]
+    for row in rows:
+        row["failed"] = as_text(row.get("status")) == "failed"
+
+    def position(row: dict[str, Any]) -> tuple[bool, float]:
+        rank = as_float(row.get("rank"))
+        return row["failed"], math.inf if rank is None else rank
+
+    return sorted(rows, key=position)
+
+
+def goodness(values: Iterable[Any], higher_is_better: bool) -> list[float | None]:
+    """Where each value lies between the worst (0) and the best (1) of its column; 0.5 when all are equal."""
+    numbers = [as_float(value) for value in values]
+    known = [value for value in numbers if value is not None]
+    if not known:
+        return numbers
+    low, high = min(known), max(known)
+
+    def place(value: float) -> float:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return share if higher_is_better else 1 - share
+
+    return [None if value is None else place(value) for value in numbers]
+
+
+def best(values: Sequence[Any], higher_is_better: bool) -> float | None:
+    """The best value of a column; None when there is nothing to compare."""
+    known = [value for value in map(as_float, values) if value is not None]
+    if len(known) < 2:
+        return None
+    return max(known) if higher_is_better else min(known)

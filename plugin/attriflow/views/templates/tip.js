@@ -1,0 +1,20 @@
+// --- one tooltip for everything that has exact values ----------------------------------------------------------------
+const tip = (() => {
+  const element = make("div", { class: "tip", role: "tooltip", id: "tip", hidden: true });
+  document.body.append(element);
+  function hide() {
+    element.hidden = true;
+  }
+  function show(target, title, value, note) {
+    element.replaceChildren(make("div", {}, ...title), make("strong", {}, value), ...(note ? [make("small", {}, note)] : []));
+    element.hidden = false;
+    const at = target.getBoundingClientRect(), own = element.getBoundingClientRect();
+    const above = at.top - own.height - 8;
+    const left = clamp(at.left + at.width / 2 - own.width / 2, 6, document.documentElement.clientWidth - own.width - 6);
+    element.style.left = `${left}px`;
+    element.style.top = `${above > 4 ? above : at.bottom + 8}px`;
+  }
+  addEventListener("scroll", hide, { capture: true, passive: true });
+  addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+  return { show, hide };
+})();

@@ -1,0 +1,120 @@
+"""The report of an evaluation: what it holds, from attributions and tables made up here."""
+
+from __future__ import annotations
+
+import functools
+
+import pandas as pd
+import pytest
+import torch
+from view_data import ANSWER, DIRECTIONS, HOSTILE, PROMPT, Page, board, causal, metric_table, step_table
+
+from attriflow.views import evaluation_plots as plots
+from attriflow.views.figures import to_png
+from attriflow.views.report import report_html
+
+
+@functools.cache
+def picture():
+    return to_png(plots.metric_heatmap(board(), DIRECTIONS), 40)
+
+
+def report(**changes):
+    methods = ("occlusion", "saliency", "attention", "random")
+    examples = [(PROMPT, ANSWER), (HOSTILE, HOSTILE[:2])]
+    axes = {"attention": ("step", "input", "layer", "head")}
+    items = {
+        m: [causal(*e, m, axes.get(m, ("step", "input")), seed=i) for e in examples] for i, m in enumerate(methods)
+    }
+    rationale = torch.zeros(3, 16, dtype=torch.bool)
+    rationale[0, [4, 5]] = True
+    options = {
+        "title": "Toy <report> & more", "leaderboard": board(), "directions": DIRECTIONS, "scores": metric_table(),
+        "step_scores": step_table(), "attributions": items, "rationales": [rationale, None],
+        "settings": {"model": 'toy"><script>alert(3)</script>', "seed": 0, "versions": {"torch": "2", "x": ["a", "b"]}},
+        "figures": {"metric_heatmap": picture()},
+    }  # fmt: skip
+    return report_html(**{**options, **changes})
+
+
+def test_report_is_well_formed_and_accessible():
+    page = Page(report())
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert all(attrs.get("alt") and attrs.get("width") for attrs in page.all("img"))
+    for name in ("aria-labelledby", "aria-controls"):
+        assert {attrs[name] for _, attrs in page.elements if name in attrs} <= set(ids)
+    assert page.texts["title"] == "Toy <report> & more"
+    for text in ("no rule for <b>GELU</b>", "empty rationale", "versions.torch", "a, b", "aopc_suff\u00a0↓"):
+        assert text in page.texts["main"], text
+    tabs = [attrs["data-tab"] for attrs in page.all("button") if "data-tab" in attrs]
+    assert tabs == ["leaderboard", "methods", "steps", "throughput", "settings"]
+    assert [attrs["id"] for attrs in page.all("section")] == tabs
+    assert [attrs["data-explorer"] for attrs in page.all("div") if "data-explorer" in attrs] == [
+        "text heatmap",
+        "steps",
+    ]
+
+
+def test_report_escapes_hostile_text():
+    html = report()
+    page = Page(html)
+    assert [attrs.get("type") for attrs in page.all("script")] == ["application/json", None]
+    assert "onerror" not in {name for _, attrs in page.elements for name in attrs}
+    assert len(page.all("img")) == 1
+    assert not set(html) & {"\x00", "\u202e"}
+
+
+def test_report_shows_every_method_on_every_example():
+    first, second = Page(report()).data()["examples"]
+    assert [view["label"] for view in first["views"]] == ["occlusion", "saliency", "random", "attention"]  # by rank
+    assert first["missing"] == [["deeplift", "no rule for <b>GELU</b>"]]
+    assert first["views"][0]["evidence"] == [[4, 5], [], []] and second["views"][0]["evidence"] is None
+    assert [name for name, _ in first["views"][0]["metrics"]] == list(DIRECTIONS)
+    assert [axis["name"] for axis in first["views"][3]["axes"]] == ["layer", "head"]
+    assert [(score["name"], score["unit"]) for score in first["scores"]] == [("probability", ""), ("entropy", "nats")]
+    assert second["scores"][0]["values"] == [1.0, 1.1]
+
+
+def test_throughput_is_a_table_from_cheap_to_dear():
+    html = report()
+    table = html[html.index('aria-label="Throughput table"') :]
+    table = table[: table.index("</table>")]
+    assert table.index("random") < table.index("saliency") < table.index("occlusion") and "deeplift" not in table
+    assert 'style="--part: 1.0"' in table and "22.4" in table and "90" in table
+
+
+def test_report_stays_small():
+    plain = len(report(figures={}).encode())
+    assert plain < 150_000
+    long = [f"token{i}" for i in range(350)]
+    items = {f"method_{i}": [causal(long, long[:60], seed=i)] * 5 for i in range(12)}
+    html = report(attributions=items, step_scores=pd.DataFrame(), figures={})
+    assert len(html.encode()) < 1_500_000 + 300_000
+    assert "examples are shown" in html
+
+
+def test_report_says_how_many_examples_there_are():
+    assert "The first 1 of 2 examples" in report(max_examples=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"leaderboard": pd.DataFrame(), "attributions": {}, "figures": {}, "settings": {}, "directions": {}},
+        {"scores": pd.DataFrame(), "step_scores": pd.DataFrame(), "rationales": None},
+        {"leaderboard": board()[:1], "attributions": {"deeplift": []}},
+        {"leaderboard": board().drop(columns=list(DIRECTIONS))},
+        {"leaderboard": board()[["method", "status", "reason"]][:1], "directions": {}},
+        {"max_examples": 0},
+        {"rationales": [torch.ones(1, 1, dtype=torch.bool)]},
+        {"figures": {"unknown_plot": b"not a picture"}},
+    ],
+)
+def test_report_of_little_is_still_a_page(changes):
+    page = Page(report(**changes))
+    assert "Settings" in page.texts["main"]
+
+
+def test_report_is_reproducible():
+    assert report() == report()
