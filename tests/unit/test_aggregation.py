@@ -490,6 +490,10 @@ class TestScores:
         out = given.aggregate("vnorm", select_idx=2, normalize=False)
         np.testing.assert_array_equal(out.scores, given.scores[..., 2])
 
+    def test_an_axis_of_another_package(self):
+        given = make("causal", ("layer",), sequence_scores={}).replace(axes=("step", "input", "expert"))
+        np.testing.assert_allclose(given.aggregate(normalize=False).scores, given.scores.mean(-1))
+
     def test_rescale(self):
         out = make("causal", ("embedding",)).aggregate("sum", rescale=True)
         assert float(out.scores.nan_to_num().abs().max()) == 1

@@ -63,11 +63,15 @@ def reduce_visible(function: Function, values: Tensor) -> Tensor:
     if bool(visible.all()):
         return reduce(function, values)
     flat, seen = (t.reshape(-1, t.shape[-1]) for t in (values, visible))
-    patterns, kind = seen.unique(dim=0, return_inverse=True)
     out = flat.new_full(flat.shape[:1], torch.nan)
-    for i, pattern in enumerate(patterns):  # few: causality hides later tokens first
-        if bool(pattern.any()):
-            out[kind == i] = reduce(function, flat[kind == i][:, pattern])
+    whole, some = seen.all(-1), seen.any(-1)
+    if bool(whole.any()):
+        out[whole] = reduce(function, flat[whole])
+    rest = (some & ~whole).nonzero().flatten()  # few, and of few patterns: causality hides later tokens first
+    patterns, kind = seen[rest].unique(dim=0, return_inverse=True)
+    for i, pattern in enumerate(patterns):
+        rows = rest[kind == i]
+        out[rows] = reduce(function, flat[rows][:, pattern])
     return out.view(values.shape[:-1])
 
 

@@ -97,7 +97,8 @@ class ScoresAggregator:
         return a.replace(scores=scores, axes=tuple(axes), norms=None, sequence_scores=sequence)
 
     def _function(self, axis: str) -> Function:
-        function: Function = getattr(self, axis) if self.aggregate_fn is None else self.aggregate_fn
+        # a method from elsewhere may have an axis of its own
+        function: Function = getattr(self, axis, "mean") if self.aggregate_fn is None else self.aggregate_fn
         return function
 
     def _reduced(self, attribution: Attribution) -> Tensor:
