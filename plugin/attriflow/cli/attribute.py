@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def attribute(options: TextOptions) -> None:
     """Explain what a model generates for one text or several, or targets that are given."""
     prepare(options)
+    from attriflow.io import write_with
+
     texts: dict[str, list[str] | None] = {
         "input_texts": options.input_texts,
         "generated_texts": options.generated_texts,
@@ -28,10 +30,10 @@ def attribute(options: TextOptions) -> None:
     out = explainer(model, options)(**{name: given for name, given in texts.items() if given})
     if not options.hide_attributions:
         out.show(console=console(), view="console")
-    for path in (options.output, options.viz_path):
-        if path is not None:
-            out.save(path, overwrite=True)
-            say(f"wrote {path}")
+    if options.output is not None:
+        say(f"wrote {out.save(options.output, overwrite=True)}")
+    if options.viz_path is not None:
+        say(f"wrote {write_with(lambda free: free.write_text(out.to_html(), encoding='utf-8'), options.viz_path)}")
 
 
 def prepare(options: AttributeOptions) -> None:
@@ -39,15 +41,17 @@ def prepare(options: AttributeOptions) -> None:
     import logging
     from inspect import signature
 
-    from attriflow.aggregation._pipeline import build
-    from attriflow.errors import check_keywords
-    from attriflow.io import suffix_of
-    from attriflow.model import AttributionModel
     from attriflow.registry import methods, step_functions
 
     level = logging.DEBUG if options.very_verbose else logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    method, given = methods.info(options.attribution_method), options.method_options()
+    method, given = methods.info(options.attribution_method), options.method_options()  # a wrong name fails at once
+
+    from attriflow.aggregation._pipeline import build
+    from attriflow.errors import check_keywords
+    from attriflow.io import suffix_of
+    from attriflow.model import AttributionModel
+
     functions = [step_functions.info(name) for name in (options.attributed_fn, *(options.step_scores or ()))]
     keywords = [p.name for p in signature(AttributionModel.attribute).parameters.values() if p.kind is p.KEYWORD_ONLY]
     allowed = {*method.options, *(name for function in functions for name in function.options), *keywords}

@@ -29,8 +29,8 @@ def open_dataset(
 
     Args:
         name: A .csv, .tsv, .json, .jsonl or .parquet file (text files also as .gz); "csv", "json" or "parquet" with
-            `files`; "demo/recall" or "demo/translate"; or what `datasets.load_dataset` takes: a name on the Hugging Face
-            hub, a folder.
+            `files`; "demo/recall" or "demo/translate"; or what `datasets.load_dataset` takes: a name on the Hugging
+            Face hub, a folder.
         config: Configuration of a Hugging Face data set.
         files: Data files; patterns with * are allowed.
         folder: Folder of the data files.

@@ -82,15 +82,16 @@ def attribute_dataset(
     """
     begin = time.monotonic()
     fields = (fields or Fields()).resolved(rows.columns)
-    target = Path(output or page or "") if output or page else None
     journal = None
-    if target is not None:
-        _check_target(target, len(rows))
+    if output or page:
+        target = Path(output or page or "")
+        only_page = not output or io.suffix_of(target, ".html") == ".html"
+        _check_target(target, only_page, len(rows))
         data = {**rows.identity(), "from": rows.start, "to": rows.stop}
         facts = {"data": data, "fields": dataclasses.asdict(fields), "window": window, **(settings or {})}
         journal = Journal(target, facts)
     with journal or contextlib.nullcontext():
-        if journal and not journal.open(resume, page_run if _is_page(journal.target) else run_of):
+        if journal and not journal.open(resume, page_run if only_page else run_of):
             return Summary(rows=len(rows), resumed=len(rows), seconds=time.monotonic() - begin)
         done, failed = (journal.rows, journal.failed) if journal else (0, 0)
         resumed, source = done, rows.read(done)
@@ -110,7 +111,7 @@ def attribute_dataset(
                         on_failure(row, why)
                 meter.advance(len(block))
         if journal:
-            _finish(journal, Path(page) if page else None)
+            _finish(journal, only_page, Path(page) if page and output else None)
     return Summary(rows=done, failed=failed, resumed=resumed, seconds=time.monotonic() - begin)
 
 
@@ -120,21 +121,17 @@ def _check_failures(wrong: Sequence[tuple[int, str]], strict: bool, all_failed: 
         raise InputError(f"{who}row {wrong[0][0]}: {wrong[0][1]}")
 
 
-def _finish(journal: Journal, page: Path | None) -> None:
-    if page is not None and page != journal.target:
+def _finish(journal: Journal, only_page: bool, page: Path | None) -> None:
+    if page is not None:
         write_page(journal.records(), page, journal.run)
-    if _is_page(journal.target):
+    if only_page:
         journal.finish(write_page)
     else:
         journal.finish(None if journal.target.suffix.lower() == ".jsonl" else write)
 
 
-def _is_page(path: Path) -> bool:
-    return io.suffix_of(path, ".html") == ".html"
-
-
-def _check_target(target: Path | None, n: int) -> None:
-    if target is not None and io.suffix_of(target, ".html") == ".safetensors" and n > HELD:
+def _check_target(target: Path, only_page: bool, n: int) -> None:
+    if not only_page and io.suffix_of(target) == io.DEFAULT and n > HELD:
         raise InputError(
             f"{n:,} rows are too many for a .safetensors file, which is made in memory (at most {HELD:,}): "
             "write .jsonl or .parquet"
