@@ -52,3 +52,44 @@ def store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
     yield uri
     hide_mlflow_state()
     mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium (see `browser_support.in_browser`)."""
+    from browser_support import CHROMIUM
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Without a sandbox of its own: tests run as root in containers, and the pages are ours.
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+                  "--disable-sync", "--no-first-run"],
+        )  # fmt: skip
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """`visit(path)` opens a page; in the end it may have complained about nothing and asked the network for nothing."""
+    opened, complaints, requests = [], [], []
+
+    def go(path: Path, width: int = 1280, scheme: str = "light", height: int = 900):
+        page = browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        opened.append(page)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield go
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("data:", "file:", "about:"))] == []
+    for page in opened:
+        page.close()

@@ -99,6 +99,11 @@ class Explorer {
     say();
     const details = make("details", { class: "methods" }, summary,
       make("div", { class: "menu" }, make("div", { class: "both" }, all(true, "All"), all(false, "None")), ...boxes));
+    details.addEventListener("toggle", () => {
+      const menu = details.querySelector(".menu"), edge = document.documentElement.clientWidth - 8;
+      menu.style.left = "0";
+      menu.style.left = `${Math.min(0, edge - menu.getBoundingClientRect().right)}px`;
+    });
     // Like a menu: it goes when one turns elsewhere.
     document.addEventListener("pointerdown", (event) => { if (!details.contains(event.target)) details.open = false; });
     details.addEventListener("keydown", (event) => {
