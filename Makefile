@@ -26,7 +26,7 @@ endef
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast lint format bench docs lock clean
+.PHONY: help setup browser demo test test-fast lint format bench docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,10 +50,22 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP) ## run the offline demo into demo-output/
 	$(BIN)/attriflow demo --output demo-output
 
+# Some tests drive a real browser; where there is none they are skipped, and say so.
+browser: ## install Chromium for the tests (as root on Debian)
+	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+		echo "no Chromium: tests in a browser will be skipped (only root on Debian can install it here)"; \
+	else \
+		echo "installing Chromium for the tests in a browser"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium fonts-noto-core; } >/dev/null \
+		|| echo "Chromium could not be installed: tests in a browser will be skipped"; \
+	fi
+
 # Each of the parallel test processes keeps to one thread, else they fight over the cores.
 test test-fast: export OMP_NUM_THREADS := 1
 
-test: $(STAMP) ## run all tests
+test: $(STAMP) browser ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## run all but the slow tests
