@@ -111,6 +111,55 @@ def test_evaluate_a_folder(causal_folder: Path, store: str, tmp_path: Path, caps
     assert printed.err == ""
 
 
+def test_evaluate_with_a_settings_file_and_a_hugging_face_data_set(
+    causal_folder: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.Dataset.from_pandas(pd.concat([DATA] * 3, ignore_index=True)).save_to_disk(str(tmp_path / "data"))
+    capsys.readouterr()
+    settings = {
+        "methods": ["random", "smooth_grad"],
+        "metrics": "aopc_compr",
+        "step_functions": ["entropy", "probability"],
+        "method_options": {"smooth_grad": {"n_samples": 2}},
+        "targets": "target",
+        "experiment": "test",
+        "seed": 4,
+        "throughput": False,
+    }
+    (tmp_path / "evaluation.yaml").write_text(json.dumps(settings))
+    given = ("--config", str(tmp_path / "evaluation.yaml"), "--tracking_uri", store, "--seed", "3")
+    assert run("evaluate", str(causal_folder), str(tmp_path / "data"), "--dataset-split", "train[1:4]", *given) == 0
+    printed = capsys.readouterr().out
+    assert "smooth_grad" in printed and "saliency" not in printed
+    import mlflow
+
+    found = mlflow.search_runs(experiment_names=["test"], output_format="list")
+    parameters = {key: value for run_ in found for key, value in run_.data.params.items()}
+    assert parameters["attriflow.seed"] == "3" and parameters["attriflow.throughput"] == "false"
+    assert parameters["n_samples"] == "2" and "smooth_grad" in parameters["attriflow.methods"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "fragment"),
+    [
+        (("--config", "nowhere.yaml"), 2, "cannot read nowhere.yaml"),
+        (("--method-options", "{"), 2, "is not JSON"),
+        (("--method_options", '{"saliency": {"nope": 1}}'), 1, "nope"),
+        (("--dataset-split", "test"), 1, "no split 'test'"),
+        (("--methods", "saliency", "salincy"), 1, "did you mean 'saliency'"),
+    ],
+)
+def test_mistakes_in_the_settings_of_an_evaluation(
+    arguments: tuple[str, ...], code: int, fragment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DATA.to_csv(tmp_path / "data.csv", index=False)
+    assert run("evaluate", "models:/m-1", str(tmp_path / "data.csv"), "--targets", "target", *arguments) == code
+    error = capsys.readouterr().err
+    assert fragment in error and error.startswith("error: ") and len(error.strip().splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_the_demo_leaves_a_report_a_picture_and_a_store(tmp_path: Path) -> None:
     code = "from attriflow.cli import main; main(['demo', '--output', 'out', '--examples', '3'])"
