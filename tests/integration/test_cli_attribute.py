@@ -200,6 +200,15 @@ class TestAttribute:
         assert printed.out == ""
 
 
+    def test_a_fault_of_ours_is_one_line_too(self, tmp_path, capsys):
+        (tmp_path / "own.py").write_text("def broken(forward):\n    return {}['key']\n")
+        given = ("attribute", *TRANSLATE, "-i", TEXTS[0], "-fn", f"{tmp_path / 'own.py'}:broken")
+        assert run(*given) == 1
+        assert capsys.readouterr().err == "error: KeyError: 'key' (--debug shows where)\n"
+        with pytest.raises(KeyError):
+            main([*given, "--debug"])
+
+
 class TestDataset:
     def test_the_same_as_attribute(self, data, translate, tmp_path):
         out = tmp_path / "out.jsonl"

@@ -168,7 +168,7 @@ def test_usage_errors_are_one_line(capsys):
 def test_no_arguments_is_help(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
-    assert stop.value.code == 2 and "attribute-dataset" in capsys.readouterr().out
+    assert not stop.value.code and "attribute-dataset" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

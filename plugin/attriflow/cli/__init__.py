@@ -18,35 +18,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from attriflow.cli.app import app
 
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
     try:
-        code = app([a for a in given if a != "--debug"], prog_name="attriflow", standalone_mode=False)
+        code = app([a for a in given if a != "--debug"] or ["--help"], prog_name="attriflow", standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if debug:
+        if "--debug" in given:
             raise
         sys.exit(_report(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _report(error: Exception) -> int:
-    """Print a mistake; returns the exit code. Anything that is no mistake of the user's is raised again."""
-    usage = getattr(error, "exit_code", None)  # typer's errors, whose classes moved from release to release
-    if usage is not None and hasattr(error, "format_message"):
-        context = getattr(error, "ctx", None)
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message())
-            return int(usage)
-        place = f" (see {context.command_path} --help)" if context is not None else ""
-        print(f"error: {' '.join(error.format_message().split())}{place}", file=sys.stderr)
-        return int(usage)
+    """Print an error as one line; returns the exit code."""
     if type(error).__name__ == "Abort":
         return 130
-    if not _expected(error):
-        raise error
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
+    message, code, where = str(error), getattr(error, "exit_code", 1), ""
+    if hasattr(error, "format_message"):  # typer's errors, whose classes moved from release to release
+        message = error.format_message()
+        context = getattr(error, "ctx", None)
+        where = f" (see {context.command_path} --help)" if context is not None else ""
+    elif not _expected(error):
+        message, where = f"{type(error).__name__}: {error}", " (--debug shows where)"
+    print(f"error: {' '.join(message.split())}{where}", file=sys.stderr)
+    return int(code)
 
 
 def _expected(error: Exception) -> bool:

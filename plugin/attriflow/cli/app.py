@@ -11,8 +11,8 @@ from attriflow.cli.command import Command, add_command
 
 app = typer.Typer(
     help="Why a generation model wrote what it wrote, and which explanation to believe.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the list of commands comes without rich, which takes half of its time
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Names may be written with dashes or underscores. --debug, anywhere, shows the traceback of an error.",
 )

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def attribute(options: TextOptions) -> None:
-    """Explain what a model generates for one text or several, or targets that are given."""
+    """Explain what a model generates for texts.
+
+    Targets are generated, or given with --generated-texts.
+    """
     prepare(options)
     from attriflow.io import write_with
 

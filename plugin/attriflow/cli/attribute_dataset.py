@@ -22,7 +22,10 @@ REPORTED = 10
 
 
 def attribute_dataset(options: DatasetOptions) -> None:
-    """Explain every row of a data set, in bounded memory; --resume goes on after an interruption."""
+    """Explain every row of a data set.
+
+    Memory is bounded, and --resume goes on after an interruption.
+    """
     prepare(options)
     from attriflow import streaming
     from attriflow.datasets import open_dataset

@@ -28,7 +28,11 @@ _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
 class Command(TyperCommand):
-    """A command whose arguments are rewritten into what typer reads."""
+    """A command whose arguments are rewritten into what typer reads, and whose help has panels."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """What typer gives."""
+        super().__init__(*arguments, **{**settings, "rich_markup_mode": "rich"})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the rewritten arguments."""

@@ -104,7 +104,10 @@ class EvaluateOptions:
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Run methods over a data set, score them, and log everything to MLflow."""
+    """Score methods on a data set; log to MLflow.
+
+    Every attribution, plots, a report and a leaderboard are logged to a run.
+    """
     from attriflow.tracking.command import evaluate_command
 
     evaluate_command(
@@ -126,7 +129,10 @@ def demo(
     ),
     examples: Annotated[int, typer.Option(min=1, max=200, help="Examples per model.")] = 32,
 ) -> None:
-    """Evaluate every method on two tiny models that come with attriflow; no network needed."""
+    """Evaluate every method on two tiny models.
+
+    They come with attriflow; no network is needed.
+    """
     from attriflow.tracking.demo import run_demo
 
     run_demo(output, console(), examples)
