@@ -44,11 +44,12 @@ from transformers import (
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "plugin"))  # the recipe runs from a checkout, installed or not
 
+from make_demo_data import draw_examples, shipped_examples, write  # noqa: E402
+
 from attriflow.demo import MODELS  # noqa: E402
 from attriflow.demo import grammar as g  # noqa: E402
 
 IGNORE = -100
-DATASET_SIZE = 300
 HELD_OUT_SIZE = 600
 
 # The special tokens come first in the vocabulary, in this order.
@@ -466,25 +467,6 @@ def exact_match(folder: Path, examples: Sequence[g.Example], batch_size: int) ->
     return hits / len(examples)
 
 
-def draw_examples(name: str, rng: random.Random, count: int) -> list[g.Example]:
-    """Draw distinct held-out examples."""
-    draw = {"recall": g.recall_example, "translate": g.translate_example}[name]
-    examples: dict[str, g.Example] = {}
-    while len(examples) < count:
-        example = draw(rng, training=False)
-        examples.setdefault(example.input, example)
-    return list(examples.values())
-
-
-def save_dataset(examples: Sequence[g.Example], path: Path) -> None:
-    """Write examples as JSON lines."""
-    lines = [
-        json.dumps({"input": e.input, "target": e.target, "rationale": e.rationale}, ensure_ascii=False)
-        for e in examples
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def train(name: str, out: Path, seed: int, quick: bool) -> None:
     """Train one model, write its folder, and measure the exact match of what was written."""
     torch.manual_seed(seed)
@@ -495,7 +477,7 @@ def train(name: str, out: Path, seed: int, quick: bool) -> None:
     fit(name, model, steps, seed)
     seconds = time.monotonic() - started
     save_model(name, model, folder)
-    save_dataset(draw_examples(name, random.Random(f"data-{name}"), DATASET_SIZE), folder / "data.jsonl")
+    write(shipped_examples(name), folder / "data.jsonl")
     metadata: dict[str, Any] = {
         "name": name,
         "seed": seed,

@@ -138,19 +138,21 @@ class Registry:
         return self._points
 
     def names(self) -> list[str]:
-        """Sorted names of all parts (aliases and references to files are not listed)."""
+        """Sorted names of all parts (aliases are not listed)."""
         if self.functions:
             for module in self.modules():
                 importlib.import_module(f"{self.package}.{module}")
             home = set()
         else:
             home = set(self.modules())
-        return sorted(home | {n for n in self._parts if ":" not in n} | set(self._entry_points()))
+        return sorted(home | set(self._parts) | set(self._entry_points()))
 
     def resolve(self, name: str) -> str:
-        """The registered name for a name or alias; `UnknownNameError` with a suggestion otherwise."""
+        """The registered name for a name, alias or reference; `UnknownNameError` with a suggestion otherwise."""
         if name in self._parts:
             return name
+        if ":" in name:
+            return self._refer(name)
         names = self.names()
         if name in names:
             return name
@@ -162,8 +164,6 @@ class Registry:
         """The part and its metadata; imports its module when needed."""
         if not isinstance(name, str):
             raise UnknownNameError(unknown(self.kind, name, self.names()))
-        if ":" in name and name not in self._parts:
-            return self._refer(name)
         name = self.resolve(name)
         if name not in self._parts:
             point = self._entry_points().get(name)
@@ -177,10 +177,15 @@ class Registry:
             raise AttriflowError(f"module '{self.package}.{name}' does not register a {self.kind} named '{name}'")
         return self._parts[name]
 
-    def _refer(self, reference: str) -> PartInfo:
-        """A part given as "module:attribute" or "path/to/file.py:attribute"; registered under its reference."""
+    def _refer(self, reference: str) -> str:
+        """The name of a part given as "module:attribute" or "path/to/file.py:attribute".
+
+        That is the name it was registered under, else the attribute's own (with the module's before it where another
+        part has that name).
+        """
+        if reference in self._aliases:
+            return self._aliases[reference]
         place, _, attribute = reference.rpartition(":")
-        before = dict(self._parts)
         try:
             part = getattr(_load(place), attribute)
         except (ImportError, OSError, AttributeError, SyntaxError) as error:
@@ -190,11 +195,12 @@ class Registry:
             ) from error
         if not callable(part):
             raise UnknownNameError(f"{self.kind} {reference!r} is a {type(part).__name__}, not a function or class")
-        own = next((info for name, info in self._parts.items() if info.obj is part and name not in before), None)
-        own = own or next((info for info in before.values() if info.obj is part), None)
-        meta = {"stepwise": False} if own is None else dict(own.meta)
-        self.register(reference, overwrite=True, **meta)(part)
-        return self._parts[reference]
+        name = next((info.name for info in self._parts.values() if info.obj is part), None)
+        if name is None:
+            name = attribute if attribute not in self.names() else f"{Path(place).stem}.{attribute}"
+            self.register(name, stepwise=False)(part)
+        self._aliases[reference] = name
+        return name
 
     def get(self, name: str) -> Any:
         """The registered object."""

@@ -56,10 +56,12 @@ def test_demo_path_lists_what_there_is(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_dataset_shape_and_spans(name: str) -> None:
     data = load_demo_dataset(name)
-    assert list(data.columns) == ["input", "target", "rationale"]
+    assert list(data.columns) == ["input", "target", "rationale", "contrast_target"]
     assert len(data) >= 240
     assert data.input.is_unique
     for row in data.itertuples():
+        assert row.contrast_target != row.target
+        assert len(row.contrast_target.split()) == len(row.target.split())
         assert len(row.rationale) == len(row.target.split())
         whole = grammar.word_spans(row.input.split())
         for spans in row.rationale:

@@ -32,11 +32,16 @@ HOLDOUT = 10
 
 @dataclass(frozen=True)
 class Example:
-    """A source text, its target text and, per target word, the character spans of its evidence in the source."""
+    """A source text, its target text and, per target word, the character spans of its evidence in the source.
+
+    `contrast_target` is a target that would be right for another source: the answer about another fact, or a
+    translation whose first noun has the other gender.
+    """
 
     input: str
     target: str
     rationale: tuple[tuple[Span, ...], ...]
+    contrast_target: str
 
 
 def word_spans(words: Sequence[str]) -> list[Span]:
@@ -53,10 +58,12 @@ def held_out(*combination: str) -> bool:
     return zlib.crc32(" ".join(combination).encode()) % HOLDOUT == 0
 
 
-def _example(source: Sequence[str], target: Sequence[str], evidence: Sequence[Sequence[int]]) -> Example:
+def _example(
+    source: Sequence[str], target: Sequence[str], evidence: Sequence[Sequence[int]], foil: Sequence[str]
+) -> Example:
     spans = word_spans(source)
     rationale = tuple(tuple(spans[index] for index in sorted(set(indices))) for indices in evidence)
-    return Example(" ".join(source), " ".join(target), rationale)
+    return Example(" ".join(source), " ".join(target), rationale, " ".join(foil))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -181,7 +188,8 @@ class Recall:
             if position == 0:
                 indices.append(self.attribute_index)
             evidence.append(indices)
-        return _example(self.source, answer_words(self), evidence)
+        other = Recall(self.facts, (self.asked + 1) % len(self.facts), self.kind)
+        return _example(self.source, answer_words(self), evidence, answer_words(other))
 
 
 def answer_words(item: Recall, hidden: Set[int] = frozenset(), rng: random.Random | None = None) -> list[str]:
@@ -296,6 +304,11 @@ class Slot:
         gender = rng.choice(("m", "f")) if self.noun in hidden else NOUNS[source[self.noun]][1]
         return DETERMINERS[own][gender] if self.kind == "determiner" else ADJECTIVES[own][gender]
 
+    def other_gender(self, source: Sequence[str]) -> str:
+        """Return the target word as it would be if its noun had the other gender."""
+        forms = (DETERMINERS if self.kind == "determiner" else ADJECTIVES)[source[self.own]]
+        return forms["f" if NOUNS[source[self.noun]][1] == "m" else "m"]
+
     def evidence(self, source: Sequence[str]) -> tuple[int, ...]:
         """Return the source words that this target word depends on; an invariable adjective reads no gender."""
         if self.kind == "adjective" and len(set(ADJECTIVES[source[self.own]].values())) == 1:
@@ -322,7 +335,12 @@ class Translation:
 
     def example(self) -> Example:
         """Return the example with its rationale."""
-        return _example(self.source, translate_words(self), [slot.evidence(self.source) for slot in self.slots])
+        words, first = translate_words(self), self.slots[0].noun
+        foil = [
+            slot.other_gender(self.source) if slot.noun == first else w
+            for slot, w in zip(self.slots, words, strict=True)
+        ]
+        return _example(self.source, words, [slot.evidence(self.source) for slot in self.slots], foil)
 
 
 def translate_words(item: Translation, hidden: Set[int] = frozenset(), rng: random.Random | None = None) -> list[str]:

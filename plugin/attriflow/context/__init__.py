@@ -1,0 +1,34 @@
+"""Context reliance (PECoRe): which generated tokens depend on context, and on what in it.
+
+Sarti et al. 2024, "Quantifying the Plausibility of Context Reliance in Neural Machine Translation", arXiv:2310.01188.
+Names are resolved on first use, so that importing the package loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attriflow.context.attribute import attribute_context as attribute_context
+    from attriflow.context.result import ContextAttribution as ContextAttribution
+    from attriflow.context.result import ContextCues as ContextCues
+    from attriflow.context.result import ContextOutput as ContextOutput
+    from attriflow.context.result import load as load
+    from attriflow.context.settings import ContextSettings as ContextSettings
+
+_HOMES = {
+    "ContextAttribution": "attriflow.context.result",
+    "ContextCues": "attriflow.context.result",
+    "ContextOutput": "attriflow.context.result",
+    "ContextSettings": "attriflow.context.settings",
+    "attribute_context": "attriflow.context.attribute",
+    "load": "attriflow.context.result",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attriflow.context' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
