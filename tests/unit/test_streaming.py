@@ -97,9 +97,10 @@ def test_several_sequences_per_row(tmp_path):
     (tmp_path / "d.csv").write_text("text\na\nb\n")
     rows = open_dataset(str(tmp_path / "d.csv"))
     twice = lambda input_texts: [a for a in explain(input_texts) for _ in range(2)]  # noqa: E731
-    attribute_dataset(rows, lambda: twice, output=tmp_path / "out.jsonl")
-    found = [(r["row"], r["sequence"], r["input_text"]) for r in files.read(tmp_path / "out.jsonl")]
-    assert found == [(0, 0, "a"), (0, 1, "a"), (1, 0, "b"), (1, 1, "b")]
+    for suffix in SUFFIXES[:-1]:
+        attribute_dataset(rows, lambda: twice, output=tmp_path / f"out{suffix}")
+        found = [(r["row"], r["sequence"], r["input_text"]) for r in files.read(tmp_path / f"out{suffix}")]
+        assert found == [(0, 0, "a"), (0, 1, "a"), (1, 0, "b"), (1, 1, "b")]
 
 
 class TestFailures:

@@ -36,7 +36,8 @@ def attribute(options: TextOptions) -> None:
     if options.output is not None:
         say(f"wrote {out.save(options.output, overwrite=True)}")
     if options.viz_path is not None:
-        say(f"wrote {write_with(lambda free: free.write_text(out.to_html(), encoding='utf-8'), options.viz_path)}")
+        write_with(lambda free: free.write_text(out.to_html(), encoding="utf-8"), options.viz_path)
+        say(f"wrote {options.viz_path}")
 
 
 def prepare(options: AttributeOptions) -> None:

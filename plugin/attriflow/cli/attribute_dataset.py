@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ def attribute_dataset(options: DatasetOptions) -> None:
     Memory is bounded, and --resume goes on after an interruption.
     """
     prepare(options)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from attriflow import streaming
     from attriflow.datasets import open_dataset
 

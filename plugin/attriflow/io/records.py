@@ -96,6 +96,11 @@ def facts_of(record: Mapping[str, Any]) -> Record:
     return {key: value for key, value in record.items() if key not in (*_TENSORS, *_TENSOR_MAPS)}
 
 
+def marks_of(record: Mapping[str, Any]) -> Record:
+    """What a record has beside the fields of an attribution: its row, its run."""
+    return {key: value for key, value in record.items() if key not in (*_FIELDS, "dtypes")}
+
+
 def dumps(record: Mapping[str, Any]) -> str:
     """A record as one line of strict JSON."""
     if "error" not in record and "dtypes" not in record:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from attriflow.errors import InputError
-from attriflow.io.records import Record, facts_of, from_record, tensors_of, to_record, with_tensors
+from attriflow.io.records import Record, facts_of, from_record, marks_of, tensors_of, to_record, with_tensors
 
 FORMAT = 2
 MAX_HEADER = 90_000_000  # safetensors refuses headers beyond 100 MB; names and places of tensors need the rest
@@ -25,8 +25,7 @@ def write(records: Iterable[Record], path: Path, run: str | None) -> None:
     header: list[Record] = []
     for i, record in enumerate(records):
         if "dtypes" in record:  # it was JSON: back to tensors
-            marks: Record = {key: record[key] for key in ("row", "run") if key in record}
-            record = {**to_record(from_record(record)), **marks}
+            record = {**marks_of(record), **to_record(from_record(record))}
         tensors.update({f"{i}/{name}": tensor for name, tensor in tensors_of(record)})
         header.append(facts_of(record))
     text = json.dumps({"format": FORMAT, "run": run, "attributions": header})
