@@ -103,6 +103,13 @@ def test_several_sequences_per_row(tmp_path):
         assert found == [(0, 0, "a"), (0, 1, "a"), (1, 0, "b"), (1, 1, "b")]
 
 
+def test_no_rows(tmp_path):
+    (tmp_path / "d.csv").write_text("text\n")
+    for suffix in SUFFIXES:
+        summary = run(tmp_path / "d.csv", tmp_path / f"out{suffix}")
+        assert (summary.rows, summary.finished_before) == (0, False) and (tmp_path / f"out{suffix}").exists()
+
+
 class TestFailures:
     def test_strict(self, data, tmp_path):
         with pytest.raises(InputError, match="row 7: bad text"):
@@ -281,7 +288,11 @@ class TestResume:
             summary = attribute_dataset(
                 open_dataset(str(data)), lambda: pytest.fail("loaded a model"), output=out, window=8, resume=True
             )
-            assert summary.resumed == summary.rows == 40 and out.stat().st_mtime_ns == before.st_mtime_ns
+            assert (
+                summary.finished_before
+                and summary.resumed == summary.rows == 40
+                and out.stat().st_mtime_ns == before.st_mtime_ns
+            )
             with pytest.raises(InputError, match="made from other data or with other options"):
                 run(data, out, resume=True, settings={"seed": 1})
         run(data, tmp_path / "out.jsonl", settings={"seed": 1})  # without --resume it is made anew

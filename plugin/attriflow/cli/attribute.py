@@ -20,7 +20,7 @@ def attribute(options: TextOptions) -> None:
 
     Targets are generated, or given with --generated-texts.
     """
-    prepare(options)
+    prepare(options, contrasted=bool(options.contrast_targets or options.contrast_sources))
     from attriflow.io import write_with
 
     texts: dict[str, list[str] | None] = {
@@ -40,8 +40,13 @@ def attribute(options: TextOptions) -> None:
         say(f"wrote {options.viz_path}")
 
 
-def prepare(options: AttributeOptions) -> None:
-    """Logging as asked for, and every mistake that can be found before a model is loaded."""
+def prepare(options: AttributeOptions, contrasted: bool) -> None:
+    """Logging as asked for, and every mistake that can be found before a model is loaded.
+
+    Args:
+        options: Of the command.
+        contrasted: Whether there are texts to compare with.
+    """
     import logging
     from inspect import signature
 
@@ -53,14 +58,17 @@ def prepare(options: AttributeOptions) -> None:
 
     from attriflow.aggregation._pipeline import build
     from attriflow.errors import check_keywords
+    from attriflow.explain import check_contrast
     from attriflow.io import suffix_of
     from attriflow.model import AttributionModel
 
-    functions = [step_functions.info(name) for name in (options.attributed_fn, *(options.step_scores or ()))]
+    names = (options.attributed_fn, *(options.step_scores or ()))
+    functions = [step_functions.info(name) for name in names]
     keywords = [p.name for p in signature(AttributionModel.attribute).parameters.values() if p.kind is p.KEYWORD_ONLY]
     allowed = {*method.options, *(name for function in functions for name in function.options), *keywords}
     check_keywords(f"attribute with method '{method.name}'", given, sorted(allowed))
     method.build(**{name: value for name, value in given.items() if name in method.options})
+    check_contrast(names, contrasted or any(name.startswith("contrast_") for name in given))
     build(**aggregation(options))
     if options.output is not None:
         suffix_of(options.output, ".html")
@@ -102,7 +110,7 @@ def explainer(
 
 def attribute_keywords(options: AttributeOptions) -> dict[str, Any]:
     """Keywords of `AttributionModel.attribute`, without texts and generation."""
-    return {
+    keywords = {
         "method": options.attribution_method,
         "attributed_fn": options.attributed_fn,
         "step_scores": options.step_scores or (),
@@ -112,12 +120,12 @@ def attribute_keywords(options: AttributeOptions) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "include_eos_baseline": options.include_eos_baseline,
         "seed": options.seed,
-        **({"contrast_force_inputs": True} if options.contrast_force_inputs else {}),
-        **(
-            {"granular": True} if options.attribution_aggregators else {}
-        ),  # they say what becomes of the embedding axis
-        **options.method_options(),
     }
+    if options.contrast_force_inputs:
+        keywords["contrast_force_inputs"] = True
+    if options.attribution_aggregators:  # they say what becomes of the embedding axis
+        keywords["granular"] = True
+    return {**keywords, **options.method_options()}
 
 
 def generation_arguments(model: AttributionModel, options: ModelOptions) -> dict[str, Any]:

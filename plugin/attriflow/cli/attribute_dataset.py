@@ -15,6 +15,7 @@ from attriflow.cli.console import console, say
 from attriflow.cli.options import DatasetOptions
 
 if TYPE_CHECKING:
+    from attriflow.streaming import Summary
     from attriflow.types import Attribution
 
 BATCHES = 16
@@ -28,7 +29,7 @@ def attribute_dataset(options: DatasetOptions) -> None:
 
     Memory is bounded, and --resume goes on after an interruption.
     """
-    prepare(options)
+    prepare(options, contrasted=bool(options.contrast_targets_field or options.contrast_sources_field))
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from attriflow import streaming
@@ -50,22 +51,6 @@ def attribute_dataset(options: DatasetOptions) -> None:
         contrast_targets=options.contrast_targets_field,
         contrast_sources=options.contrast_sources_field,
     ).resolved(rows.columns)
-    reported = 0
-
-    def show(attributions: list[Attribution]) -> None:
-        from attriflow.views.console import show as show_on
-
-        if not options.hide_attributions:
-            show_on(attributions, console=console())
-
-    def report(row: int, reason: str) -> None:
-        nonlocal reported
-        reported += 1
-        if reported <= REPORTED:
-            say(f"row {row} failed: {reason}")
-        elif reported == REPORTED + 1:
-            say("further rows that fail are only counted here; the output has their reasons")
-
     with _hint(options):
         summary = streaming.attribute_dataset(
             rows,
@@ -77,17 +62,40 @@ def attribute_dataset(options: DatasetOptions) -> None:
             strict=options.strict,
             window=(options.batch_size or 8) * BATCHES,
             settings=_settings(options),
-            on_window=show,
-            on_failure=report,
+            on_window=None if options.hide_attributions else _show,
+            on_failure=_Failures(),
         )
-    written = [str(path) for path in (options.output, options.viz_path) if path is not None]
-    if summary.resumed == summary.rows:
-        say(f"{written[0]} was complete already" if written else "there are no rows")
+    _say_what_was_done(summary, [str(path) for path in (options.output, options.viz_path) if path is not None])
+
+
+def _show(attributions: list[Attribution]) -> None:
+    from attriflow.views.console import show
+
+    show(attributions, console=console())
+
+
+class _Failures:
+    """Tells of the first rows that fail."""
+
+    told = 0
+
+    def __call__(self, row: int, reason: str) -> None:
+        """Tell of a row."""
+        self.told += 1
+        if self.told <= REPORTED:
+            say(f"row {row} failed: {reason}")
+        elif self.told == REPORTED + 1:
+            say("further rows that fail are only counted here; the output has their reasons")
+
+
+def _say_what_was_done(summary: Summary, written: list[str]) -> None:
+    if summary.finished_before:
+        say(f"{written[0]} was complete already")
         return
-    done = summary.rows - summary.resumed
     failed = f", {summary.failed:,} failed" if summary.failed else ""
     before = f" ({summary.resumed:,} before)" if summary.resumed else ""
-    say(f"{summary.rows:,} rows{before}{failed}; {done / max(summary.seconds, 1e-9):,.1f} rows/s")
+    speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
+    say(f"{summary.rows:,} rows{before}{failed}; {speed:,.1f} rows/s")
     if written:
         say(f"wrote {' and '.join(written)}")
 

@@ -13,6 +13,8 @@ from attriflow.io.records import Record, from_record
 ROWS = 100
 """Rows that a page shows; a browser could not show a million."""
 
+EMPTY = "<!doctype html><title>attriflow</title><p>There are no attributions.</p>"
+
 
 def write_page(records: Iterable[Record], path: Path, run: str) -> int:
     """Write the page; returns the number of rows on it."""
@@ -22,7 +24,8 @@ def write_page(records: Iterable[Record], path: Path, run: str) -> int:
     shown = list(itertools.islice(good, ROWS))
 
     def write(temporary: Path) -> None:
-        temporary.write_text(f"{to_html(shown)}\n<!-- attriflow run {run} -->\n", encoding="utf-8")
+        page = to_html(shown) if shown else EMPTY
+        temporary.write_text(f"{page}\n<!-- attriflow run {run} -->\n", encoding="utf-8")
 
     write_with(write, path)
     return len(shown)

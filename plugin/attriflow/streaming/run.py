@@ -6,20 +6,20 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attriflow import io
-from attriflow.datasets import Rows
+from attriflow.datasets import Row, Rows
 from attriflow.errors import InputError
 from attriflow.io.files import run_of, write
 from attriflow.streaming.fields import Fields
 from attriflow.streaming.journal import Journal
 from attriflow.streaming.meter import Meter
 from attriflow.streaming.page import page_run, write_page
-from attriflow.streaming.rows import Explain, explain_window, reason, records
+from attriflow.streaming.rows import Explain, Result, explain_window, reason, records
 from attriflow.types import Attribution
 
 HELD = 20_000
@@ -35,12 +35,14 @@ class Summary:
         failed: How many of them could not be explained.
         resumed: Rows that an earlier process had done.
         seconds: Time of this process.
+        finished_before: Whether there was nothing to do, since an earlier process had finished.
     """
 
     rows: int
     failed: int = 0
     resumed: int = 0
     seconds: float = 0.0
+    finished_before: bool = False
 
 
 def attribute_dataset(
@@ -82,7 +84,7 @@ def attribute_dataset(
     """
     begin = time.monotonic()
     fields = (fields or Fields()).resolved(rows.columns)
-    journal = None
+    journal, only_page = None, False
     if output or page:
         target = Path(output or page or "")
         only_page = not output or io.suffix_of(target, ".html") == ".html"
@@ -92,13 +94,12 @@ def attribute_dataset(
         journal = Journal(target, facts)
     with journal or contextlib.nullcontext():
         if journal and not journal.open(resume, page_run if only_page else run_of):
-            return Summary(rows=len(rows), resumed=len(rows), seconds=time.monotonic() - begin)
+            took = time.monotonic() - begin
+            return Summary(rows=len(rows), resumed=len(rows), seconds=took, finished_before=True)
         done, failed = (journal.rows, journal.failed) if journal else (0, 0)
-        resumed, source = done, rows.read(done)
-        explain = load() if done < len(rows) else None
+        resumed = done
         with Meter(len(rows), done, show_progress) as meter:
-            while explain and (block := list(itertools.islice(source, window))):
-                results = explain_window(block, fields, explain)
+            for block, results in _windows(rows, done, window, fields, load):
                 wrong = [(done + i, reason(r)) for i, r in enumerate(results) if isinstance(r, Exception)]
                 _check_failures(wrong, strict, all_failed=done == 0 and len(wrong) == len(block))
                 if journal:
@@ -113,6 +114,16 @@ def attribute_dataset(
         if journal:
             _finish(journal, only_page, Path(page) if page and output else None)
     return Summary(rows=done, failed=failed, resumed=resumed, seconds=time.monotonic() - begin)
+
+
+def _windows(
+    rows: Rows, start: int, size: int, fields: Fields, load: Callable[[], Explain]
+) -> Iterator[tuple[list[Row], list[Result]]]:
+    """Rows, a window at a time, and what came of each."""
+    source, explain = rows.read(start), None
+    while block := list(itertools.islice(source, size)):
+        explain = explain or load()
+        yield block, explain_window(block, fields, explain)
 
 
 def _check_failures(wrong: Sequence[tuple[int, str]], strict: bool, all_failed: bool) -> None:
