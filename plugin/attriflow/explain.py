@@ -230,8 +230,9 @@ def _with_foil(provenance: Provenance, model: LanguageModel, example: Example) -
     foil = example.contrast
     if foil is None:
         return provenance
+    given = example.prompt_length
     own, other = example.source_ids, list(foil.source_ids)
-    if not example.source:
+    if not example.source and list(foil.target_ids[:given]) != example.target_ids[:given]:
         own, other = example.target_ids[: example.start], list(foil.target_ids[: foil.positions[0]])
     before = decode(model.tokenizer, other) if other != own else ""
     return dataclasses.replace(provenance, foil=tuple(t.text for t in model.tokens(foil.ids)), foil_input=before)

@@ -164,6 +164,9 @@ def test_heat_map_cells_keys_and_heads(visit, pages):
     assert page.locator(".steps button").nth(2).get_attribute("aria-checked") == "true"
     grid.locator("thead th[data-column='1']").click()
     assert page.locator(".steps button").nth(1).get_attribute("aria-checked") == "true"
+    assert grid.locator("thead th.on").all_inner_texts() == ["hat"]
+    page.locator(".steps button").first.hover()
+    assert page.locator("[data-card=occlusion] .strongest button").first.inner_text() == "red 2"
 
 
 def test_colours_relative_to_one_token_or_to_all(visit, pages):

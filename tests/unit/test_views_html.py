@@ -135,6 +135,23 @@ def test_tabs_hold_whole_pages_escaped():
     assert inside in next(attrs["content"] for attrs in parsed.all("meta") if attrs.get("http-equiv"))
 
 
+def test_a_contrast_is_recorded_and_kept_in_files(golden_model, tmp_path):
+    model = golden_model("gpt2", "float32")
+    options = {"method": "saliency", "attributed_fn": "contrast_logits_diff", "show_progress": False}
+    (item,) = model.attribute("hello my", "hello my world", contrast_targets="hello my dear", **options)
+    texts = [token.text for token in model.encode("hello my", "hello my dear")[0].target]
+    assert list(item.provenance.foil) == texts[-len(item.targets) :] and item.provenance.foil_input == ""
+    out = model.attribute("hello my", "hello my world", contrast_targets="bye my world", **options)
+    prompt = model.tokenizer("bye my")["input_ids"]
+    assert out[0].provenance.foil_input == model.tokenizer.decode(prompt, skip_special_tokens=True) != ""
+    assert list(out[0].provenance.foil) == [token.text for token in out[0].targets]
+    out.save(tmp_path / "foils.safetensors")
+    (back,) = attriflow.load(tmp_path / "foils.safetensors")
+    assert back.provenance.foil == out[0].provenance.foil and isinstance(back.provenance.foil, tuple)
+    (example,) = Page(to_html(back)).data()["examples"]
+    assert example["foil"].startswith(out[0].provenance.foil_input) and "→" in example["foil"]
+
+
 # --- size ------------------------------------------------------------------------------------------------------------
 
 
@@ -242,8 +259,7 @@ def test_show_asks_who_is_listening(monkeypatch, capsys):
     notebook = types.ModuleType("IPython")
     notebook.get_ipython = lambda: types.SimpleNamespace(kernel=object())
     notebook.display = types.ModuleType("IPython.display")
-    notebook.display.HTML = str
-    notebook.display.display = shown.append
+    notebook.display.display = lambda data, raw: shown.append(data["text/html"])
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     monkeypatch.setitem(sys.modules, "IPython.display", notebook.display)
     assert item.show() is None

@@ -54,7 +54,7 @@ def test_heatmap(scale):
 
 def test_heatmap_of_one_head_with_limits_of_its_colours():
     item = causal(PROMPT, ANSWER, "attention", ("step", "input", "layer", "head"), sizes=(3, 2))
-    axes = plots.heatmap(item, dims={"layer": 2, "head": 1}, min_val=-5, max_val=5, annotate=False)
+    axes = plots.heatmap(item, slice_dims={"layer": 2, "head": 1}, min_val=-5, max_val=5, annotate=False)
     assert axes.collections[0].get_array()[4, 1] == pytest.approx(float(item.scores[1, 4, 2, 1]) / 5)
     assert not axes.texts
     bar = axes.figure.axes[1]

@@ -170,9 +170,7 @@ def _cues(result: ContextAttribution, cues: ContextCues) -> dict[str, Any]:
         "score": f"{cues.cti_score:.3g}",
         "foil": _foil(cues),
         "cues": named,
-        "levels": {
-            k: [0 if not largest else round(LEVELS * v / largest) for v in values] for k, values in scores.items()
-        },
+        "levels": levels,
         "scores": {k: [f"{v:.3g}" for v in values] for k, values in scores.items()},
         "marked": {"input_context": cues.input_cues, "output_context": cues.output_cues},
     }

@@ -171,10 +171,10 @@ def _show(
     from attriflow.views.html import to_html, to_iframe
 
     if display and (view == "notebook" or (view == "auto" and in_notebook())):
-        from IPython.display import HTML  # type: ignore[import-not-found]
-        from IPython.display import display as put
+        from IPython.display import display as put  # type: ignore[import-not-found]
 
-        put(HTML(to_iframe(items, **html)))
+        # as data: for an HTML object that is a frame, IPython recommends one that shows files
+        put({"text/html": to_iframe(items, **html), "text/plain": f"{len(items)} attributions"}, raw=True)
     elif display:
         on_console()
     return to_html(items, **html) if return_html else None

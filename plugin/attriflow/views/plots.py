@@ -22,11 +22,12 @@ from torch import Tensor
 
 from attriflow.errors import InputError, check_choice
 from attriflow.types import Attribution
+from attriflow.views import slices
 from attriflow.views.colors import NEGATIVE, POSITIVE, Scale, color, hexadecimal, ink, largest
 from attriflow.views.common import foils, printable, shorten, shown_inputs, token_text
 from attriflow.views.comparisons import compare
 from attriflow.views.figures import BLUE, ORANGE, SKY, TITLE, canvas, clean, finish, fonts, suffix_of
-from attriflow.views.slices import Slices, as_list, slice_dims
+from attriflow.views.slices import Slices, as_list
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def heatmap(
     path: str | Path | None = None,
     min_val: float | None = None,
     max_val: float | None = None,
-    dims: Slices | None = None,
+    slice_dims: Slices | None = None,
     annotate: bool | None = None,
 ) -> Axes:
     """Attributed tokens (down) x generated tokens (across); hatched where the step cannot see the input.
@@ -55,11 +56,11 @@ def heatmap(
         ax: Where to draw.
         path: File to write (.png, .svg or .pdf).
         min_val, max_val: Scores of the strongest colours; the largest magnitude by default.
-        dims: Ranges of the extra axes, such as `{"layer": 3}`.
+        slice_dims: Ranges of the extra axes, such as `{"layer": 3}`.
         annotate: Write the scores into the cells; by default where there are few.
     """
     suffix_of(path)
-    attribution = slice_dims(attribution, dims)
+    attribution = slices.slice_dims(attribution, slice_dims)
     rows = shown_inputs(attribution)
     tokens = [attribution.inputs[i] for i in rows]
     grid = attribution.token_scores()[:, rows].double().cpu().transpose(0, 1)

@@ -115,11 +115,12 @@ class Card {
       segmentAt: new Map(segments.map(([name, place]) => [place, name])), special: new Set(special),
       cell: (row, column) => {
         const value = this.at(column, row), scale = this.scale(column);
-        const name = css(value, scale) + (this.isEvidence(column, row) ? " r" : "") + (column === this.explorer.pinned ? " on" : "");
+        const name = css(value, scale) + (this.isEvidence(column, row) ? " r" : "");
         return { css: name, text: short(value, Math.max(Math.abs(this.overall.low), this.overall.high), this.exponent) };
       },
       describe: (cell, row, column) => this.describe(cell, column, row),
       pick: (column) => this.explorer.pin(column),
+      picked: () => this.explorer.pinned,
     });
     return this.map.box;
   }

@@ -99,7 +99,9 @@ class Explorer {
     say();
     const details = make("details", { class: "methods" }, summary,
       make("div", { class: "menu" }, make("div", { class: "both" }, all(true, "All"), all(false, "None")), ...boxes));
-    details.addEventListener("toggle", () => {
+    summary.addEventListener("click", (event) => {
+      event.preventDefault();  // to be placed before it is seen
+      details.open = !details.open;
       const menu = details.querySelector(".menu"), edge = document.documentElement.clientWidth - 8;
       menu.style.left = "0";
       menu.style.left = `${Math.min(0, edge - menu.getBoundingClientRect().right)}px`;
@@ -143,7 +145,7 @@ class Explorer {
     if (preferred) select.value = preferred;
     select.addEventListener("change", () => { this.score = select.value; this.showScores(select.value); });
     const hidden = example.hidden ? make("span", {}, `${example.hidden} further tokens are not shown, to keep the page small.`) : null;
-    const choice = known.length ? make("label", {}, "below them ", select) : null;
+    const choice = known.length ? make("label", {}, "step score ", select) : null;
     this.pick.replaceChildren(make("div", { class: "head" }, make("h3", {}, "Generated tokens"), choice, hidden), this.strip);
     this.showScores(select.value);
     this.pin(this.pinned);
@@ -201,7 +203,7 @@ class Explorer {
       const made = chart(score, example.steps, Math.min(width, 4000), (step, mark) => {
         this.light(step === null ? this.pinned : step);
         if (step === null) tip.hide();
-        else tip.show(mark, [bdi(example.steps[step])], `${compact(score.values[step])} ${score.unit}`);
+        else tip.show(mark, [bdi(example.steps[step])], score.values[step] === null ? "–" : `${exact(score.values[step], "f4")} ${score.unit}`);
       }, (step) => this.pin(step));
       this.charts.push(made);
       const title = make("figcaption", {}, make("b", {}, breakable(score.name)), score.unit ? ` (${score.unit})` : "");
@@ -233,8 +235,7 @@ class Explorer {
     const before = this.shown;
     this.shown = step;
     this.charts.forEach((made) => made.mark(step));
-    if (this.mode === "text" && (before !== step || !this.lit)) this.cards.forEach((card) => card.paint(step));
-    this.lit = true;
+    if (before !== step) this.cards.forEach((card) => card.paint(step));
   }
   pin(step) {
     this.buttons.forEach((button, index) => {

@@ -3,7 +3,7 @@ const CELLS = 2500, ROW = 26, COLUMN = 58;
 
 class HeatMap {
   // source: rows, columns (texts); segmentAt: row -> name of the segment that begins there; special (Set of rows);
-  // foils (texts or empty); cell(row, column) -> { css, text }; describe(cell element, row, column); pick(column); name.
+  // foils (texts or empty); cell(row, column) -> { css, text }; describe(cell element, row, column); pick(column); picked() -> column; name.
   constructor(source) {
     this.source = source;
     this.at = [0, 0];
@@ -85,7 +85,8 @@ class HeatMap {
     for (let column = w[2]; column < w[3]; column++) {
       const foil = foils[column] ? make("small", {}, "vs ", bdi(foils[column])) : null;
       const text = foils[column] ? `${columns[column]} vs ${foils[column]}` : columns[column];
-      line.append(make("th", { scope: "col", "data-column": column, "aria-colindex": column + 2, title: text }, bdi(columns[column]), foil));
+      const picked = column === this.source.picked() ? "on" : null;
+      line.append(make("th", { scope: "col", class: picked, "data-column": column, "aria-colindex": column + 2, title: text }, bdi(columns[column]), foil));
     }
     line.append(make("td", { class: "pad" }));
     return line;
@@ -110,6 +111,9 @@ class HeatMap {
   }
   // New scores in the cells that exist.
   refresh() {
+    for (const head of this.table.querySelectorAll("th[data-column]")) {
+      head.classList.toggle("on", Number(head.dataset.column) === this.source.picked());
+    }
     for (const cell of this.table.querySelectorAll("td[data-row]")) {
       const { css: name, text } = this.source.cell(...this.placeOf(cell));
       cell.className = name;

@@ -40,6 +40,7 @@ const theme = (() => {
     set(name);
     if (button) button.hidden = true;
   });
+  if (parent !== window) document.body.classList.add("framed");  // less space around it
   system.addEventListener("change", show);
   show();
   return { tell };

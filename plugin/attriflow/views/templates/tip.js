@@ -2,10 +2,16 @@
 const tip = (() => {
   const element = make("div", { class: "tip", role: "tooltip", id: "tip", hidden: true });
   document.body.append(element);
+  let described = null;
   function hide() {
     element.hidden = true;
+    if (described) described.removeAttribute("aria-describedby");
+    described = null;
   }
   function show(target, title, value, note) {
+    hide();
+    described = target;
+    target.setAttribute("aria-describedby", element.id);
     element.replaceChildren(make("div", {}, ...title), make("strong", {}, value), ...(note ? [make("small", {}, note)] : []));
     element.hidden = false;
     const at = target.getBoundingClientRect(), own = element.getBoundingClientRect();

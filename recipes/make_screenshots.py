@@ -1,0 +1,213 @@
+"""Take the pictures of the views for the docs: docs/images/*.png.
+
+Needs Chromium (`make browser`) and, for the pictures of a report, the one that `make demo` writes.
+Usage: python recipes/make_screenshots.py [NAME ...] [--output docs/images] [--report demo-output/report.html]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = "the house of the old man is red"
+SCORES = ("probability", "entropy", "margin")
+COLORS = 256  # of a picture's palette: half the bytes, and nobody sees it
+
+
+class Studio:
+    """A browser, and attributions of the demo models to take pictures of."""
+
+    def __init__(self, browser: Any, folder: Path, report: Path) -> None:
+        import attriflow
+
+        self.browser, self.folder, self.report = browser, folder, report
+        self.model = attriflow.load_model("demo/translate", "occlusion")
+
+    def explain(self, *methods: str, text: str = TEXT, **options: Any) -> list[Any]:
+        """Attributions of one text by several methods."""
+        options = {"step_scores": SCORES, "attribute_target": True, "show_progress": False, **options}
+        return [self.model.attribute(text, method=method, **options)[0] for method in methods]
+
+    @contextmanager
+    def page(self, source: str | Path, width: int = 1120, height: int = 700, scheme: str = "light") -> Iterator[Any]:
+        """A page, from its text or its file."""
+        if isinstance(source, str):
+            path = self.folder / "page.html"
+            path.write_text(source, encoding="utf-8")
+            source = path
+        page = self.browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        page.goto(source.resolve().as_uri())
+        yield page
+        page.close()
+
+
+def console(studio: Studio) -> bytes:
+    """A table in the terminal, with a contrast."""
+    from rich.console import Console
+
+    terminal = Console(record=True, width=96, force_terminal=True, color_system="truecolor", file=io.StringIO())
+    foil = "la casa di il uomo vecchio è nera"
+    (item,) = studio.explain(
+        "occlusion", attributed_fn="contrast_logits_diff", contrast_targets=foil, attribute_target=False,
+        step_scores=["probability", "contrast_prob_diff"],
+    )  # fmt: skip
+    item.show(console=terminal, precision=2)
+    body = terminal.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    style = (
+        "body{margin:0;display:inline-block;padding:14px 18px;background:#fff}pre{margin:0;font:13px/1.25 monospace}"
+    )
+    with studio.page(f"<!doctype html><meta charset=utf-8><style>{style}</style>{body}") as page:
+        return page.locator("body").screenshot()
+
+
+def text(studio: Studio) -> bytes:
+    """Methods side by side; the pointer is on a generated token."""
+    from attriflow.views.html import to_html
+
+    items = studio.explain("occlusion", "integrated_gradients", "saliency")
+    with studio.page(to_html(items, title="the house of the old man is red"), width=1280, height=640) as page:
+        page.locator(".steps button").nth(7).hover()
+        return page.screenshot()
+
+
+def heatmap(studio: Studio) -> bytes:
+    """A heat map of one head, chosen with the sliders."""
+    from attriflow.views.html import to_html
+
+    with studio.page(to_html(studio.explain("attention"), mode="heatmap"), width=860, height=860) as page:
+        page.locator("input[data-axis=layer]").fill("2")
+        page.locator("input[data-axis=head]").fill("3")
+        page.locator("input[data-axis=head]").blur()
+        page.locator('td[data-row="7"][data-column="7"]').hover()
+        return page.screenshot()
+
+
+def contrast(studio: Studio) -> bytes:
+    """Why one word and not another."""
+    from attriflow.views.html import to_html
+
+    foil = "la casa di il uomo vecchio è nera"
+    items = studio.explain(
+        "occlusion", "input_x_gradient", attributed_fn="contrast_logits_diff", contrast_targets=foil,
+        step_scores=["contrast_prob_diff"],
+    )  # fmt: skip
+    with studio.page(to_html(items, title="Why “rossa” and not “nera”?"), width=900, height=660) as page:
+        return page.screenshot()
+
+
+def steps(studio: Studio) -> bytes:
+    """Step scores as lines."""
+    from attriflow.views.html import to_html
+
+    with studio.page(to_html(studio.explain("occlusion"), mode="steps"), height=700) as page:
+        page.locator(".chart circle").nth(7).hover()
+        return page.screenshot()
+
+
+def phone(studio: Studio) -> bytes:
+    """A small screen in the dark."""
+    from attriflow.views.html import to_html
+
+    items = studio.explain("occlusion")
+    with studio.page(to_html(items), width=390, height=760, scheme="dark") as page:
+        page.locator(".steps button").nth(6).click()
+        return page.screenshot()
+
+
+def plot_heatmap(studio: Studio) -> bytes:
+    """The heat map as a plot."""
+    from attriflow.views import plots
+
+    return _plot(plots.heatmap(studio.explain("integrated_gradients")[0]))
+
+
+def plot_comparison(studio: Studio) -> bytes:
+    """Methods compared as a plot."""
+    from attriflow.views import plots
+
+    methods = ("occlusion", "lime", "integrated_gradients", "saliency", "attention")
+    return _plot(plots.comparison(studio.explain(*methods, attribute_target=False), step=7))
+
+
+def _plot(axes: Any) -> bytes:
+    from attriflow.views.figures import to_png
+
+    return to_png(axes.figure, dpi=80)
+
+
+def report(studio: Studio) -> bytes:
+    """The leaderboard of the demo."""
+    with studio.page(studio.report, height=760) as page:
+        return page.screenshot()
+
+
+def report_methods(studio: Studio) -> bytes:
+    """The demo's methods on one example."""
+    with studio.page(studio.report, height=900) as page:
+        page.locator("[data-frame='1']").click()
+        frame = page.frame_locator("iframe:not([hidden])")
+        frame.locator("[data-tab=methods]").click()
+        frame.locator("#methods .steps button").nth(1).click()
+        return page.screenshot()
+
+
+SHOTS: tuple[Callable[[Studio], bytes], ...] = (
+    console, text, heatmap, contrast, steps, phone, plot_heatmap, plot_comparison, report, report_methods,
+)  # fmt: skip
+
+
+def small(png: bytes) -> bytes:
+    """The picture with few colours."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    picture.save(out, format="PNG", optimize=True)
+    return min(png, out.getvalue(), key=len)
+
+
+def main(names: list[str], output: Path, demo: Path) -> int:
+    """Take the pictures."""
+    known = {shot.__name__: shot for shot in SHOTS}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        print(f"no picture named {', '.join(unknown)}. Allowed: {', '.join(known)}")
+        return 2
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        print("Chromium is not installed: `make browser` does it as root on Debian")
+        return 1
+    from playwright.sync_api import sync_playwright
+
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        studio = Studio(browser, Path(folder), demo)
+        for name in names or known:
+            if name.startswith("report") and not demo.exists():
+                print(f"{name}: left out, since there is no {demo} (`make demo` writes it)")
+                continue
+            path = output / f"{name}.png"
+            path.write_bytes(small(known[name](studio)))
+            print(f"{path}: {path.stat().st_size // 1000} kB")
+        browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="pictures to take; all by default")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--report", type=Path, default=ROOT / "demo-output" / "report.html")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.names, arguments.output, arguments.report))
