@@ -199,7 +199,6 @@ class TestAttribute:
         assert message in printed.err and printed.err.startswith("error: ") and len(printed.err.splitlines()) == 1
         assert printed.out == ""
 
-
     def test_a_fault_of_ours_is_one_line_too(self, tmp_path, capsys):
         (tmp_path / "own.py").write_text("def broken(forward):\n    return {}['key']\n")
         given = ("attribute", *TRANSLATE, "-i", TEXTS[0], "-fn", f"{tmp_path / 'own.py'}:broken")
@@ -356,6 +355,7 @@ class TestProcesses:
         assert "la casa rossa" in done.stdout and "house" in done.stdout
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_attribute_dataset(self, data, tmp_path):
         done = process(
             *("attribute-dataset", "--model_name_or_path", "demo/translate", "--attribution_method", "saliency"),

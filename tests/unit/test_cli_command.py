@@ -10,7 +10,7 @@ import typer
 
 from attriflow.cli import main
 from attriflow.cli.app import app
-from attriflow.cli.command import add_command, assignments, json_object, read_config
+from attriflow.cli.command import Command, add_command, assignments, json_object, read_config
 from attriflow.cli.options import json_option, known, option
 
 
@@ -59,6 +59,19 @@ def test_flags_with_a_value(value):
     assert parse("-i", "a", "--with_flag", value, "-n", "4") == Options(
         the_texts=["a"], number=4, more_texts=parse("-i", "a").more_texts
     )
+
+
+def test_a_file_after_a_flag_is_not_its_value():
+    found: list[tuple[str, bool]] = []
+    test_app = typer.Typer()
+
+    @test_app.command(cls=Command)
+    def one(file: str, flag: Annotated[bool, typer.Option("--flag")] = False) -> None:
+        found.append((file, flag))
+
+    for arguments in (["--flag", "1"], ["1", "--flag"], ["--flag=false", "1"], ["1"]):
+        test_app(arguments, standalone_mode=False)
+    assert found == [("1", True), ("1", True), ("1", False), ("1", False)]
 
 
 def test_values_that_look_like_options():

@@ -194,7 +194,9 @@ class Dying:
         return call
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "suffix", [s if s in (".jsonl", ".parquet") else pytest.param(s, marks=pytest.mark.slow) for s in SUFFIXES]
+)
 def test_killed_at_every_step(suffix, data, tmp_path, monkeypatch):
     whole, out = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     run(data, whole, "train[:20]")

@@ -71,7 +71,9 @@ def rewrite(arguments: Iterable[str], parameters: Iterable[Any]) -> list[str]:
         arguments: As typed.
         parameters: Click's parameters of the command.
     """
+    parameters = list(parameters)
     known = {name: p for p in parameters if p.param_type_name == "option" for name in (*p.opts, *p.secondary_opts)}
+    only_options = all(p.param_type_name == "option" for p in parameters)
     rest, out = deque(arguments), list[str]()
     while rest:
         word = rest.popleft()
@@ -83,12 +85,15 @@ def rewrite(arguments: Iterable[str], parameters: Iterable[Any]) -> list[str]:
         elif option.is_flag:
             if equals:
                 rest.appendleft(value)
-            given = rest.popleft().lower() if rest and rest[0].lower() in (*_YES, *_NO) else "true"
+            told = (
+                (equals or only_options) and rest and rest[0].lower() in (*_YES, *_NO)
+            )  # else it may be a file's name
+            given = rest.popleft().lower() if told else "true"
             if given in _YES:
                 out.append(name)
         else:
             values = [value] if equals else [rest.popleft()] if rest else []
-            while option.multiple and rest and not _OPTION.fullmatch(rest[0]):
+            while only_options and option.multiple and rest and not _OPTION.fullmatch(rest[0]):
                 values.append(rest.popleft())
             out += [part for v in values for part in (name, v)] or [name]
     return out
