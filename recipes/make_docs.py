@@ -46,6 +46,10 @@ TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
     ),
     "method_options": (methods, {"options": options, "source": meta("paper")}),
     "step_functions": (step_functions, {"unit": meta("unit"), "options": options, "what": lambda i: i.summary}),
+    "step_function_meanings": (
+        step_functions,
+        {"unit": meta("unit"), "high means": meta("higher"), "over a span": meta("span"), "source": meta("paper")},
+    ),
     "metrics": (
         metrics,
         {"family": meta("family"), "better": direction, "range": meta("range"), "what": lambda i: i.summary},

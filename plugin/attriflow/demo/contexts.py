@@ -102,7 +102,7 @@ EXAMPLES = 150
 
 def draw_contexts(name: str, count: int = EXAMPLES) -> list[ContextExample]:
     """The examples that ship with the package, for one model: distinct, drawn from a fixed seed."""
-    rng, found = random.Random(f"context-{name}"), {}
+    rng, found = random.Random(f"context-{name}"), dict[tuple[str, str], ContextExample]()
     while len(found) < count:
         example = DRAW[name](rng)
         found.setdefault((example.input_context, example.input_current), example)

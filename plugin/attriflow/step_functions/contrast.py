@@ -24,7 +24,9 @@ def foil(forward: Forward) -> Forward:
     return forward if forward.contrast is None else forward.contrast
 
 
-@step_functions.register("contrast_logits", unit="logit", span="mean", contrast="tokens", paper=PAPER)
+@step_functions.register(
+    "contrast_logits", unit="logit", span="mean", contrast="tokens", higher="foil more likely", paper=PAPER
+)
 def contrast_logits(forward: Forward) -> Tensor:
     r"""Logit of the foil, $z_t[y^*_t]$.
 
@@ -37,7 +39,9 @@ def contrast_logits(forward: Forward) -> Tensor:
     return logits(foil(forward))
 
 
-@step_functions.register("contrast_prob", unit="probability", span="prod", contrast="tokens", paper=PAPER)
+@step_functions.register(
+    "contrast_prob", unit="probability", span="prod", contrast="tokens", higher="foil more likely", paper=PAPER
+)
 def contrast_prob(forward: Forward, *, logprob: bool = False) -> Tensor:
     r"""Probability of the foil, $p(y^*_t)$.
 
@@ -52,7 +56,13 @@ def contrast_prob(forward: Forward, *, logprob: bool = False) -> Tensor:
 
 
 @step_functions.register(
-    "contrast_logits_diff", unit="logit", span="mean", contrast="tokens", difference=True, paper=PAPER
+    "contrast_logits_diff",
+    unit="logit",
+    span="mean",
+    contrast="tokens",
+    difference=True,
+    higher="target preferred",
+    paper=PAPER,
 )
 def contrast_logits_diff(forward: Forward) -> Tensor:
     r"""Logit of the target minus logit of the foil, $z_t[y_t] - z_t[y^*_t]$; positive when the target is preferred.
@@ -67,7 +77,13 @@ def contrast_logits_diff(forward: Forward) -> Tensor:
 
 
 @step_functions.register(
-    "contrast_prob_diff", unit="probability", span="mean", contrast="tokens", difference=True, paper=PAPER
+    "contrast_prob_diff",
+    unit="probability",
+    span="mean",
+    contrast="tokens",
+    difference=True,
+    higher="target preferred",
+    paper=PAPER,
 )
 def contrast_prob_diff(forward: Forward, *, logprob: bool = False) -> Tensor:
     r"""Probability of the target minus that of the foil, $p(y_t) - p(y^*_t)$; positive when the target is preferred.
