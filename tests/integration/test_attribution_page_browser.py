@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -335,3 +338,14 @@ def test_notebook_frames_run_without_rights(visit, pages):
     assert frame.locator("[data-card=occlusion] .tokens i.p20").all_inner_texts() == ["hat"]
     frame.locator("[data-theme-toggle]").click()
     assert frame.locator("body").evaluate("one => getComputedStyle(one).backgroundColor") == "rgb(20, 23, 28)"
+
+
+def test_the_pictures_of_the_docs_can_be_taken_again(tmp_path):
+    script = Path(__file__).parents[2] / "recipes" / "make_screenshots.py"
+    command = [sys.executable, str(script), "console", "phone", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"console", "phone"} and all(4_000 < size < 80_000 for size in sizes.values())
+    done = subprocess.run([*command[:2], "consle"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Allowed: console" in done.stdout
