@@ -148,14 +148,14 @@ def test_evaluate_with_a_settings_file_and_a_hugging_face_data_set(
         (("--method-options", "{"), 2, "is not JSON"),
         (("--method_options", '{"saliency": {"nope": 1}}'), 1, "nope"),
         (("--dataset-split", "test"), 1, "no split 'test'"),
-        (("--methods", "saliency", "salincy"), 1, "did you mean 'saliency'"),
+        (("--methods", "saliency,salincy"), 1, "did you mean 'saliency'"),
     ],
 )
 def test_mistakes_in_the_settings_of_an_evaluation(
     arguments: tuple[str, ...], code: int, fragment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     DATA.to_csv(tmp_path / "data.csv", index=False)
-    assert run("evaluate", "models:/m-1", str(tmp_path / "data.csv"), "--targets", "target", *arguments) == code
+    assert run("evaluate", "--targets", "target", *arguments, "models:/m-1", str(tmp_path / "data.csv")) == code
     error = capsys.readouterr().err
     assert fragment in error and error.startswith("error: ") and len(error.strip().splitlines()) == 1
 

@@ -67,6 +67,8 @@ def add_command(app: typer.Typer, name: str, options: type[T], run: Callable[[T]
 def rewrite(arguments: Iterable[str], parameters: Iterable[Any]) -> list[str]:
     """Arguments with dashes in option names, one name per value, and flags without values.
 
+    Where a command has arguments beside its options, a word after a flag or after an option's value is one of those.
+
     Args:
         arguments: As typed.
         parameters: Click's parameters of the command.
@@ -85,9 +87,7 @@ def rewrite(arguments: Iterable[str], parameters: Iterable[Any]) -> list[str]:
         elif option.is_flag:
             if equals:
                 rest.appendleft(value)
-            told = (
-                (equals or only_options) and rest and rest[0].lower() in (*_YES, *_NO)
-            )  # else it may be a file's name
+            told = (equals or only_options) and rest and rest[0].lower() in (*_YES, *_NO)
             given = rest.popleft().lower() if told else "true"
             if given in _YES:
                 out.append(name)

@@ -33,9 +33,7 @@ class EvaluateOptions:
     dataset_config: Annotated[str | None, option("Configuration of a Hugging Face data set.", panel=_DATA)] = None
     methods: Annotated[
         list[str] | None,
-        option(
-            "Names, or names separated by commas; all when not given.", panel=_PARTS, autocompletion=known("methods")
-        ),
+        option("Names separated by commas; all when not given.", panel=_PARTS, autocompletion=known("methods")),
     ] = None
     step_functions: Annotated[
         list[str] | None, option("The same.", panel=_PARTS, autocompletion=known("step_functions"))
