@@ -174,12 +174,13 @@ class ContextOutput(Sequence[ContextAttribution]):
 
         return fragment(list(self))
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write JSON; `attriflow.context.load` reads it back."""
+    def save(self, path: str | Path, *, overwrite: bool = False, info: bool = True) -> Path:
+        """Write JSON; `attriflow.context.load` reads it back. Without `info`, settings and versions are left out."""
         path = Path(path)
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists; pass overwrite=True to replace it")
-        document = {"format": FORMAT, "results": [item.to_dict() for item in self]}
+        results = [item if info else dataclasses.replace(item, info=None) for item in self]
+        document = {"format": FORMAT, "results": [item.to_dict() for item in results]}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
         return path
