@@ -354,6 +354,18 @@ class Attribution:
 
         return show_attributions(self, **options)
 
+    def show_granular(self, **options: Any) -> str | None:
+        """Show layers or heads one by one (see `attriflow.show_granular_attributions`)."""
+        from attriflow.views.display import show_granular_attributions
+
+        return show_granular_attributions(self, **options)
+
+    def show_tokens(self, **options: Any) -> str | None:
+        """Show the attributed text, coloured for each generated token (see `attriflow.show_token_attributions`)."""
+        from attriflow.views.display import show_token_attributions
+
+        return show_token_attributions(self, **options)
+
     def to_html(self, path: Any = None, **options: Any) -> str:
         """A self-contained page, also written to `path` (see `attriflow.views.html.to_html`)."""
         from attriflow.views.html import to_html

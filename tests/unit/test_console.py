@@ -113,6 +113,10 @@ def test_hostile_tokens_do_not_break_the_terminal():
 def test_attribution_shows_itself(capsys):
     causal(PROMPT, ANSWER).show()
     assert "── prompt" in capsys.readouterr().out
+    causal(PROMPT, ANSWER, "attention", ("step", "input", "layer")).show_granular()
+    assert "layer 1" in capsys.readouterr().out
+    causal(PROMPT, ANSWER).show_tokens()
+    assert "▸ paint" in capsys.readouterr().out
 
 
 def test_foils_stand_in_the_heads_of_the_columns():

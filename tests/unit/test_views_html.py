@@ -83,14 +83,15 @@ def test_layers_and_heads_travel_one_by_one():
     np.testing.assert_array_equal(slices, item.scores[:, :15].permute(2, 3, 0, 1).numpy())
     np.testing.assert_allclose(decoded(view["matrix"], 15), item.scores[:, :15].mean((2, 3)).numpy(), rtol=1e-6)
     (part,) = Page(to_html(item, slice_dims={"layer": (1, 3), "head": 0})).data()["examples"][0]["views"]
-    assert [(a["name"], a["start"], a["size"]) for a in part["axes"]] == [("layer", 1, 2), ("head", 0, 1)]
+    assert [(a["name"], a["start"], a["size"]) for a in part["axes"]] == [("layer", 1, 2)]
+    assert part["reduced"] == ["head 0"]
     np.testing.assert_allclose(decoded(part["matrix"], 15), item.scores[:, :15, 1:, 0].mean(2).numpy(), rtol=1e-6)
 
 
 def test_embedding_dimensions_are_summed():
     item = causal(PROMPT, ANSWER, axes=("step", "input", "embedding"), sizes=(8,))
     (view,) = Page(to_html(item)).data()["examples"][0]["views"]
-    assert view["axes"] == [] and view["reduced"] == "embedding"
+    assert view["axes"] == [] and view["reduced"] == ["sum over the embedding"]
     np.testing.assert_allclose(decoded(view["matrix"], 15), item.scores[:, :15].sum(-1).numpy(), rtol=1e-5)
 
 
@@ -174,6 +175,8 @@ def test_large_tensors_are_reduced_until_they_fit():
         assert ("heads averaged" in page) == (kinds[-1][2] == ["layer"])
     assert kinds == [("f2", "f2", ["layer", "head"]), ("f2", "i1", ["layer", "head"]), ("f2", "i1", ["layer"]),
                      ("f2", None, [])]  # fmt: skip
+    (part,) = Page(to_html(item, slice_dims={"layer": (4, 6)}, max_bytes=300_000)).data()["examples"][0]["views"]
+    assert part["slices"]["kind"] == "f2" and [a["size"] for a in part["axes"]] == [2, 12]  # of less, all fits
 
 
 def test_long_texts_are_embedded_as_numbers_not_as_elements():
@@ -298,5 +301,5 @@ def test_show_aggregates_first(capsys):
     attriflow.show_attributions(item, aggregator="scores")
     with pytest.raises(AttriflowError, match="did you mean 'scores'"):
         attriflow.show_attributions(item, aggregator="score")
-    with pytest.raises(AttriflowError, match="registered name"):
+    with pytest.raises(AttriflowError, match="aggregator is a name"):
         attriflow.show_attributions(item, aggregator=[3])

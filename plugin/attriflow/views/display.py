@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from attriflow.errors import InputError, check_choice
-from attriflow.registry import aggregators
+from attriflow.aggregation._pipeline import Aggregator, build, run
+from attriflow.errors import check_choice
 from attriflow.types import Attribution, Token
 from attriflow.views.slices import Slices, as_list
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from attriflow.views.common import Wraps
 
 View = Literal["auto", "console", "notebook"]
-Aggregator = str | Callable[[Attribution], Attribution]
 
 
 def show_attributions(
@@ -29,7 +28,7 @@ def show_attributions(
     slice_dims: Slices | None = None,
     show_dim: str | int | None = None,
     max_show_size: int | None = None,
-    aggregator: Aggregator | Sequence[Aggregator] | None = None,
+    aggregator: Aggregator | None = None,
     do_aggregation: bool = True,
     display: bool = True,
     return_html: bool = False,
@@ -46,7 +45,7 @@ def show_attributions(
         slice_dims: Ranges of the extra axes, such as `{"layer": 3, "head": (0, 4)}`.
         show_dim: Terminals: one table per index of this axis ("layer", "head"). Pages have sliders for it.
         max_show_size: Most such tables per attribution (20).
-        aggregator: Registered aggregator, callable, or a list of them, applied first.
+        aggregator: What is applied first: a name, a callable or a list (see `AttributionOutput.aggregate`).
         do_aggregation: Apply `aggregator`.
         display: Show it; False only returns the page.
         return_html: Return the page as a text.
@@ -117,7 +116,7 @@ def show_token_attributions(
     replace_char: Mapping[str, str] | None = None,
     wrap_after: Wraps | None = None,
     step_score_highlight: str | None = None,
-    aggregator: Aggregator | Sequence[Aggregator] | None = None,
+    aggregator: Aggregator | None = None,
     do_aggregation: bool = True,
     display: bool = True,
     return_html: bool = False,
@@ -180,18 +179,12 @@ def _show(
     return to_html(items, **html) if return_html else None
 
 
-def _aggregated(
-    attributions: Attribution | Iterable[Attribution], aggregator: Aggregator | Sequence[Aggregator] | None
-) -> list[Attribution]:
+def _aggregated(attributions: Attribution | Iterable[Attribution], aggregator: Aggregator | None) -> list[Attribution]:
     items = as_list(attributions)
     if aggregator is None:
         return items
-    given = [aggregator] if isinstance(aggregator, str) or callable(aggregator) else list(aggregator)
-    for one in (aggregators.build(a) if isinstance(a, str) else a for a in given):
-        if not callable(one):
-            raise InputError(f"an aggregator is a registered name or a callable, not {one!r}")
-        items = [one(a) for a in items]
-    return items
+    steps = build(aggregator)
+    return [run(steps, item) for item in items]
 
 
 def _replaced(attribution: Attribution, replace: Mapping[str, str] | None) -> Attribution:

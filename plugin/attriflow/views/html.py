@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from attriflow.errors import InputError, check_choice
 from attriflow.types import Attribution
-from attriflow.views.colors import check_limits
+from attriflow.views import slices
+from attriflow.views.colors import Scale, check_limits
 from attriflow.views.common import Wraps, printable
 from attriflow.views.comparisons import compare
 from attriflow.views.page import framed, render
 from attriflow.views.payload import payload
-from attriflow.views.slices import Slices, as_list, ranges
+from attriflow.views.slices import Slices, as_list
 
 Mode = Literal["text", "heatmap", "steps"]
 MODES = ("text", "heatmap", "steps")
@@ -60,8 +63,7 @@ def to_html(
     items = as_list(attributions)
     check_choice("mode", mode, MODES)
     check_limits(min_val, max_val)
-    for item in items:
-        ranges(item, slice_dims)
+    selected = [slices.slice_dims(item, slice_dims) for item in items]
     known = list(dict.fromkeys(name for item in items for name in item.step_scores))
     if step_score is not None:
         check_choice("step score", step_score, known)
@@ -76,7 +78,7 @@ def to_html(
         notes=notes,
         modes=MODES,
         examples=examples,
-        options={"mode": mode, "score": step_score, "scale": _scale(items, min_val, max_val)},
+        options={"mode": mode, "score": step_score, "scale": _scale(selected, min_val, max_val)},
     )
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,10 +119,6 @@ def _scale(items: Sequence[Attribution], min_val: float | None, max_val: float |
     """The scale of all attributions, where one was asked for."""
     if min_val is None and max_val is None:
         return None
-    import torch
-
-    from attriflow.views.colors import Scale
-
     scale = Scale.of(torch.cat([item.token_scores().flatten().double().cpu() for item in items]), min_val, max_val)
     return {"low": scale.low, "high": scale.high}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,9 @@ from attriflow.views.common import (
 from attriflow.views.comparisons import Comparison
 from attriflow.views.encoding import Kind, encode, size
 from attriflow.views.slices import Slices, ranges, slice_dims
+
+Bounds = Mapping[str, tuple[int, int]]
+"""Axis -> the range `[start, stop)` of it that is shown."""
 
 EXACT = 400_000  # bytes up to which scores are written with all their digits
 _TEXT = 4000  # characters of an input or output text
@@ -57,15 +60,17 @@ def payload(
         slices: Ranges of the extra axes (see `Slices`).
         wrap_after: Where the lines of texts are broken (see `breaks`).
     """
+    whole, comparisons = comparisons, [_selected(comparison, slices) for comparison in comparisons]
     plan = next((p for p in _PLANS if _total(comparisons, p) <= (EXACT if p.matrix == "f4" else budget)), _PLANS[-1])
     notes: list[str] = []
     out: list[dict[str, Any]] = []
     left = budget
-    for comparison in comparisons:
+    for comparison, original in zip(comparisons, whole, strict=True):
         cost = _cost(comparison, plan)
         if cost > left and out:
             break
-        out.append(_example(comparison, plan, _fitting_steps(comparison, plan, left), slices, wrap_after))
+        bounds = {label: ranges(a, slices) for label, a in original.attributions.items()}
+        out.append(_example(comparison, bounds, plan, _fitting_steps(comparison, plan, left), wrap_after))
         left -= cost
     if len(out) < len(comparisons):
         notes.append(f"{len(out)} of {len(comparisons)} examples are shown; more would make the page too large.")
@@ -78,6 +83,12 @@ def payload(
     if plan.matrix == "i1":
         notes.append("Scores are shown with two digits, since exact ones would make the page too large.")
     return out, notes
+
+
+def _selected(comparison: Comparison, slices: Slices | None) -> Comparison:
+    """The comparison with ranges of the extra axes."""
+    chosen = {label: slice_dims(attribution, slices) for label, attribution in comparison.attributions.items()}
+    return replace(comparison, attributions=chosen)
 
 
 # -- how large it gets ------------------------------------------------------------------------------------------------
@@ -111,14 +122,15 @@ def _fitting_steps(comparison: Comparison, plan: Plan, room: int) -> int | None:
 
 def _sliders(attribution: Attribution) -> list[str]:
     """Extra axes that can be looked into; embedding dimensions say nothing one by one."""
-    return [axis for axis in attribution.axes[2:] if axis != "embedding"]
+    sizes = dict(zip(attribution.axes, attribution.scores.shape, strict=True))
+    return [axis for axis in attribution.axes[2:] if axis != "embedding" and sizes[axis] > 1]
 
 
 # -- what it holds ----------------------------------------------------------------------------------------------------
 
 
 def _example(
-    comparison: Comparison, plan: Plan, steps: int | None, slices: Slices | None, wrap_after: Wraps | None
+    comparison: Comparison, bounds: Mapping[str, Bounds], plan: Plan, steps: int | None, wrap_after: Wraps | None
 ) -> dict[str, Any]:
     first = comparison.first
     targets = first.targets[:steps]
@@ -133,7 +145,7 @@ def _example(
             lists[key] = len(tokens)
             tokens.append(listed)
         part = attribution if steps is None else _first_steps(attribution, steps)
-        view = _view(label, part, shown, plan, slices)
+        view = _view(label, part, shown, plan, bounds[label])
         view["tokens"] = lists[key]
         view["evidence"] = _evidence(attribution, comparison.rationale, shown, len(targets))
         view["metrics"] = [list(pair) for pair in comparison.metrics.get(label, ())]
@@ -169,7 +181,7 @@ def _first_steps(attribution: Attribution, steps: int) -> Attribution:
 
 
 def _tokens(attribution: Attribution, shown: Sequence[int], wrap_after: Wraps | None) -> dict[str, Any]:
-    """Texts, runs of one segment as [name, first place], places of special tokens, of gaps and of line ends."""
+    """Texts, runs of one segment as [name, first place], places of special tokens and of line ends."""
     tokens = [attribution.inputs[i] for i in shown]
     runs: list[list[Any]] = []
     for place, token in enumerate(tokens):
@@ -183,19 +195,14 @@ def _tokens(attribution: Attribution, shown: Sequence[int], wrap_after: Wraps | 
     }
 
 
-def _view(
-    label: str, attribution: Attribution, shown: Sequence[int], plan: Plan, slices: Slices | None
-) -> dict[str, Any]:
-    bounds = ranges(attribution, slices)
-    attribution = slice_dims(attribution, slices)
+def _view(label: str, attribution: Attribution, shown: Sequence[int], plan: Plan, bounds: Bounds) -> dict[str, Any]:
     matrix = attribution.token_scores()[:, shown]
     sliders = _sliders(attribution)[: plan.axes]
     how = attribution.provenance
     return {
         "label": label,
-        "method": printable(how.method),
         "function": printable(how.attributed_fn),
-        "reduced": ", ".join(a for a in attribution.axes[2:] if a not in sliders),
+        "reduced": [_what(axis, bounds[axis]) for axis in attribution.axes[2:] if axis not in sliders],
         "matrix": encode(matrix, plan.matrix),
         "axes": [
             {"name": printable(axis), "start": bounds[axis][0], "size": bounds[axis][1] - bounds[axis][0]}
@@ -203,6 +210,15 @@ def _view(
         ],
         "slices": encode(_sliced(attribution, sliders)[..., shown], plan.slices) if sliders else None,
     }
+
+
+def _what(axis: str, bounds: tuple[int, int]) -> str:
+    """How an axis without a slider is shown."""
+    start, stop = bounds
+    name = printable(axis)
+    if stop - start == 1:
+        return f"{name} {start}"
+    return "sum over the embedding" if axis == "embedding" else f"mean of {name}s {start}–{stop - 1}"
 
 
 def _sliced(attribution: Attribution, sliders: Sequence[str]) -> Tensor:

@@ -8,7 +8,7 @@ class Card {
     this.scaleBar = make("div", { class: "scale" });
     this.body = make("div", { class: "body" });
     this.strongest = make("p", { class: "strongest" });
-    const unit = [view.function, view.reduced ? `reduced over ${view.reduced}` : ""].filter(Boolean).join(", ");
+    const unit = [view.function, ...view.reduced].join(", ");
     this.element = make("section", { class: "card", "data-card": view.label, "aria-label": view.label },
       make("h3", {}, make("bdi", {}, breakable(view.label)), " ", make("span", { class: "unit" }, breakable(unit))),
       this.scaleBar, view.axes.length ? this.sliders() : null, this.body, this.strongest, this.metrics());

@@ -1,6 +1,6 @@
 // --- explorer: an example, its generated tokens, and the cards of its attributions -----------------------------------
 const MODES = { text: "Text", heatmap: "Heat map", steps: "Step scores" };
-const FEW = 8;  // methods that are shown without being asked for
+const ALL = 8, SOME = 6;  // so many methods are all shown at first; of more, so many
 
 class Explorer {
   constructor(root, examples, options) {
@@ -11,12 +11,12 @@ class Explorer {
     this.score = options.score || null;
     const labels = [...new Set(examples.flatMap((example) => [...example.views.map((v) => v.label), ...example.missing.map(([name]) => name)]))];
     this.labels = labels;
-    this.wanted = new Set(labels.slice(0, labels.length > FEW ? 6 : FEW));
+    this.wanted = new Set(labels.slice(0, labels.length > ALL ? SOME : ALL));
     this.live = make("p", { class: "unseen", "aria-live": "polite" });
     this.texts = make("dl", { class: "texts" });
     this.strip = make("div", { class: "steps", role: "radiogroup" });
     this.pick = make("div", { class: "pick" });
-    this.panel = make("div", { class: "panel", role: "tabpanel", "aria-label": "View" });
+    this.panel = make("div", this.modes.length > 1 ? { role: "tabpanel", "aria-label": "View" } : {});
     this.legend = make("div", { class: "legend" });
     this.bar = make("div", { class: "bar" }, this.chooser(), this.tabs(), this.relativeChoice(), this.methodChoice());
     root.replaceChildren(this.bar, this.texts, this.pick, this.legend, this.panel, this.live);
@@ -260,8 +260,8 @@ class Explorer {
     this.buttons[next > last ? 0 : next < 0 ? last : next].focus();
   }
 }
+const data = JSON.parse(document.getElementById("data").textContent);
 for (const root of document.querySelectorAll("[data-explorer]")) {
-  const data = JSON.parse(document.getElementById("data").textContent);
   if (data.examples.length) new Explorer(root, data.examples, data.options);
   else root.replaceChildren(make("p", { class: "hint" }, "There are no attributions to show."));
 }
