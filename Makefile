@@ -84,8 +84,9 @@ format: $(STAMP) ## rewrite the sources in the project's style
 bench: $(STAMP) ## run the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
 
-docs: $(STAMP) ## regenerate the tables of the README
+docs: $(STAMP) ## regenerate the tables made from the registries and build the site into site/
 	$(BIN)/python recipes/make_docs.py
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 # Torch's own CUDA packages are left out: they come with the torch build that TORCH selects.
 # opencv-python-headless stands in for opencv-python, which the overrides drop.
@@ -93,7 +94,7 @@ lock: ## re-resolve requirements.lock
 	@$(new_venv)
 	@$(BIN)/python -m pip install --quiet uv
 	echo "opencv-python-headless>=4.9" | $(BIN)/uv pip compile pyproject.toml - --quiet --upgrade \
-		--universal --python-version 3.10 --extra ferret --extra dev --annotation-style line \
+		--universal --python-version 3.10 --extra ferret --extra docs --extra dev --annotation-style line \
 		--override requirements-overrides.txt --constraint <(echo "$(firstword $(TORCH))") \
 		--custom-compile-command "make lock" \
 		| sed -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/d' > requirements.lock.new
