@@ -25,6 +25,7 @@ endef
 # Nothing here needs the model hub; a test that would reach for it must fail at once, not hang.
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help setup browser demo test test-fast lint format bench docs lock clean
 
