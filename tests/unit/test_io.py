@@ -45,6 +45,7 @@ def make(dtype: torch.dtype = torch.float32, extra: tuple[int, ...] = ()) -> Att
         sequence_scores={"decoder_self": torch.rand((4, 4, *extra), generator=generator)} if extra else {},
         provenance=Provenance(method="m", options={"n": 3, "f": None, "baselines": ["a"], "fn": len}, generated=True),
         input_text="né\n你好",
+        segments=((0, 2), (3, 5)),
         target_text='"quoted"',
     )
 

@@ -65,8 +65,13 @@ def from_record(record: Mapping[str, Any]) -> Attribution:
         elif name == "provenance":
             given[name] = Provenance(**value)
         else:
-            given[name] = tuple(value) if isinstance(value, list) else value
+            given[name] = _frozen(value)
     return Attribution(**given)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 def tensors_of(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
