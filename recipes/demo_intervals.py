@@ -16,7 +16,7 @@ def main(output: Path) -> None:
     import mlflow
     import pandas as pd
 
-    from attriflow_metrics.statistics import bootstrap_ci, example_means
+    from attriflow_metrics.statistics import bootstrap_interval, example_means
 
     mlflow.set_tracking_uri(f"sqlite:///{output.resolve() / 'mlflow.db'}")
     runs = mlflow.search_runs(search_all_experiments=True)
@@ -27,7 +27,7 @@ def main(output: Path) -> None:
         scores = pd.read_parquet(path)
         means = example_means(scores[scores["metric"].isin(METRICS)], ["method", "metric"])
         for (method, metric), group in means.groupby(["method", "metric"]):
-            low, high = bootstrap_ci(group["value"].dropna().to_numpy())
+            _, low, high, _ = bootstrap_interval(group["value"].to_numpy())
             cell = f"{group['value'].mean():.3f} [{low:.3f}, {high:.3f}]"
             columns.setdefault(f"{name} `{metric}`", {})[f"`{method}`"] = cell
     table = pd.DataFrame(columns).sort_index()
