@@ -27,6 +27,22 @@ def _one_thread_per_worker() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_parts_only():
+    """What a test registers is gone after it; built-in parts, which register when they are imported, stay."""
+    from attriflow import registry
+
+    every = [r for r in vars(registry).values() if isinstance(r, registry.Registry)]
+    before = [(set(r._parts), dict(r._aliases)) for r in every]
+    yield
+    for one, (names, aliases) in zip(every, before, strict=True):
+        for name in set(one._parts) - names:
+            module = str(getattr(one._parts[name].obj, "__module__", ""))
+            if not module.startswith(("attriflow.", "attriflow_metrics")):
+                one.unregister(name)
+        one._aliases = {alias: name for alias, name in one._aliases.items() if alias in aliases or ":" not in alias}
+
+
 @pytest.fixture(scope="session")
 def golden_model():
     """`golden_model("gpt2" | "bart", dtype)`: a wrapped reference model, loaded once per session."""

@@ -62,8 +62,17 @@ def attribute(m, texts, targets, method, **options):
     )
 
 
+# norms and softmaxes of some models cast to single precision, whatever the model's own is
+CASTS = 1e-9
+
+
 def same(a, b, atol=1e-10):
     torch.testing.assert_close(a, b, atol=atol, rtol=0, equal_nan=True)
+
+
+def near(name: str) -> float:
+    """What numbers of the same definition may differ by."""
+    return CASTS if name == "gemma2" else 1e-10
 
 
 def readable(name: str) -> bool:
@@ -93,8 +102,8 @@ class TestEveryMethod:
         back = attribute(m, PROMPTS[::-1], targets[::-1], method, batch_size=1)
         for i in range(2):
             alone = attribute(m, PROMPTS[i], targets[i], method, step_scores=["probability"])[0]
-            same(both[i].scores, alone.scores)
-            same(both[i].scores, back[1 - i].scores)
+            same(both[i].scores, alone.scores, near(name))
+            same(both[i].scores, back[1 - i].scores, near(name))
             same(both[i].step_scores["probability"], alone.step_scores["probability"])
             assert both[i].inputs == alone.inputs
             assert both[i].targets == alone.targets
@@ -148,7 +157,7 @@ class TestEveryMethod:
         torch.manual_seed(12345)
         b = attribute(m, PROMPTS, targets, method, seed=7, batch_size=1)
         for x, y in zip(a, b, strict=True):
-            same(x.scores, y.scores)
+            same(x.scores, y.scores, near(name))
         if not methods.info(method).meta["deterministic"]:
             c = attribute(m, PROMPTS, targets, method, seed=8)
             assert not torch.equal(a[0].scores.nan_to_num(), c[0].scores.nan_to_num())
@@ -274,7 +283,7 @@ def test_chunking_changes_nothing(model, method, monkeypatch):
     wanted = attribute(m, PROMPTS, TARGETS[False], method)
     monkeypatch.setattr(engine, "CHUNK_BYTES", 1)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], method), strict=True):
-        same(a.scores, b.scores)
+        same(a.scores, b.scores, CASTS)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])

@@ -32,15 +32,6 @@ NOT_A_FUNCTION = 3
 
 
 @pytest.fixture
-def registered():
-    step_functions.names()  # imports the built-in ones, which must stay
-    before = dict(step_functions._parts)
-    yield
-    for name in set(step_functions._parts) - set(before):
-        step_functions.unregister(name)
-
-
-@pytest.fixture
 def file(tmp_path):
     path = tmp_path / "my_functions.py"
     path.write_text(SOURCE)
@@ -51,7 +42,7 @@ def explain(m, fn, method="saliency", **options):
     return m.attribute(PROMPT, FULL, method=method, attributed_fn=fn, show_progress=False, **options)[0]
 
 
-def test_registered(golden_model, registered):
+def test_registered(golden_model):
     def half(forward, *, factor: float = 0.5):
         """Part of the probability."""
         return factor * forward.of_target(forward.log_probs()).exp()
@@ -71,7 +62,7 @@ def test_registered(golden_model, registered):
     torch.testing.assert_close(explain(m, "half").scores, explain(m, "logits").scores, equal_nan=True)
 
 
-def test_decorated(golden_model, registered):
+def test_decorated(golden_model):
     @attriflow.register_step_function(identifier="second", aggregate_map={"spans": "max"}, stepwise=True)
     def second(forward):
         """Probability of the second likeliest token."""
@@ -107,7 +98,7 @@ def test_every_kind_of_method(golden_model, method):
     )  # fmt: skip
 
 
-def test_named_by_file(golden_model, registered, file):
+def test_named_by_file(golden_model, file):
     m = golden_model("gpt2")
     name = f"{file}:confidence"
     out = explain(m, name, step_scores=[name, "probability"], power=2.0)
@@ -120,7 +111,7 @@ def test_named_by_file(golden_model, registered, file):
     assert step_functions.info(f"{file}:gap").meta["unit"] == "logit"
 
 
-def test_a_name_that_is_taken(golden_model, registered, tmp_path):
+def test_a_name_that_is_taken(golden_model, tmp_path):
     path = tmp_path / "own.py"
     path.write_text("def entropy(forward):\n    return 0 * forward.of_target(forward.logits)\n")
     out = explain(golden_model("gpt2"), "entropy", step_scores=[f"{path}:entropy", "entropy"])
@@ -129,7 +120,7 @@ def test_a_name_that_is_taken(golden_model, registered, tmp_path):
     assert step_functions.info(f"{path}:entropy").name == "own.entropy"
 
 
-def test_named_by_module(golden_model, registered, file, monkeypatch):
+def test_named_by_module(golden_model, file, monkeypatch):
     monkeypatch.syspath_prepend(str(file.parent))
     out = explain(golden_model("gpt2"), "my_functions:confidence")
     assert out.scores.nan_to_num().abs().max() > 0
@@ -146,7 +137,7 @@ def test_named_by_module(golden_model, registered, file, monkeypatch):
         ("{broken}:f", "cannot be loaded \\(SyntaxError"),
     ],
 )
-def test_wrong_references(golden_model, registered, file, reference, message):
+def test_wrong_references(golden_model, file, reference, message):
     broken = file.with_name("broken.py")
     broken.write_text("def f(:")
     with pytest.raises(UnknownNameError, match=message):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attriflow.aggregation._apply import Function, Span, check_function, reduce_spans
 from attriflow.aggregation._sides import covering, runs, sides_of
-from attriflow.errors import UnknownNameError, check_choice
+from attriflow.errors import check_choice
 from attriflow.registry import step_functions
 from attriflow.types import Attribution, Token
 from attriflow.units import Texts, text_of
@@ -79,10 +79,9 @@ class SpanMerger:
         """How the values of a step score combine over a span."""
         if name in self.step_scores:
             return self.step_scores[name]
-        try:
-            info = step_functions.info(step_functions.resolve(name))
-        except UnknownNameError:  # convergence deltas, say
+        if name not in step_functions:  # convergence deltas, say; and a name in a file must not import anything
             return "absmax"
+        info = step_functions.info(name)
         known = info.meta.get("aggregate_map") or {}
         for key in (self.name, "spans"):
             if key in known:
