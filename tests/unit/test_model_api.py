@@ -9,6 +9,7 @@ import torch
 
 import attriflow
 from attriflow.errors import AttriflowError, InputError, OptionError, UnknownNameError, UnsupportedModelError
+from attriflow.registry import methods
 
 GPT2 = Path(__file__).parents[1] / "data" / "golden" / "models" / "gpt2"
 PROMPT, FULL = "ki nakol temo dibema te", "ki nakol temo dibema te pari mitemi kana"
@@ -102,12 +103,12 @@ class TestTexts:
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_half_precision_models_have_single_precision_scores(self, dtype):
         text = "anna has a red hat . tom has a blue car . what color is the car ?"
+        models = [attriflow.load_model("demo/recall", dtype=d) for d in (dtype, "float32")]
+        few = {"n_steps": 10, "n_samples": 60, "max_probe_steps": 10, "num_probes": 3}
         for method in sorted(set(attriflow.list_feature_attribution_methods()) - {"dummy"}):
+            options = {k: v for k, v in few.items() if k in methods.info(method).options}
             half, full = (
-                attriflow.load_model("demo/recall", dtype=d).attribute(
-                    text, f"{text} blue", method=method, attributed_fn="logits"
-                )[0]
-                for d in (dtype, "float32")
+                m.attribute(text, f"{text} blue", method=method, attributed_fn="logits", **options)[0] for m in models
             )
             assert half.scores.dtype == torch.float32
             a, b = half.token_scores()[half.visible], full.token_scores()[full.visible]
