@@ -104,7 +104,7 @@ class TestTexts:
     def test_half_precision_models_have_single_precision_scores(self, dtype):
         text = "anna has a red hat . tom has a blue car . what color is the car ?"
         models = [attriflow.load_model("demo/recall", dtype=d) for d in (dtype, "float32")]
-        few = {"n_steps": 10, "n_samples": 60, "max_probe_steps": 10, "num_probes": 3}
+        few = {"n_steps": 5, "n_samples": 20, "max_probe_steps": 10, "num_probes": 3}
         for method in sorted(set(attriflow.list_feature_attribution_methods()) - {"dummy"}):
             options = {k: v for k, v in few.items() if k in methods.info(method).options}
             half, full = (
