@@ -1,4 +1,4 @@
-"""The third primitive for metrics: target log-probabilities under deleted, replaced or masked inputs, packed.
+"""The third primitive for metrics: target log-probabilities under deleted, replaced, masked or thinned inputs, packed.
 
 Variants of many examples, steps and methods become rows of ids; equal rows are run once, rows are sorted by length and
 packed into full calls, and every row answers all the steps that were asked of it.
@@ -6,9 +6,11 @@ packed into full calls, and every row answers all the steps that were asked of i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +20,18 @@ from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.types import Example, Token, Variant
 
-HOW = ("delete", "baseline", "mask")
+HOW = ("delete", "baseline", "mask", "soft")
+
+
+_Wanted = tuple[int, int, int]  # step, variant, place in the variant's answer
 
 
 @dataclass
 class _Row:
-    """One sequence to run, and the (step, target id, query position) triples to read from it."""
+    """One sequence to run, and the (step, target id, query position) triples to read from it.
+
+    The chances of embedding elements to stay (`source_stay`, `target_stay`) are empty where all of them do.
+    """
 
     source: tuple[int, ...]
     source_mask: tuple[int, ...]
@@ -31,6 +39,9 @@ class _Row:
     target_mask: tuple[int, ...]
     query: tuple[int, ...]
     target_ids: tuple[int, ...]
+    source_stay: tuple[float, ...] = ()
+    target_stay: tuple[float, ...] = ()
+    draw: int = 0
     readers: list[tuple[int, int, int]] = field(default_factory=list)  # (variant, place in its answer, column)
 
 
@@ -53,7 +64,9 @@ def rescore(
         model: The wrapped model.
         examples: Encoded examples.
         variants: (index into `examples`, variant) pairs; `keep` runs over the attribution's inputs: source tokens, then
-            (decoder-only, or with `attribute_target`) all decoder tokens.
+            (decoder-only, or with `attribute_target`) all decoder tokens. For "soft" they are chances: each element of
+            a token's embedding stays with that chance or is 0 (Zhao and Aletras 2023, arXiv:2305.10496). The random
+            numbers behind it depend on the draw, the position and the element only, so that all variants share them.
         attribute_target: Whether an encoder-decoder's inputs include the decoder tokens.
         batch_size: Rows per model call; by memory when None.
         counter: Counts passes.
@@ -65,47 +78,79 @@ def rescore(
     """
     answers: list[Tensor] = []
     rows: dict[tuple[object, ...], _Row] = {}
-    grouped: dict[tuple[int, str, tuple[bool, ...]], list[tuple[int, int, int]]] = {}
+    grouped: dict[tuple[int, str, int, tuple[float, ...]], list[_Wanted]] = {}
     for number, (index, variant) in enumerate(variants):
         example = examples[index]
         check_choice("perturbation", variant.how, HOW)
         steps = range(example.n_steps) if variant.step is None else [variant.step]
         answers.append(torch.zeros(len(steps), dtype=torch.float64))
-        keep = _with_specials(example, variant.keep, attribute_target)
-        group = grouped.setdefault((index, variant.how, keep), [])
+        keep = _with_specials(example, variant, attribute_target)
+        group = grouped.setdefault((index, variant.how, variant.draw, keep), [])
         for place, step in enumerate(steps):
             if not 0 <= step < example.n_steps:
                 raise InputError(f"step {step} is outside the example's {example.n_steps} steps")
             group.append((step, number, place))
-    for (index, how, keep), wanted in grouped.items():
-        for row in _rows(model, examples[index], how, keep, wanted):
+    for (index, how, draw, keep), wanted in grouped.items():
+        made = _soft_row if how == "soft" else _rows
+        for row in made(model, examples[index], how, draw, keep, wanted):
             key = (row.source, row.source_mask, row.target, row.target_mask, row.query, row.target_ids)
-            same = rows.setdefault(key, row)
+            same = rows.setdefault((*key, row.source_stay, row.target_stay, row.draw), row)
             if same is not row:
                 same.readers.extend(row.readers)
-    _run(model, sorted(rows.values(), key=lambda r: (len(r.source), len(r.target))), answers, batch_size, counter)
+    for soft in (False, True):
+        some = [r for r in rows.values() if bool(r.source_stay or r.target_stay) is soft]
+        _run(model, sorted(some, key=lambda r: (len(r.source), len(r.target))), answers, batch_size, counter)
     return answers
 
 
-def _with_specials(example: Example, keep: tuple[bool, ...], attribute_target: bool) -> tuple[bool, ...]:
+def _with_specials(example: Example, variant: Variant, attribute_target: bool) -> tuple[float, ...]:
     tokens = example.inputs(attribute_target)
-    if len(keep) != len(tokens):
-        raise InputError(f"keep has {len(keep)} entries, the attribution has {len(tokens)} inputs")
-    return tuple(bool(k) or t.special for k, t in zip(keep, tokens, strict=True))
+    if len(variant.keep) != len(tokens):
+        raise InputError(f"keep has {len(variant.keep)} entries, the attribution has {len(tokens)} inputs")
+    if variant.how != "soft":
+        return tuple(bool(k) or t.special for k, t in zip(variant.keep, tokens, strict=True))
+    if not all(0 <= k <= 1 for k in variant.keep):
+        raise InputError("chances to stay must lie between 0 and 1")
+    return tuple(1.0 if t.special else float(k) for k, t in zip(variant.keep, tokens, strict=True))
+
+
+def _soft_row(
+    model: LanguageModel, example: Example, _how: str, draw: int, stay: tuple[float, ...], wanted: list[_Wanted]
+) -> list[_Row]:
+    """One row for all steps: nothing moves, only elements of embeddings are zeroed."""
+    n_source, steps = len(example.source), sorted({step for step, _, _ in wanted})
+    end = example.start + steps[-1]
+    target_stay = list(stay[n_source:])[:end] or [1.0] * end
+    if model.is_encoder_decoder:
+        target_stay[0] = 1.0  # the decoder start token is no evidence
+    column = {step: i for i, step in enumerate(steps)}
+    row = _Row(
+        source=tuple(example.source_ids),
+        source_mask=(1,) * n_source,
+        target=tuple(t.id for t in example.target[:end]),
+        target_mask=(1,) * end,
+        query=tuple(example.start + s - 1 for s in steps),
+        target_ids=tuple(example.target[example.start + s].id for s in steps),
+        source_stay=stay[:n_source],
+        target_stay=tuple(target_stay),
+        draw=draw,
+        readers=[(number, place, column[step]) for step, number, place in wanted],
+    )
+    return [row]
 
 
 def _rows(
-    model: LanguageModel, example: Example, how: str, keep: tuple[bool, ...], wanted: list[tuple[int, int, int]]
+    model: LanguageModel, example: Example, how: str, _draw: int, keep: tuple[float, ...], wanted: list[_Wanted]
 ) -> list[_Row]:
     n_source = len(example.source)
-    keep_source = keep[:n_source]
-    keep_target = list(keep[n_source:]) or [True] * example.stop
+    keep_source = [bool(k) for k in keep[:n_source]]
+    keep_target = [bool(k) for k in keep[n_source:]] or [True] * example.stop
     if model.is_encoder_decoder:
         keep_target[0] = True  # the decoder start token is no evidence
     source, source_mask = _changed(model, example.source, keep_source, how)
     if model.is_encoder_decoder and not any(source_mask):
         source, source_mask = (_substitute(model),), (1,)
-    by_length: dict[bool, list[tuple[int, int, int]]] = {}
+    by_length: dict[bool, list[_Wanted]] = {}
     for step, number, place in wanted:
         by_length.setdefault(any(keep_target[: example.start + step]), []).append((step, number, place))
     out = []
@@ -199,7 +244,34 @@ def _call(model: LanguageModel, chunk: list[_Row]) -> Tensor:
         fields = {"source_ids": source_ids, "source_mask": source_mask * source_present}
     if not bool(target_mask.all()):
         fields["target_mask"] = target_mask
+    if chunk[0].source_stay or chunk[0].target_stay:
+        target = _thinned(model, "target", target_ids, [r.target_stay for r in chunk], [r.draw for r in chunk])
+        fields["target_embeds"] = target
+        if model.is_encoder_decoder:
+            source = _thinned(model, "source", source_ids, [r.source_stay for r in chunk], [r.draw for r in chunk])
+            fields["source_embeds"] = source
     query = torch.minimum(query, present.sum(1, keepdim=True) - 1)
     logits = model.run(Rows(target_ids=target_ids, query=query, **fields))
     picked = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
     return picked.double().cpu()
+
+
+def _thinned(
+    model: LanguageModel, block: str, ids: Tensor, stay: Sequence[Sequence[float]], draws: Sequence[int]
+) -> Tensor:
+    """Embeddings `[row, position, hidden]` of which each element stays with its token's chance."""
+    embeds = model.embed(ids, block)
+    chances = torch.ones(ids.shape)
+    for row, values in zip(chances, stay, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    shape = (embeds.shape[1], embeds.shape[2])
+    drawn = {draw: _uniform(block, draw, shape) for draw in set(draws)}
+    kept = torch.stack([drawn[draw] for draw in draws]) < chances.unsqueeze(-1)
+    return embeds * kept.to(embeds.device, embeds.dtype)
+
+
+def _uniform(block: str, draw: int, shape: tuple[int, ...]) -> Tensor:
+    """Numbers in [0, 1), `[position, hidden]`; those of a position are the same in longer sequences."""
+    seed = int.from_bytes(hashlib.sha256(f"{block}/{draw}".encode()).digest()[:4], "big")
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.random(shape, dtype=np.float32))

@@ -16,7 +16,7 @@ from torch import Tensor
 from attriflow.errors import InputError
 
 Segment = Literal["source", "prompt", "generated"]
-Perturbation = Literal["delete", "baseline", "mask"]
+Perturbation = Literal["delete", "baseline", "mask", "soft"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,18 +164,39 @@ StepFunction = Callable[..., Tensor]
 class Rescore(Protocol):
     """Scores the explained tokens again under changed inputs: all that a faithfulness metric needs of a model."""
 
-    def __call__(self, keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete") -> Tensor:
+    def __call__(
+        self, keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete", draw: int = 0
+    ) -> Tensor:
         """Log-probabilities (nats, float64) of the target tokens with some inputs removed.
 
         Args:
-            keep: Bool `[variant, input]` over the attribution's `inputs`; False removes the token. Special tokens and
-                inputs beyond a step's prefix are not the caller's business: the former always stay, the latter are cut.
+            keep: Bool `[variant, input]` over the attribution's `inputs`; False removes the token. For "soft" floats in
+                [0, 1], the chance of an element of the token's embedding to stay. Special tokens and inputs beyond a
+                step's prefix are not the caller's business: the former always stay, the latter are cut.
             steps: One step per variant, or None for all steps of every variant.
-            how: "delete" the token (later tokens move up), replace it by its "baseline" embedding, or "mask" it out
-                of attention (positions kept).
+            how: "delete" the token (later tokens move up), replace it by its "baseline" embedding, "mask" it out of
+                attention (positions kept), or "soft": zero each element of its embedding by chance.
+            draw: Number of the draw of "soft"; the same one uses the same random numbers for all inputs and methods.
 
         Returns:
             `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere).
+        """
+        ...
+
+
+class Reexplain(Protocol):
+    """Explains an example again under changed circumstances: what a robustness or sanity metric needs of a method."""
+
+    def __call__(self, **changes: Any) -> Attribution:
+        """The explanation of the same steps and inputs by the same method.
+
+        Args:
+            **changes: One of
+                `seed=k`: the method draws other random numbers, the k-th ones (0: those of the evaluation);
+                `noise=s, draw=k`: Gaussian noise on the token embeddings, its standard deviation `s` times their root
+                mean square;
+                `randomise=share, draw=k`: parameters drawn anew in this share of the model's stages, from the output on;
+                `other_target=k`: the k-th random other token is explained at each step in place of the target.
         """
         ...
 
@@ -383,12 +404,16 @@ class MetricValues:
     """What a metric says about one attribution: a value per step, or the reason why there is none.
 
     Attributes:
-        values: One Python float per step; None where the step was skipped.
+        values: One Python float per step; None where the step was skipped. A single one when not `per_step`.
         skipped: Step -> reason, for every None in `values` ("empty rationale", "constant scores", ...).
+        curves: Step -> (x, y) points of the curve behind its value, x ascending in [0, 1], for metrics that have one.
+        per_step: False for one value of the whole explanation.
     """
 
     values: tuple[float | None, ...]
     skipped: Mapping[int, str] = field(default_factory=dict)
+    curves: Mapping[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    per_step: bool = True
 
     def __post_init__(self) -> None:
         """Every step has a finite value or a reason."""
@@ -404,11 +429,12 @@ class Variant:
     """One changed input to score again: which inputs of an attribution stay, for one step or (None) for all.
 
     Attributes:
-        keep: One bool per input of the attribution.
+        keep: One bool per input of the attribution; for "soft" the chance of an element to stay.
         step: The step that is scored; None scores all.
-        how: See `Rescore`.
+        how, draw: See `Rescore`.
     """
 
-    keep: tuple[bool, ...]
+    keep: tuple[float, ...]
     step: int | None = None
     how: Perturbation = "delete"
+    draw: int = 0
