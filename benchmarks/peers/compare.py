@@ -16,7 +16,7 @@ import numpy as np
 import report
 from client import HERE, Worker, WorkerError
 from environments import TRANSFORMERS, python_for
-from floors import Problem, floor
+from floors import floor, problem_of
 from shapes import SHAPES, Shape, texts
 from tasks import Peer, Sizes, Task, tasks
 
@@ -86,7 +86,7 @@ class Comparison:
             if shape.encoder_decoder
             else (0, options.prompt + options.generated - 1, options.prompt - 1)
         )
-        self.problem = Problem(shape, source, length, first)
+        self.problem = problem_of(shape, source, length, first)
         self.notes: list[str] = []
         self.forwards: list[float] = []
         self.rates: list[float] = []
