@@ -91,15 +91,17 @@ docs: $(STAMP) ## regenerate the tables made from the registries and build the s
 
 # Torch's own CUDA packages are left out: they come with the torch build that TORCH selects.
 # opencv-python-headless stands in for opencv-python, which the overrides drop.
+# Versions stay as they are unless asked otherwise: make lock LOCK_ARGS=--upgrade
 lock: ## re-resolve requirements.lock
 	@$(new_venv)
 	@$(BIN)/python -m pip install --quiet uv
-	echo "opencv-python-headless>=4.9" | $(BIN)/uv pip compile pyproject.toml - --quiet --upgrade \
-		--universal --python-version 3.10 --extra ferret --extra docs --extra dev --annotation-style line \
+	cp requirements.lock requirements.lock.new
+	echo "opencv-python-headless>=4.9" | $(BIN)/uv pip compile pyproject.toml - --quiet $(LOCK_ARGS) \
+		--universal --python-version 3.10 --extra ferret --extra app --extra docs --extra dev --annotation-style line \
 		--override requirements-overrides.txt --constraint <(echo "$(firstword $(TORCH))") \
-		--custom-compile-command "make lock" \
-		| sed -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/d' > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+		--custom-compile-command "make lock" --output-file requirements.lock.new > /dev/null
+	sed -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/d' requirements.lock.new > requirements.lock
+	rm requirements.lock.new
 
 clean: ## remove .venv, caches and outputs
 	rm -rf $(VENV) build dist demo-output .benchmarks .hypothesis .import_linter_cache .mypy_cache \
