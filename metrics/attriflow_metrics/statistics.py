@@ -3,6 +3,7 @@
 from attriflow.statistics import (
     Interval,
     bootstrap_interval,
+    bootstrap_intervals,
     compare,
     effect_size,
     example_means,
@@ -18,6 +19,7 @@ from attriflow.statistics import (
 __all__ = [
     "Interval",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "compare",
     "effect_size",
     "example_means",

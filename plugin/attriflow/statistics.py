@@ -90,22 +90,59 @@ def bootstrap_interval(values: Values, *, level: float = 0.95, n: int = 2000, se
         n: Number of resamples.
         seed: The same seed gives the same interval.
     """
+    array = np.asarray(values, dtype=float).reshape(-1)
+    return bootstrap_intervals(array[:, None], level=level, n=n, seed=seed)[0]
+
+
+def bootstrap_intervals(
+    table: np.ndarray | pd.DataFrame, *, level: float = 0.95, n: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """`bootstrap_interval` of every column, with the same resamples for columns with the same examples.
+
+    Args:
+        table: `[example, column]`; NaN is left out.
+        level: Coverage, between 0 and 1.
+        n: Number of resamples.
+        seed: The same seed gives the same intervals.
+
+    Returns:
+        `[column]`.
+    """
     _check("level", level)
     if n < 1:
         raise InputError(f"n must be at least 1, not {n}")
-    array = np.asarray(values, dtype=float).reshape(-1)
-    array = array[~np.isnan(array)]
-    if array.size == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(array.mean())
-    if array.size < 2:
-        return Interval(mean, math.nan, math.nan, 1)
+    array = np.asarray(table, dtype=float)
+    out = [Interval(math.nan, math.nan, math.nan, 0)] * array.shape[1]
+    patterns: dict[bytes, list[int]] = {}
+    for column, known in enumerate(~np.isnan(array.T)):
+        patterns.setdefault(known.tobytes(), []).append(column)
+    for columns in patterns.values():
+        part = array[:, columns]
+        part = part[~np.isnan(part[:, 0])]
+        for column, interval in zip(columns, _intervals(part, level, n, seed), strict=True):
+            out[column] = interval
+    return out
+
+
+def _intervals(table: np.ndarray, level: float, n: int, seed: int) -> list[Interval]:
+    """Of columns without gaps."""
+    size, width = table.shape
+    if size == 0:
+        return [Interval(math.nan, math.nan, math.nan, 0)] * width
+    means = table.mean(0)
+    if size < 2:
+        return [Interval(float(mean), math.nan, math.nan, 1) for mean in means]
     rng = np.random.default_rng(seed)
+    share = np.full(size, 1 / size)
     # One resample at a time would be slow, all at once large: the counts of a multinomial are both small and fast.
-    share = np.full(array.size, 1 / array.size)
-    means = [rng.multinomial(array.size, share, size=size) @ array / array.size for size in _chunks(n, array.size)]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), int(array.size))
+    counts = [rng.multinomial(size, share, size=rows) / size for rows in _chunks(n, size)]
+    out = []
+    for begin in range(0, width, max(1, CHUNK // n)):
+        part = table[:, begin : begin + max(1, CHUNK // n)]
+        ends = np.quantile(np.concatenate([c @ part for c in counts]), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        found = zip(means[begin : begin + part.shape[1]], *ends, strict=True)
+        out += [Interval(float(mean), float(low), float(high), size) for mean, low, high in found]
+    return out
 
 
 def paired_bootstrap_difference(a: Values, b: Values, *, level: float = 0.95, n: int = 2000, seed: int = 0) -> Interval:

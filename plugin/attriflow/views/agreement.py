@@ -1,0 +1,106 @@
+"""Which methods say the same: a heat map of their agreement, alike ones side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot
+
+from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.rank_agreement import MEASURES
+from attriflow.views.colors import hexadecimal, ink
+from attriflow.views.common import printable
+from attriflow.views.figures import NOTE, NOTHING, TITLE, rgb255, save_figure, suffix_of
+
+if TYPE_CHECKING:
+    from seaborn.matrix import ClusterGrid
+
+
+def agreement_matrix(table: pd.DataFrame, measure: str = "spearman") -> pd.DataFrame:
+    """Methods x methods, 1 on the diagonal, NaN where a pair has no value.
+
+    Args:
+        table: What `attriflow.agreement.agreement_table` or `agreement` returns.
+        measure: One of `attriflow.rank_agreement.MEASURES`.
+    """
+    if measure not in MEASURES:
+        raise UnknownNameError(unknown("measure of agreement", measure, MEASURES))
+    if "measure" in table:
+        part = table[table["measure"] == measure]
+        values = part["mean"]
+    else:
+        part, values = table, table[measure]
+    names = list(dict.fromkeys([*part["first"], *part["second"]]))
+    matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    matrix = matrix.where(matrix == 1)
+    for first, second, value in zip(part["first"], part["second"], values, strict=True):
+        matrix.loc[first, second] = matrix.loc[second, first] = value
+    return matrix
+
+
+def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: str | Path | None = None) -> ClusterGrid:
+    """Draw how far methods agree; methods are ordered by average linkage on 1 - agreement.
+
+    Args:
+        table: What `attriflow.agreement.agreement_table` or `agreement` returns, of two methods or more.
+        measure: One of `attriflow.rank_agreement.MEASURES`.
+        path: Also write the figure there (PNG, SVG, PDF).
+
+    Returns:
+        seaborn's grid; its `figure` is known to nobody else. Cells without a value are grey.
+
+    Raises:
+        InputError: There are fewer than two methods, or `path` has another suffix.
+    """
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    suffix_of(path)
+    matrix = agreement_matrix(table, measure)
+    count = len(matrix)
+    if count < 2:
+        raise InputError("agreement needs two methods or more")
+    # without a value two methods are taken to be unrelated
+    distances = 1 - np.clip(matrix.fillna(0.0).to_numpy(), -1, 1)
+    tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+    negative = measure in ("spearman", "kendall")
+    labels = 0.3 + 0.078 * max(len(printable(str(name))) for name in matrix.index)  # inches
+    size = 1.6 + 0.38 * count + labels
+    grid = sns.clustermap(
+        matrix, mask=matrix.isna(), row_linkage=tree, col_linkage=tree, figsize=(size, size),
+        cmap="vlag" if negative else sns.light_palette("#56B4E9", as_cmap=True), vmin=-1 if negative else 0, vmax=1,
+        linewidths=1, linecolor="white", dendrogram_ratio=0.1, cbar_pos=None, xticklabels=False, yticklabels=False,
+    )  # fmt: skip
+    # before pyplot forgets the figure: only those it knows are updated
+    grid.gs.update(left=0.02, right=1 - labels / size, bottom=(labels + 0.25) / size, top=1 - 0.35 / size)
+    pyplot.close(grid.figure)
+    _annotate(grid, matrix)
+    grid.ax_heatmap.set_facecolor(NOTHING)
+    grid.ax_col_dendrogram.set_title(f"Agreement between methods: {measure.replace('_', ' ')}", **TITLE)
+    if "n" in table:
+        n = int(table.loc[table["measure"] == measure, "n"].max())
+        grid.figure.text(0.01, 0.005, f"means over {n} example{'s' * (n != 1)}", **NOTE)
+    if path is not None:
+        save_figure(grid.figure, path)
+    return grid
+
+
+def _annotate(grid: ClusterGrid, matrix: pd.DataFrame) -> None:
+    """Names and numbers, in the order of the tree."""
+    axes, order = grid.ax_heatmap, grid.dendrogram_row.reordered_ind
+    mesh = axes.collections[0]
+    shown = matrix.to_numpy()[np.ix_(order, order)]
+    names = [printable(str(matrix.index[i])) for i in order]
+    small = 8 if len(names) <= 12 else 6
+    for (i, j), value in np.ndenumerate(shown):
+        if not np.isnan(value):
+            color = hexadecimal(ink(rgb255(mesh.cmap(mesh.norm(value)))))
+            axes.text(j + 0.5, i + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=small, color=color)
+    places = np.arange(len(names)) + 0.5
+    axes.set_xticks(places, names, rotation=90, fontsize=9, parse_math=False)
+    axes.set_yticks(places, names, rotation=0, fontsize=9, parse_math=False)
+    axes.tick_params(length=0)
