@@ -15,6 +15,7 @@ import attriflow
 from attriflow import gradients, row_attention
 from attriflow.errors import UnsupportedModelError
 from attriflow.methods import deeplift
+from attriflow.models.attention import interface_works
 from attriflow.row_attention import RowLimits
 
 PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
@@ -126,6 +127,8 @@ def test_attention_by_rows(model, name, products, method, monkeypatch):
         entered.append(True)
         return RowLimits(kept_bytes=0, group_bytes=4000, products=products)
 
+    if not interface_works(model(name).model):
+        pytest.skip("writes its own attention in this version of transformers: nothing to group")
     wanted = attribute(model(name), **options)
     monkeypatch.setattr(deeplift, "_limits", limits)
     split = spy_on(monkeypatch)
