@@ -272,7 +272,10 @@ def examples_needed(a: Values, b: Values, *, level: float = 0.95, power: float =
 def power_note(a: Values, b: Values, *, level: float = 0.95, power: float = 0.8) -> str:
     """`examples_needed` in words: "about 40 more examples would separate these two (n=32)"."""
     n = int(np.sum(~np.isnan(_differences(a, b))))
-    needed = examples_needed(a, b, level=level, power=power)
+    return _power_note(examples_needed(a, b, level=level, power=power), n)
+
+
+def _power_note(needed: int | None, n: int) -> str:
     if needed is None:
         return f"no difference seen (n={n})"
     if needed <= n:
@@ -298,33 +301,29 @@ def compare(
         seed: For resampling.
 
     Returns:
-        One row per pair: `a`, `b`, `difference` (mean of a - b), `low`, `high`, `n`, `p`, `p_holm` (adjusted for the
-        number of pairs), `effect` (d_z) and `examples_needed` (in all).
+        One row per pair: `a`, `b`, `difference` (mean of a - b), `low`, `high` (its bootstrap interval), `n`
+        (examples), `p` (paired permutation), `p_holm` (adjusted for the number of pairs), `effect` (d_z),
+        `examples_needed` (in all) and `note` (see `power_note`).
     """
     means = example_means(table, [method], example=example, value=value)
     wide = means.pivot(index=example, columns=method, values=value)
     names = list(dict.fromkeys(means[method]))
+    pairs = list(itertools.combinations(names, 2))
+    values = wide[names].to_numpy(float).T if names else np.empty((0, 0))
+    place = {name: i for i, name in enumerate(names)}
+    differences = np.array([values[place[a]] - values[place[b]] for a, b in pairs]).reshape(len(pairs), len(wide))
+    intervals = bootstrap_intervals(differences.T, level=level, seed=seed) if pairs else []
+    p_values = permutation_p_values(differences, seed=seed)
     rows = []
-    for first, second in itertools.combinations(names, 2):
-        a, b = wide[first].to_numpy(float), wide[second].to_numpy(float)
-        interval = paired_bootstrap_difference(a, b, level=level, seed=seed)
-        rows.append(
-            {
-                "a": first,
-                "b": second,
-                "difference": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
-                "n": interval.n,
-                "p": paired_permutation(a, b, seed=seed),
-                "effect": effect_size(a, b),
-                "examples_needed": examples_needed(a, b, level=level),
-            }
-        )
-    columns = ["a", "b", "difference", "low", "high", "n", "p", "effect", "examples_needed"]
+    for pair, row, interval, p in zip(pairs, differences, intervals, p_values, strict=True):
+        zero = np.zeros_like(row)
+        needed = examples_needed(row, zero, level=level)
+        effect, note = effect_size(row, zero), _power_note(needed, interval.n)
+        rows.append((*pair, *interval, p, effect, needed, note))
+    columns = ["a", "b", "difference", "low", "high", "n", "p", "effect", "examples_needed", "note"]
     frame = pd.DataFrame(rows, columns=columns)
     frame.insert(7, "p_holm", holm(frame["p"].to_numpy(float)))
-    return frame.astype({"examples_needed": "Int64"})
+    return frame.astype({"examples_needed": "Int64", "n": "int64"})
 
 
 def _differences(a: Values, b: Values) -> np.ndarray:

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.models.evaluation.base import EvaluationResult
 
 import attriflow
+from attriflow.agreement import agreement_table
 from attriflow.registry import step_functions
 
 # functions that compare with a foil are left out: the data set has none
@@ -126,6 +127,9 @@ def test_one_nested_run_per_method_with_unprefixed_metrics(evaluated: Evaluated)
         assert run.data.tags["attriflow.method"] == name
         assert run.data.metrics["forward_seconds"] > 0
         assert run.data.metrics["aopc_compr_skipped_steps"] >= 0
+        for key in FERRET:  # no mean without an n, and an interval where there are two examples
+            assert run.data.metrics[f"{key}_n"] in (2, 3)
+            assert run.data.metrics[f"{key}_low"] <= run.data.metrics[key] <= run.data.metrics[f"{key}_high"]
     assert children["occlusion"].data.params["window"] == "1"
 
 
@@ -147,9 +151,10 @@ def test_settings_versions_device_seed_and_data_are_logged(evaluated: Evaluated)
 def test_artifacts_lie_at_the_root_and_can_be_read_back(evaluated: Evaluated) -> None:
     paths = {a.path for a in evaluated.client.list_artifacts(evaluated.run_id)}
     assert {"leaderboard.json", "scores.parquet", "step_scores.json", "report.html", "attributions", "plots"} <= paths
+    assert {"summary.json", "comparisons.parquet", "agreement.json"} <= paths
     plots = {a.path for a in evaluated.client.list_artifacts(evaluated.run_id, "plots")}
     assert plots == {
-        f"plots/{n}.png" for n in ("metric_heatmap", "metric_distributions", "quality_cost", "step_scores")
+        f"plots/{n}.png" for n in ("agreement", "metric_heatmap", "metric_distributions", "quality_cost", "step_scores")
     }
     local = Path(evaluated.client.download_artifacts(evaluated.run_id, "attributions", str(evaluated.folder)))
     assert sorted(p.stem for p in local.iterdir()) == METHODS
@@ -175,6 +180,34 @@ def test_tables_are_read_back_through_mlflow(evaluated: Evaluated) -> None:
         assert value == pytest.approx(evaluated.result.metrics[f"{method}/{metric}"])
     assert scores["value"].isna().equals(scores["skipped"].notna())
     assert set(found["step_scores"]["step_function"]) == set(PLAIN)
+
+
+def test_means_come_with_intervals_and_differences_with_tests(evaluated: Evaluated) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{evaluated.folder / 'mlflow.db'}")
+    mlflow.set_experiment("module")
+    found, children = evaluated.result.tables, evaluated.children()
+    names = set(found["scores"]["metric"])
+    assert set(FERRET) <= names and len(found["summary"]) == len(METHODS) * len(names)
+    for row in found["summary"].to_dict("records"):
+        logged = children[row["method"]].data.metrics
+        assert row["n"] == logged[f"{row['metric']}_n"]
+        assert row["skipped_steps"] == logged[f"{row['metric']}_skipped_steps"]
+        if row["n"] > 1:
+            wanted = [logged[row["metric"] + suffix] for suffix in ("", "_low", "_high")]
+            assert [row["mean"], row["low"], row["high"]] == pytest.approx(wanted)
+    pairs = found["comparisons"]
+    assert len(pairs) == len(names) * 3 and set(pairs["metric"]) == names
+    for row in pairs.to_dict("records"):
+        assert row["n"] <= 3 and row["better"] is None and f"(n={row['n']})" in row["note"]  # 3 examples tell nothing
+
+
+def test_agreement_is_that_of_the_logged_attributions(evaluated: Evaluated) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{evaluated.folder / 'mlflow.db'}")
+    mlflow.set_experiment("module")
+    logged = evaluated.result.artifacts["attributions"].content
+    wanted = agreement_table({name: list(logged[name]) for name in METHODS})
+    pd.testing.assert_frame_equal(evaluated.result.tables["agreement"], wanted, rtol=1e-5)
+    assert "How far methods agree" in evaluated.result.artifacts["report"].content
 
 
 def test_the_result_survives_saving(evaluated: Evaluated, tmp_path: Path) -> None:
@@ -376,7 +409,7 @@ def test_no_model_at_all_is_a_clear_error() -> None:
 BAD = [
     ({"method": "all"}, "did you mean 'methods'"),
     ({"methods": ["salincy"]}, "did you mean 'saliency'"),
-    ({"metrics": ["aopc"]}, "Allowed: aopc_compr"),
+    ({"metrics": ["aopc"]}, "unknown metric 'aopc'; did you mean"),
     ({"method_options": {"random": {"seeds": 1}}}, "unknown option of attribution method 'random' 'seeds'"),
     ({"inputs": "inptu"}, "did you mean 'input'"),
     ({"rationale": "why"}, "unknown column in 'rationale' 'why'"),

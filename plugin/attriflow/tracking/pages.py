@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attriflow.evaluation import tables
+from attriflow.agreement import agreement_table
+from attriflow.evaluation import significance, tables
 from attriflow.evaluation.runner import Evaluation
 from attriflow.tracking.artifacts import HtmlArtifact, PlotsArtifact
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from mlflow.models.evaluation.base import EvaluationArtifact
 
@@ -24,21 +26,28 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The tables of an evaluation, and which way each metric points."""
+    """The tables of an evaluation, and which way each metric points; `agreement` with two methods or more."""
 
     leaderboard: pd.DataFrame
+    summary: pd.DataFrame
+    comparisons: pd.DataFrame
+    agreement: pd.DataFrame | None
     scores: pd.DataFrame
     step_scores: pd.DataFrame
     directions: Mapping[str, bool]
 
     @classmethod
-    def of(cls, evaluation: Evaluation) -> Tables:
-        """Tables of what is known so far."""
-        names = evaluation.config.metrics
+    def of(cls, evaluation: Evaluation, magnitudes: Mapping[str, Sequence[np.ndarray]]) -> Tables:
+        """Tables of what is known so far; `magnitudes` are what `agreement_table` compares, by method."""
+        names, seed = evaluation.config.metrics, evaluation.config.seed
         directions = tables.directions(names)
+        scores = tables.scores_table(evaluation.results, evaluation.examples)
         return cls(
             leaderboard=tables.leaderboard(evaluation.results, names, directions, len(evaluation.examples)),
-            scores=tables.scores_table(evaluation.results, evaluation.examples),
+            summary=significance.summary_table(scores, seed=seed),
+            comparisons=significance.comparison_table(scores, directions, seed=seed),
+            agreement=agreement_table(magnitudes, seed=seed) if len(magnitudes) > 1 else None,
+            scores=scores,
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
         )
@@ -47,6 +56,7 @@ class Tables:
 def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
     from attriflow.views import evaluation_plots as views
+    from attriflow.views.agreement import agreement_heatmap
     from attriflow.views.figures import to_png
 
     drawings: dict[str, Callable[[], Any]] = {
@@ -55,6 +65,9 @@ def plots(found: Tables) -> dict[str, bytes]:
         "quality_cost": lambda: views.quality_cost(found.leaderboard, found.directions),
         "step_scores": lambda: views.step_scores(found.step_scores),
     }
+    agreement = found.agreement
+    if agreement is not None:
+        drawings["agreement"] = lambda: agreement_heatmap(agreement).figure
     out = {}
     for name, draw in drawings.items():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -12,16 +13,20 @@ import torch
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
 from attriflow import __version__, io
+from attriflow.agreement import affordable, magnitudes
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.cost import memory_kind
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
+from attriflow.statistics import bootstrap_interval
 from attriflow.tracking.artifacts import AttributionsArtifact
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.run_logger import RunLogger, key_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from attriflow.model import AttributionModel
 
 _logger = logging.getLogger(__name__)
@@ -73,6 +78,7 @@ class Recorder:
         self.metrics: dict[str, float] = {}
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
+        self._magnitudes: dict[str, list[np.ndarray]] = {}
 
     def record(self) -> EvaluationResult:
         """Run the evaluation to its end."""
@@ -132,6 +138,7 @@ class Recorder:
         child = self._child(result)
         cost = result.cost
         extra = {f"{name}_skipped_steps": float(n) for name, n in result.skipped.items()}
+        extra |= _intervals(result, self.config.seed)
         if cost is not None and cost.forward_seconds is not None:
             extra |= {"forward_seconds": cost.forward_seconds, "timed_runs": float(cost.repeats)}
         child.metrics(extra)
@@ -141,6 +148,9 @@ class Recorder:
         if not result.ok:
             child.tags({"attriflow.reason": result.reason})
             _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
+        if result.ok:
+            compared = affordable([tuple(a.scores.shape[:2]) for a in result.attributions])
+            self._magnitudes[result.name] = [magnitudes(a) for a in result.attributions[:compared]]
         result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
         child.finish("FINISHED" if result.ok else "FAILED")
         self._children.pop(result.name)
@@ -175,9 +185,12 @@ class Recorder:
         self.run.tags({"attriflow.n_examples": len(evaluation.examples), "attriflow.n_tokens": evaluation.n_tokens})
 
     def _log_tables(self) -> Tables:
-        evaluation, found = self.evaluation, Tables.of(self.evaluation)
+        evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
         frames = {
             "leaderboard": ("leaderboard.json", found.leaderboard),
+            "summary": ("summary.json", found.summary),
+            "comparisons": ("comparisons.parquet", found.comparisons),
+            **({} if found.agreement is None else {"agreement": ("agreement.json", found.agreement)}),
             "scores": ("scores.parquet", found.scores),
             "step_scores": ("step_scores.json", found.step_scores),
         }
@@ -201,6 +214,18 @@ class Recorder:
                 step()
             except Exception as error:
                 _logger.warning("could not log the results of an evaluation that was broken off: %s", error)
+
+
+def _intervals(result: MethodResult, seed: int) -> dict[str, float]:
+    """Ends of the interval and number of examples behind every mean; an interval needs two examples."""
+    out: dict[str, float] = {}
+    for name, values in result.values.items():
+        means = [math.nan if (m := v.mean) is None else m for v in values]
+        found = bootstrap_interval(means, seed=seed)
+        out[f"{name}_n"] = float(found.n)
+        if found.n > 1:
+            out |= {f"{name}_low": found.low, f"{name}_high": found.high}
+    return out
 
 
 def installed(packages: tuple[str, ...]) -> dict[str, str]:

@@ -62,6 +62,10 @@ _FIGURES = {
         "What a method's quality costs; no method beats those on the dashed line in both.",
         "Scatter plot of a metric against the forward-pass equivalents of each method, with the Pareto front.",
     ),
+    "agreement": (
+        "How far methods agree on the order of the tokens (rank correlation of magnitudes), alike ones side by side.",
+        "Heat map of methods by methods with the rank correlation of each pair, ordered by a tree of similarity.",
+    ),
     "step_scores": (
         "What the model's own scores do along the generated sequence.",
         "Line plots with one panel per step function: mean over the examples by step, and their spread as a band.",
