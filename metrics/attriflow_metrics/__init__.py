@@ -8,5 +8,5 @@ the caller can run them packed with those of other steps, examples and metrics.
 Importing this package imports neither torch nor ferret.
 """
 
-__helpers__ = ("ferret", "statistics")
+__helpers__ = ("ferret", "statistics", "synthetic")
 """Modules with public names that are not metrics."""

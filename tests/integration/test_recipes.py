@@ -43,6 +43,18 @@ def test_context_reliance(tmp_path):
     assert "`kl_divergence`" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
+def test_planted_evidence(tmp_path):
+    printed = run(
+        tmp_path, "planted_evidence.py", "--examples", "6", "--methods", "deeplift,random", "--out", "table.md"
+    )
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("| `")
+    }
+    assert [float(cell.split()[0]) for cell in rows["`deeplift`"]] == [1.0] * 5
+    assert all(float(cell.split()[0]) < 0.5 for cell in rows["`random`"])
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
+
+
 def test_custom_method(tmp_path):
     printed = run(tmp_path, "custom_method.py", "--examples", "4")
     assert [line.split()[0] for line in printed.splitlines()] == ["occlusion", "saliency", "recency", "random"]
