@@ -21,7 +21,11 @@ class EvaluateOptions:
 
     model: Annotated[str, typer.Argument(help="MLflow model URI; or a folder, Hugging Face name or demo/<name>.")]
     data: Annotated[
-        str, typer.Argument(help="A .csv, .json, .jsonl or .parquet file; demo/<name>; or a Hugging Face data set.")
+        str,
+        typer.Argument(
+            help="A .csv, .json, .jsonl or .parquet file; demo/<name>; scat:FILE, eraser:FOLDER, hatexplain:FILE; "
+            "or a Hugging Face data set."
+        ),
     ]
     inputs: Annotated[str | None, option("Column of input texts.", panel=_DATA)] = None
     targets: Annotated[str | None, option("Column of targets; without it they are generated.", panel=_DATA)] = None

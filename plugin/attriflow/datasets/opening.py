@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attriflow.datasets import hub
+from attriflow.datasets.annotated import format_of, read_rows
 from attriflow.datasets.files import BY_NAME, FileRows, form_of
 from attriflow.datasets.rows import ListRows, Rows
 from attriflow.datasets.splits import Split
@@ -29,8 +30,9 @@ def open_dataset(
 
     Args:
         name: A .csv, .tsv, .json, .jsonl or .parquet file (text files also as .gz); "csv", "json" or "parquet" with
-            `files`; "demo/recall" or "demo/translate"; or what `datasets.load_dataset` takes: a name on the Hugging
-            Face hub, a folder.
+            `files`; "demo/recall" or "demo/translate"; "scat:FILE", "eraser:FOLDER" or "hatexplain:FILE" for local
+            copies of data with human rationales (see `attriflow.datasets.annotated`); or what `datasets.load_dataset`
+            takes: a name on the Hugging Face hub, a folder.
         config: Configuration of a Hugging Face data set.
         files: Data files; patterns with * are allowed.
         folder: Folder of the data files.
@@ -42,6 +44,8 @@ def open_dataset(
     """
     if name.startswith("demo/"):
         return ListRows(_demo(name), Split.of_file(split), name)
+    if published := format_of(name):
+        return _annotated(published, name, split)
     if form := form_of(name):
         return FileRows([_file(name)], form, Split.of_file(split))
     if name in BY_NAME and files and not options:
@@ -67,6 +71,11 @@ def _file(name: str) -> Path:
     if not path.is_file():
         raise InputError(f"no such file: {name}")
     return path
+
+
+def _annotated(form: str, name: str, split: str) -> Rows:
+    part = Split.parse(split)
+    return ListRows(read_rows(form, name.partition(":")[2], part.name), part, name)
 
 
 def _demo(name: str) -> list[dict[str, Any]]:

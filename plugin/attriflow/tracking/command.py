@@ -63,7 +63,7 @@ def evaluate_command(
 
 
 def read_data(source: str, split: str = "train", config: str | None = None) -> pd.DataFrame:
-    """Rows of a file, by its ending, of a demo data set, or of a Hugging Face data set.
+    """Rows of a file, by its ending, of a demo data set, of data with rationales, or of a Hugging Face data set.
 
     Args:
         source: Its name or path.
@@ -73,10 +73,11 @@ def read_data(source: str, split: str = "train", config: str | None = None) -> p
     import pandas as pd
 
     from attriflow.datasets import open_dataset
+    from attriflow.datasets.annotated import format_of
     from attriflow.datasets.splits import Split
 
     path = Path(source)
-    if not (path.suffix in _READERS or path.is_file()):
+    if format_of(source) or not (path.suffix in _READERS or path.is_file()):
         return pd.DataFrame(list(open_dataset(source, config, split=split).read()))
     part = Split.of_file(split)
     if not path.is_file():
