@@ -11,7 +11,14 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import pytest
-from mlflow_support import hide_mlflow_state, register_evaluator, save_causal, save_seq2seq
+from mlflow_support import (
+    LoggedEvaluation,
+    hide_mlflow_state,
+    log_evaluation,
+    register_evaluator,
+    save_causal,
+    save_seq2seq,
+)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +59,14 @@ def store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
     yield uri
     hide_mlflow_state()
     mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="session")
+def logged_evaluation(
+    empty_store: Path, causal_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> LoggedEvaluation:
+    """A small evaluation that is over, in a store of its own that tests only read."""
+    return log_evaluation(empty_store, causal_folder, tmp_path_factory.mktemp("logged"))
 
 
 @pytest.fixture(scope="module")

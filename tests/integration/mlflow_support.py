@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +84,54 @@ def register_evaluator() -> None:
     registry = evaluator_registry._model_evaluation_registry
     if not registry.is_registered("attriflow"):
         registry.register("attriflow", AttributionEvaluator)
+
+
+@dataclass(frozen=True)
+class LoggedEvaluation:
+    """Where an evaluation lies, and what its methods were."""
+
+    uri: str
+    run_id: str
+    model_uri: str
+    methods: tuple[str, ...] = ("occlusion", "random", "saliency")
+    examples: int = 2
+
+
+def log_evaluation(empty_store: Path, model: Path, folder: Path) -> LoggedEvaluation:
+    """Evaluate a few methods on a model's folder, in a fresh sqlite store."""
+    import mlflow
+    import pandas as pd
+
+    import attriflow
+
+    register_evaluator()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    before, uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else "", f"sqlite:///{folder / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    hide_mlflow_state()
+    try:
+        experiment = mlflow.create_experiment("evaluations", artifact_location=(folder / "mlartifacts").as_uri())
+        mlflow.create_experiment("nothing here", artifact_location=(folder / "mlartifacts").as_uri())
+        mlflow.set_experiment("evaluations")
+        info = attriflow.log_model(model, name="words")
+        with mlflow.start_run(run_name="no evaluation", experiment_id=experiment):
+            mlflow.log_param("x", 1)
+        with mlflow.start_run(run_name="small", experiment_id=experiment) as run:
+            mlflow.models.evaluate(
+                info.model_uri,
+                pd.DataFrame(
+                    {
+                        "input": ["the red cat", "a big dog"], "target": ["il gatto", "cane"],
+                        "rationale": [[[4, 7]], [[2, 5]]],
+                    }
+                ),
+                targets="target", model_type="text-attribution", evaluators="attriflow",
+                evaluator_config={
+                    "inputs": "input", "rationale": "rationale", "methods": list(LoggedEvaluation.methods),
+                    "step_functions": ["probability"], "metrics": ["aopc_compr", "auprc_plau"],
+                },
+            )  # fmt: skip
+    finally:
+        hide_mlflow_state()
+        mlflow.set_tracking_uri(before)
+    return LoggedEvaluation(uri, run.info.run_id, info.model_uri)

@@ -1,0 +1,210 @@
+"""Evaluations as they lie in a tracking store: which there are, and what each of them logged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from attriflow.errors import InputError, check_choice
+from attriflow.tracking.artifacts import read_table
+from attriflow.tracking.quiet import no_artifact_bars
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Run
+
+    from attriflow.output import AttributionOutput
+
+_EVALUATED = "tags.`attriflow.device` LIKE '%'"  # runs of evaluations; those of single methods have no such tag
+_LEADERBOARD, _REPORT, _PLOTS, _ATTRIBUTIONS = "leaderboard.json", "report.html", "plots", "attributions"
+_MOST = 200
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+class EvaluationStore:
+    """The evaluations in an MLflow store.
+
+    Args:
+        uri: Tracking URI or folder; MLflow's own when None.
+
+    Raises:
+        InputError: There is no such store.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        """Look whether the store is there; nothing is created."""
+        import mlflow
+
+        self.uri = (uri or "").strip() or str(mlflow.get_tracking_uri())
+        _check_file(self.uri)
+        with self._asking():
+            self.client = MlflowClient(self.uri)
+            self.client.search_experiments(max_results=1)
+
+    def experiments(self) -> dict[str, str]:
+        """Name -> id, the latest change first."""
+        with self._asking():
+            found = self.client.search_experiments(max_results=_MOST, order_by=["last_update_time DESC"])
+        return {e.name: e.experiment_id for e in found}
+
+    def runs(self, experiment_id: str) -> dict[str, str]:
+        """Name and time -> id of the evaluations of an experiment, the latest first."""
+        with self._asking():
+            found = self.client.search_runs(
+                [experiment_id], filter_string=_EVALUATED, max_results=_MOST, order_by=["attributes.start_time DESC"]
+            )
+        named = dict[str, str]()
+        for run in found:
+            label = f"{run.info.run_name} · {_time(run.info.start_time)}"
+            named[label if label not in named else f"{label} · {run.info.run_id[:8]}"] = run.info.run_id
+        return named
+
+    def run(self, run_id: str) -> StoredEvaluation:
+        """One evaluation; the run of a single method stands for the evaluation that it belongs to.
+
+        Raises:
+            InputError: There is no such run, or it has no evaluation by attriflow.
+        """
+        with self._asking():
+            found = self.client.get_run(run_id.strip())
+            if "attriflow.method" in found.data.tags and MLFLOW_PARENT_RUN_ID in found.data.tags:
+                found = self.client.get_run(found.data.tags[MLFLOW_PARENT_RUN_ID])
+            names = {item.path for item in self.client.list_artifacts(found.info.run_id)}
+        if _LEADERBOARD not in names:
+            raise InputError(f"run {run_id} in {self.uri} has no leaderboard: it is no (finished) attriflow evaluation")
+        return StoredEvaluation(self.client, found, names)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A server that does not answer is an error in seconds, not minutes, and every error is one message."""
+        import requests
+        from sqlalchemy.exc import SQLAlchemyError
+
+        before = {name: os.environ.get(name) for name in _PATIENCE}
+        os.environ.update({name: value for name, value in _PATIENCE.items() if before[name] is None})
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
+            reason = str(error).strip().splitlines()
+            message = f"cannot read the MLflow store {self.uri}: {reason[0] if reason else type(error).__name__}"
+            raise InputError(message) from error
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+
+
+class StoredEvaluation:
+    """What one evaluation logged; files are fetched when they are asked for, once."""
+
+    def __init__(self, client: MlflowClient, run: Run, names: set[str]) -> None:
+        """Use `EvaluationStore.run`."""
+        self.client, self._run, self._names = client, run, names
+        self._folder = tempfile.mkdtemp(prefix="attriflow-run-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._fetched = dict[str, Path]()
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return str(self._run.info.run_id)
+
+    @property
+    def experiment_id(self) -> str:
+        """Id of the run's experiment."""
+        return str(self._run.info.experiment_id)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return str(self._run.info.run_name)
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """Settings of the evaluation, without their prefix."""
+        given: Mapping[str, str] = self._run.data.params
+        return {k.removeprefix("attriflow."): v for k, v in given.items() if k.startswith("attriflow.")}
+
+    @cached_property
+    def leaderboard(self) -> pd.DataFrame:
+        """One row per method."""
+        return read_table(self._fetch(_LEADERBOARD))
+
+    @cached_property
+    def report(self) -> str | None:
+        """The page, where there is one."""
+        return self._fetch(_REPORT).read_text(encoding="utf-8") if _REPORT in self._names else None
+
+    @cached_property
+    def plots(self) -> dict[str, Path]:
+        """Name -> picture."""
+        folder = self._fetch(_PLOTS) if _PLOTS in self._names else None
+        return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.png"))}
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Methods whose attributions were logged."""
+        if _ATTRIBUTIONS not in self._names:
+            return []
+        paths = [Path(item.path) for item in self.client.list_artifacts(self.run_id, _ATTRIBUTIONS)]
+        return sorted(path.stem for path in paths if path.suffix == ".safetensors")
+
+    def attributions(self, method: str) -> AttributionOutput:
+        """One attribution per example."""
+        from attriflow.output import load
+
+        check_choice("method", method, self.methods)
+        return load(self._fetch(f"{_ATTRIBUTIONS}/{method}.safetensors"))
+
+    def _fetch(self, path: str) -> Path:
+        if path not in self._fetched:
+            # Stores differ in where below the folder a single file comes to lie; names of files repeat.
+            folder = tempfile.mkdtemp(dir=self._folder)
+            try:
+                with no_artifact_bars():
+                    self._fetched[path] = Path(self.client.download_artifacts(self.run_id, path, folder))
+            except (MlflowException, OSError) as error:
+                raise InputError(f"cannot fetch {path} of run {self.run_id}: {error}") from error
+        return self._fetched[path]
+
+
+def _check_file(uri: str) -> None:
+    """Raise `InputError` for a database or folder that is not there: MLflow would make an empty one."""
+    parts = urlparse(uri)
+    path: Path | None = None
+    database = parts.scheme.startswith("sqlite")
+    if database:
+        path = Path(unquote(uri.split(":///", 1)[-1].split("?")[0]))
+    elif parts.scheme in ("", "file") or len(parts.scheme) == 1:  # a drive of Windows
+        path = Path(unquote(parts.path) if parts.scheme == "file" else uri)
+    if path is not None and not path.exists():
+        raise InputError(f"no MLflow store at {uri}: {path} does not exist")
+    if database and path is not None and not _is_store(path):
+        raise InputError(f"{path} is not an MLflow database")
+
+
+def _is_store(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
+    except sqlite3.Error:
+        return False
+    return found is not None
+
+
+def _time(milliseconds: Any) -> str:
+    return datetime.fromtimestamp(int(milliseconds) / 1000).strftime("%Y-%m-%d %H:%M")
