@@ -39,6 +39,14 @@ def direction(info: PartInfo) -> str:
     return "higher" if info.meta["higher_is_better"] else "lower"
 
 
+def value_range(info: PartInfo) -> str:
+    """From where to where values go."""
+    low, high = info.meta["range"]
+    if low is None:
+        return "any number" if high is None else f"up to {high:g}"
+    return f"{low:g} and up" if high is None else f"{low:g} to {high:g}"
+
+
 TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
     "methods": (
         methods,
@@ -52,7 +60,7 @@ TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
     ),
     "metrics": (
         metrics,
-        {"family": meta("family"), "better": direction, "range": meta("range"), "what": lambda i: i.summary},
+        {"family": meta("family"), "better": direction, "range": value_range, "what": lambda i: i.summary},
     ),
     "aggregators": (aggregators, {"what": lambda i: i.summary, "options": options}),
     "aggregation_functions": (aggregation_functions, {"what": lambda i: i.summary, "options": options}),

@@ -69,7 +69,7 @@ class AreaOverPerturbationCurve(Faithfulness):
             removal["thresholds"] = list(self.thresholds)
         return {"removal_args": removal}
 
-    def asked(self, step: Step) -> Iterator[tuple[int, ...]]:
+    def kept_inputs(self, step: Step) -> Iterator[tuple[int, ...]]:
         """The inputs that stay, selected at each threshold by ferret's own functions."""
         parts = ferret.load()
         removal = parts.parse_arguments(self.arguments())[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from attriflow.errors import InputError
 from attriflow.types import Attribution, MetricValues, Rescore
 from attriflow_metrics import ferret
-from attriflow_metrics._steps import annotated, ranks, select
+from attriflow_metrics._steps import Step, annotated, ranks, select
 
 NO_RATIONALE = "no rationale"
 EMPTY_RATIONALE = "empty rationale"
@@ -20,24 +22,16 @@ EMPTY_RATIONALE = "empty rationale"
 
 @dataclass(frozen=True, kw_only=True)
 class Plausibility:
-    """Base of the plausibility metrics.
+    """Base of the metrics that compare an explanation with a rationale, one step at a time."""
 
-    Attributes:
-        only_pos: Scores below 0 speak against a token: they count as 0.
-    """
+    @abstractmethod
+    def measure(self, step: Step, relevant: np.ndarray) -> float:
+        """The value of a step.
 
-    evaluator: ClassVar[str]
-    """Name of ferret's class."""
-
-    only_pos: bool = True
-
-    def shown(self, scores: np.ndarray) -> np.ndarray:
-        """The scores as ferret gets them."""
-        return scores
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of the evaluation, as ferret names them."""
-        return {}
+        Args:
+            step: The annotated inputs and their scores.
+            relevant: 1 for those of the rationale, else 0, `[input]`; at least one is 1.
+        """
 
     def __call__(
         self, attribution: Attribution, rescore: Rescore | None = None, rationale: Tensor | None = None
@@ -68,18 +62,44 @@ class Plausibility:
             if not relevant.any():
                 skipped[step.index] = EMPTY_RATIONALE
                 continue
-            values[step.index] = ferret.evaluate(
-                self.evaluator, step.inputs, self.shown(step.scores), rationale=relevant, **self.arguments()
-            )
+            values[step.index] = float(self.measure(step, relevant))
         return MetricValues(values=tuple(values.get(i) for i in range(n)), skipped=skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopTokens(Plausibility):
+class FerretPlausibility(Plausibility):
+    """Base of the plausibility metrics whose number is ferret's.
+
+    Attributes:
+        only_pos: Scores below 0 speak against a token: they count as 0.
+    """
+
+    evaluator: ClassVar[str]
+    """Name of ferret's class."""
+
+    only_pos: bool = True
+
+    def shown(self, scores: np.ndarray) -> np.ndarray:
+        """The scores as ferret gets them."""
+        return scores
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the evaluation, as ferret names them."""
+        return {}
+
+    def measure(self, step: Step, relevant: np.ndarray) -> float:
+        """The number that ferret gives."""
+        scores = self.shown(step.scores)
+        return ferret.evaluate(self.evaluator, step.inputs, scores, rationale=relevant, **self.arguments())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopTokens(FerretPlausibility):
     """Base of the plausibility metrics that compare the k highest-scored tokens with the rationale.
 
     Attributes:
-        top_k: How many tokens are selected; usually the mean length of the data set's rationales (ferret's default: 5).
+        top_k: How many tokens are selected. An evaluation takes the mean size of its rationales, as ferret does for its
+            data sets, unless it is told a number; 5 elsewhere, ferret's default.
         only_pos: Select only tokens with a score above 0.
     """
 
@@ -87,8 +107,7 @@ class TopTokens(Plausibility):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if self.top_k < 1 or self.top_k != int(self.top_k):
-            raise InputError(f"top_k must be a whole number from 1, not {self.top_k}")
+        check_top_k(self.top_k)
 
     def shown(self, scores: np.ndarray) -> np.ndarray:
         """The scores; their ranks when the sign is not to matter."""
@@ -97,3 +116,33 @@ class TopTokens(Plausibility):
     def arguments(self) -> dict[str, Any]:
         """Arguments of the evaluation, as ferret names them."""
         return {"top_k_rationale": int(self.top_k), "only_pos": True}
+
+
+def check_top_k(top_k: int) -> None:
+    """Raise `InputError` for a number of tokens that is none."""
+    if top_k < 1 or top_k != int(top_k):
+        raise InputError(f"top_k must be a whole number from 1, not {top_k}")
+
+
+def expected_hits(scores: np.ndarray, relevant: np.ndarray, k: int) -> float:
+    """How many relevant items are among the `k` highest, on average over all orders of equal scores."""
+    hits, left = 0.0, min(k, len(scores))
+    for value in np.unique(scores)[::-1]:
+        tied = scores == value
+        taken = min(left, int(tied.sum()))
+        hits += relevant[tied].mean() * taken
+        left -= taken
+        if not left:
+            break
+    return float(hits)
+
+
+def expected_reciprocal_rank(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """One over the rank of the highest relevant item, on average over all orders of equal scores."""
+    best = scores[relevant > 0].max()
+    above, tied = int((scores > best).sum()), scores == best
+    n, good = int(tied.sum()), int(relevant[tied].sum())
+    # the first of `good` among `n` in random order is at place j with chance C(n - j, good - 1) / C(n, good)
+    places = range(1, n - good + 2)
+    chances = (math.comb(n - j, good - 1) / math.comb(n, good) for j in places)
+    return math.fsum(chance / (above + j) for j, chance in zip(places, chances, strict=True))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from attriflow.registry import metrics
-from attriflow_metrics._plausibility import Plausibility
+from attriflow_metrics._plausibility import FerretPlausibility
 
 
 @metrics.register(
@@ -21,7 +21,7 @@ from attriflow_metrics._plausibility import Plausibility
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429); computed by ferret (Attanasio et al. 2023, 2208.01575)",
 )
 @dataclass(frozen=True, kw_only=True)
-class AreaUnderPrecisionRecall(Plausibility):
+class AreaUnderPrecisionRecall(FerretPlausibility):
     r"""How well the scores rank the tokens of the rationale above the others; higher is better.
 
     $$\int_0^1 P(R) \, dR$$

@@ -20,6 +20,7 @@ from attriflow_metrics._steps import Step
     requires=("ferret",),
     extra="ferret",
     cost="removable inputs + 1 forward rows per step, the same for every method",
+    shared=True,
     source="Jain and Wallace 2019 (arXiv 1902.10186); computed by ferret (Attanasio et al. 2023, 2208.01575)",
 )
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,9 @@ class LeaveOneOutCorrelation(Faithfulness):
     evaluator: ClassVar[str] = "TauLOO_Evaluation"
     nan_reason: ClassVar[str] = "constant leave-one-out effects"
 
-    def asked(self, step: Step) -> Iterator[tuple[int, ...]]:
+    def kept_inputs(self, step: Step) -> Iterator[tuple[int, ...]]:
         """All inputs but one, for each."""
-        return (step.inputs[:i] + step.inputs[i + 1 :] for i in range(len(step.inputs)))
+        return (ask.kept for ask in self.without_one(step))
 
     def undefined(self, step: Step) -> str | None:
         """What has no order."""

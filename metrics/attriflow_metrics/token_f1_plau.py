@@ -18,6 +18,7 @@ from attriflow_metrics._plausibility import TopTokens
     requires=("ferret",),
     extra="ferret",
     cost="no forward rows",
+    from_data={"top_k": "rationale_size"},
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429); computed by ferret (Attanasio et al. 2023, 2208.01575)",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,8 @@ class Objective:
     Attributes:
         function: `(Forward) -> [batch, step]`.
         stepwise: Whether a step's value depends on that step's logits only, as the contract says; the engine then sends
-            one gradient per step through the LM head, not one per pair of steps. False for unregistered callables.
+            one gradient per step through the LM head, not one per pair of steps. False for unregistered callables
+            that have no attribute `stepwise`.
         passes: Whether it runs the model again, so that nothing of a pass may be left out or taken from another.
     """
 

@@ -128,7 +128,8 @@ def make_objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any
     """What is explained, and its name."""
     if callable(fn):
         bound = (lambda forward: fn(forward, **args)) if args else fn
-        return Objective(bound, stepwise=False), getattr(fn, "__name__", type(fn).__name__)
+        stepwise = getattr(fn, "stepwise", False) is True
+        return Objective(bound, stepwise=stepwise), getattr(fn, "__name__", type(fn).__name__)
     info = step_functions.info(fn)
     stepwise, passes = bool(info.meta.get("stepwise", True)), bool(info.meta.get("passes", False))
     return Objective(info.build(**args), stepwise=stepwise, passes=passes), info.name

@@ -195,7 +195,7 @@ class Reexplain(Protocol):
                 `seed=k`: the method draws other random numbers, the k-th ones (0: those of the evaluation);
                 `noise=s, draw=k`: Gaussian noise on the token embeddings, its standard deviation `s` times their root
                 mean square;
-                `randomise=share, draw=k`: parameters drawn anew in this share of the model's stages, from the output on;
+                `randomise=share, draw=k`: parameters drawn anew in this share of the stages of the model, output first;
                 `other_target=k`: the k-th random other token is explained at each step in place of the target.
         """
         ...

@@ -38,6 +38,7 @@ BAD = [
     ({"batch_size": True}, "'batch_size' must be int | 'auto', not True"),
     ({"max_examples": 0}, "'max_examples' must be at least 1"),
     ({"max_examples": 2.5}, "'max_examples' must be int | None"),
+    ({"reexplain_examples": 0}, "'reexplain_examples' must be at least 1"),
     ({"report_examples": -1}, "'report_examples' must be at least 0"),
     ({"seed": -1}, "'seed' must be at least 0"),
     ({"seed": 2**32}, "'seed' must be less than 2**32"),
@@ -69,13 +70,20 @@ def test_generation_arguments_are_checked_when_targets_are_generated() -> None:
 
 
 def test_all_is_everything_registered() -> None:
-    config = EvaluationConfig.from_dict({"rationale": "evidence"}, **COLUMNS)
+    config = EvaluationConfig.from_dict({"rationale": "evidence", "metrics": "all"}, **COLUMNS)
     assert config.methods == tuple(p.name for p in methods if p.name != "dummy")
     assert config.metrics == tuple(metrics.names())
     # functions that compare with a foil need one, which a data set does not give
     assert config.step_functions == tuple(p.name for p in step_functions if not p.meta.get("contrast"))
     assert set(config.left_out) == {"dummy", *(p.name for p in step_functions if p.meta.get("contrast"))}
     assert config.inputs == "input"
+
+
+def test_metrics_by_default_are_ferrets() -> None:
+    config = EvaluationConfig.from_dict({"rationale": "evidence"}, **COLUMNS)
+    ferrets = {"aopc_compr", "aopc_suff", "taucorr_loo", "auprc_plau", "token_f1_plau", "token_iou_plau"}
+    assert set(config.metrics) == ferrets
+    assert EvaluationConfig.from_dict({"rationale": "evidence", "metrics": "default"}, **COLUMNS) == config
 
 
 @pytest.mark.parametrize("given", ["saliency, random,saliency", ["saliency", "random"], ("saliency", "random")])
@@ -90,7 +98,7 @@ def test_an_alias_is_resolved_everywhere() -> None:
 
 
 def test_without_rationales_all_leaves_plausibility_out_and_says_so() -> None:
-    config = EvaluationConfig.from_dict({}, **COLUMNS)
+    config = EvaluationConfig.from_dict({"metrics": "all"}, **COLUMNS)
     plausibility = {p.name for p in metrics if "rationale" in p.meta["needs"]}
     assert plausibility and plausibility <= set(config.left_out)
     assert not plausibility & set(config.metrics)

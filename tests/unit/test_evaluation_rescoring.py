@@ -90,6 +90,33 @@ def test_what_does_not_depend_on_an_explanation_is_kept_for_all_methods(examples
     assert len(model.rescored) == 5 + 3
 
 
+def test_everything_gone_and_what_is_said_to_be_shared_are_kept_too(examples: list) -> None:
+    model = FakeModel()
+    rescorer = Rescorer(model, examples)
+    nothing = Variant(keep=keep_all_but(5, 0, 1, 2), step=0)  # step 0 sees inputs 0, 1, 2
+    thinned = Variant(keep=(0.0, 0.0, 0.0, 1.0, 1.0), step=0, how="soft")
+    pair = Variant(keep=keep_all_but(5, 0, 1), step=0)
+    for _method in range(3):
+        rescorer.prefetch([(0, pair)], shared=True)
+        rescorer.scores([(0, nothing), (0, thinned), (0, pair)])
+        rescorer.release()
+    assert len(model.rescored) == 3
+
+
+def test_soft_changes_keep_their_chances_and_draws(examples: list) -> None:
+    model = FakeModel()
+    rescorer = Rescorer(model, examples)
+    rescore = rescorer.for_example(0)
+    keep = torch.tensor([[0.25, 0.5, 1.0, 0.125, 0.0]], dtype=torch.float64)
+    for draw in (0, 1, 0):
+        rescore(keep, [0], how="soft", draw=draw)
+    # step 0 does not see inputs 3 and 4
+    assert [(v.keep, v.how, v.draw) for _, v in model.rescored] == [((0.25, 0.5, 1, 1, 1), "soft", d) for d in (0, 1)]
+    rescorer.release()
+    rescore(keep, [0], how="soft", draw=0)
+    assert len(model.rescored) == 3
+
+
 def test_large_requests_run_in_chunks(examples: list) -> None:
     class Counting(FakeModel):
         sizes: ClassVar[list[int]] = []

@@ -45,6 +45,12 @@ def test_one_number_for_the_whole_explanation(result: Any) -> None:
     assert out.values == (0.5,) and not out.per_step
 
 
+def test_a_metric_may_have_one_value_for_all_steps_and_a_curve() -> None:
+    curve = ((0.0, 1.0), (1.0, 0.5))
+    out = normalise(MetricValues(values=(0.5,), curves={0: curve}, per_step=False), 3)
+    assert out.values == (0.5,) and not out.per_step and out.curves == {0: curve}
+
+
 def test_a_single_nan_is_no_value() -> None:
     out = normalise(float("nan"), 3)
     assert out.values == (None,) and out.mean is None

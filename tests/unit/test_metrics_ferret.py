@@ -149,7 +149,7 @@ def test_the_plan_is_what_is_asked_in_one_call(name, options, monkeypatch):
 def test_ferret_decides_also_when_the_plan_is_incomplete(name):
     attribution, model = random_case()
     expected = METRICS[name]()(attribution, model).values
-    unplanned = type("Unplanned", (METRICS[name],), {"asked": lambda self, step: []})
+    unplanned = type("Unplanned", (METRICS[name],), {"kept_inputs": lambda self, step: []})
     again = Linear(model.weights)
     assert unplanned()(attribution, again).values == expected
     assert again.calls > 1

@@ -10,11 +10,19 @@ from typing import Any, Literal
 
 from attriflow.errors import InputError, UnknownNameError, check_keywords, unknown
 from attriflow.evaluation.checks import check_options, check_value, hints_of
-from attriflow.evaluation.selection import ALL, NO_FOILS, buildable, checked_options, chosen_names, usable_metrics
+from attriflow.evaluation.selection import (
+    ALL,
+    DEFAULT,
+    NO_FOILS,
+    buildable,
+    checked_options,
+    chosen_names,
+    usable_metrics,
+)
 from attriflow.registry import methods, metrics, step_functions
 
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
-_MINIMA = {"batch_size": 1, "max_examples": 1, "report_examples": 0, "seed": 0}
+_MINIMA = {"batch_size": 1, "reexplain_examples": 1, "max_examples": 1, "report_examples": 0, "seed": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +38,8 @@ class EvaluationConfig:
         contrast_targets_alignments: "auto" aligns a target with its foil by equal and similar tokens; None from the
             right.
         contrast_force_inputs: A contrastive `attributed_fn` compares with what follows the contrastive input.
-        methods, step_functions, metrics: "all", a list of names, or a comma-separated string.
+        methods, step_functions, metrics: "all", a list of names, or a comma-separated string. For metrics also
+            "default": ferret's six, and those of other packages that do not say otherwise.
         attributed_fn: Step function whose value is explained, or a callable.
         attributed_fn_args: Its options.
         method_options, step_function_options, metric_options: Name -> options.
@@ -41,6 +50,8 @@ class EvaluationConfig:
         seed: Seeds everything that draws random numbers.
         throughput: Measure forward equivalents, tokens per second and peak memory, not only seconds.
         max_examples: Use the first so many rows only.
+        reexplain_examples: Metrics that explain again (robustness, sanity) do so for that many examples, spread evenly
+            over the data; None: for all.
         report_examples: Examples shown in the report.
         fail_fast: Raise at the first failing method instead of reporting it and going on.
         left_out: Parts selected through "all" that cannot run here, and why (filled in by `from_dict`).
@@ -54,7 +65,7 @@ class EvaluationConfig:
     contrast_force_inputs: bool = False
     methods: Names = ALL
     step_functions: Names = ALL
-    metrics: Names = ALL
+    metrics: Names = DEFAULT
     attributed_fn: str | Callable[..., Any] = "probability"
     attributed_fn_args: Mapping[str, Any] = field(default_factory=dict)
     method_options: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +78,7 @@ class EvaluationConfig:
     seed: int = 0
     throughput: bool = True
     max_examples: int | None = None
+    reexplain_examples: int | None = 25
     report_examples: int = 5
     fail_fast: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)

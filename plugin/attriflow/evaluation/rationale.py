@@ -105,6 +105,12 @@ def rationale_matrix(rationale: Rationale, example: Example, attribute_target: b
     return out
 
 
+def rationale_size(matrices: Sequence[Tensor | None]) -> int | None:
+    """Mean number of tokens that are evidence, over the steps that have any, as a whole number; None without any."""
+    sizes = [int(n) for m in matrices if m is not None for n in m.sum(-1).tolist() if n]
+    return max(1, round(sum(sizes) / len(sizes))) if sizes else None
+
+
 def _is_evidence(token: Token, spans: Sequence[Span]) -> bool:
     # generated tokens refer to the target; evidence is only ever given in the input
     return token.segment != "generated" and any(_overlaps(token, span) for span in spans)

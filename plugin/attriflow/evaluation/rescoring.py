@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from attriflow.types import Example, Perturbation, Rescore, Variant
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
-Key = tuple[int, int, str, bytes]
+Key = tuple[int, int, str, int, bytes]
 CHUNK = 4096
 """Variants handed to the model at once: enough to fill batches, few enough to bound memory."""
 
@@ -24,8 +25,12 @@ class Rescorer:
     """Scores changed inputs of a list of examples, each distinct change once.
 
     Changes that differ only where a step cannot see, or in special tokens (which always stay), are the same change.
-    Those that remove at most one token do not depend on any explanation: they are kept for all methods. The others are
-    forgotten by `release`, so memory stays bounded by one method on a few examples.
+    Those that do not depend on any explanation (nothing, one token or everything goes, or who asks says so) are kept
+    for all methods. The others are forgotten by `release`, so memory stays bounded by one method on a few examples.
+
+    Attributes:
+        computed: Distinct changes scored so far.
+        seconds: Time spent on them.
     """
 
     def __init__(
@@ -39,7 +44,7 @@ class Rescorer:
     ) -> None:
         self.model, self.examples = model, examples
         self.attribute_target, self.batch_size, self.chunk = attribute_target, batch_size, chunk
-        self.computed = 0
+        self.computed, self.seconds = 0, 0.0
         self._shared: dict[Key, Tensor] = {}
         self._transient: dict[Key, Tensor] = {}
         self._layouts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -47,12 +52,14 @@ class Rescorer:
     def for_example(self, index: int) -> Rescore:
         """The `rescore` of one example."""
 
-        def rescore(keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete") -> Tensor:
+        def rescore(
+            keep: Tensor, steps: Sequence[int] | None = None, *, how: Perturbation = "delete", draw: int = 0
+        ) -> Tensor:
             if keep.ndim != 2 or (steps is not None and len(steps) != len(keep)):
                 raise InputError(f"keep must be [variant, input] with one step per variant, not {tuple(keep.shape)}")
-            rows = keep.bool().tolist()
+            rows = (keep if how == "soft" else keep.bool()).tolist()
             variants = [
-                Variant(keep=tuple(row), step=None if steps is None else int(steps[i]), how=how)
+                Variant(keep=tuple(row), step=None if steps is None else int(steps[i]), how=how, draw=draw)
                 for i, row in enumerate(rows)
             ]
             values = self.scores((index, v) for v in variants)
@@ -63,18 +70,23 @@ class Rescorer:
 
         return rescore
 
-    def prefetch(self, requests: Iterable[tuple[int, Variant]]) -> None:
-        """Compute what is not known yet, packed into full batches."""
+    def prefetch(self, requests: Iterable[tuple[int, Variant]], *, shared: bool = False) -> None:
+        """Compute what is not known yet, packed into full batches.
+
+        Args:
+            requests: (number of the example, change) pairs.
+            shared: They do not depend on any explanation, so that every method will ask for them.
+        """
         missing: dict[Key, tuple[int, Variant]] = {}
         for index, variant in requests:
             key, canonical = self._canonical(index, variant)
             if key not in self._shared and key not in self._transient:
                 missing[key] = (index, canonical)
             if len(missing) >= self.chunk:
-                self._run(missing)
+                self._run(missing, shared)
                 missing = {}
         if missing:
-            self._run(missing)
+            self._run(missing, shared)
 
     def scores(self, requests: Iterable[tuple[int, Variant]]) -> list[Tensor]:
         """Log-probabilities per request: `[1]` for one step, `[step]` for all."""
@@ -87,7 +99,8 @@ class Rescorer:
         """Forget the scores of changes that depend on an explanation."""
         self._transient.clear()
 
-    def _run(self, missing: dict[Key, tuple[int, Variant]]) -> None:
+    def _run(self, missing: dict[Key, tuple[int, Variant]], shared: bool) -> None:
+        begin = time.perf_counter()
         values = self.model.rescore(
             self.examples,
             list(missing.values()),
@@ -95,20 +108,36 @@ class Rescorer:
             batch_size=self.batch_size,
         )
         self.computed += len(missing)
-        for (key, (_, variant)), value in zip(missing.items(), values, strict=True):
-            shared = variant.keep.count(False) <= 1
-            (self._shared if shared else self._transient)[key] = value.detach().to("cpu", torch.float64)
+        for (key, (index, variant)), value in zip(missing.items(), values, strict=True):
+            known = self._shared if shared or self._same_for_all(index, variant) else self._transient
+            known[key] = value.detach().to("cpu", torch.float64)
+        self.seconds += time.perf_counter() - begin
+
+    def _same_for_all(self, index: int, variant: Variant) -> bool:
+        """Whether every explanation leads to this change."""
+        gone = variant.keep.count(0)
+        if variant.how == "soft" and gone + variant.keep.count(1) < len(variant.keep):
+            return False
+        if gone <= 1 and variant.how != "soft":
+            return True
+        removable, position = self._layout(index)
+        step = self.examples[index].n_steps - 1 if variant.step is None else variant.step
+        return gone == int((removable & (position < self.examples[index].start + step)).sum())
 
     def _canonical(self, index: int, variant: Variant) -> tuple[Key, Variant]:
         removable, position = self._layout(index)
         if len(variant.keep) != len(removable):
             raise InputError(f"keep has {len(variant.keep)} inputs, the attribution has {len(removable)}")
-        keep = np.asarray(variant.keep, dtype=bool) | ~removable
+        soft = variant.how == "soft"
+        keep = np.array(variant.keep, dtype=np.float32 if soft else bool)
+        keep[~removable] = 1
         if variant.step is not None:
             # what lies beyond a step's prefix is cut anyway
-            keep |= position >= self.examples[index].start + variant.step
-        key = (index, -1 if variant.step is None else variant.step, variant.how, np.packbits(keep).tobytes())
-        return key, Variant(keep=tuple(keep.tolist()), step=variant.step, how=variant.how)
+            keep[position >= self.examples[index].start + variant.step] = 1
+        draw = variant.draw if soft else 0
+        code = keep.tobytes() if soft else np.packbits(keep).tobytes()
+        key = (index, -1 if variant.step is None else variant.step, variant.how, draw, code)
+        return key, Variant(keep=tuple(keep.tolist()), step=variant.step, how=variant.how, draw=draw)
 
     def _layout(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Which inputs can be removed, and each one's decoder position (negative: source, seen by all)."""

@@ -14,11 +14,15 @@ from attriflow.types import Attribution, MetricValues
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleValues:
-    """A metric's values for one example: one per step, or (`per_step` False) one for the whole explanation."""
+    """A metric's values for one example: one per step, or (`per_step` False) one for the whole explanation.
+
+    `curves` are those that `MetricValues` has, by step.
+    """
 
     values: tuple[float | None, ...]
     skipped: Mapping[int, str] = field(default_factory=dict)
     per_step: bool = True
+    curves: Mapping[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
@@ -32,8 +36,10 @@ def normalise(result: Any, n_steps: int) -> ExampleValues:
 
     A value that is not finite is no value: the step is skipped and counted.
     """
+    curves: Mapping[int, tuple[tuple[float, float], ...]] = {}
     if isinstance(result, MetricValues):
-        values, skipped, per_step = list(result.values), dict(result.skipped), True
+        values, skipped, per_step = list(result.values), dict(result.skipped), result.per_step
+        curves = result.curves
     else:
         if hasattr(result, "tolist"):
             result = result.tolist()
@@ -47,7 +53,7 @@ def normalise(result: Any, n_steps: int) -> ExampleValues:
         values[i] = float(value) if value is not None and math.isfinite(value) else None
         if values[i] is None:
             skipped.setdefault(i, "no value" if value is None else f"not finite ({value})")
-    return ExampleValues(values=tuple(values), skipped=skipped, per_step=per_step)
+    return ExampleValues(values=tuple(values), skipped=skipped, per_step=per_step, curves=curves)
 
 
 def skipped_example(n_steps: int, reason: str) -> ExampleValues:

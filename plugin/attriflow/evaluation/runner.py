@@ -6,16 +6,18 @@ import dataclasses
 import gc
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from attriflow.errors import InputError
+from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.cost import measure, synchronize
 from attriflow.evaluation.data import EvaluationData
-from attriflow.evaluation.rationale import rationale_matrix
+from attriflow.evaluation.rationale import rationale_matrix, rationale_size
+from attriflow.evaluation.reexplaining import Reexplainer, spread
 from attriflow.evaluation.rescoring import Rescorer
 from attriflow.evaluation.results import (
     Attributed,
@@ -29,7 +31,7 @@ from attriflow.evaluation.results import (
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.models.contrast import add_foil
 from attriflow.progress import track
-from attriflow.registry import methods, metrics, step_functions
+from attriflow.registry import PartInfo, methods, metrics, step_functions
 from attriflow.types import Attribution, Example
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Evaluation:
         self.results: list[MethodResult] = []
         self.step_scores: list[StepScores] = []
         self.rationales: list[Tensor | None] = []
+        self.metric_options: dict[str, dict[str, Any]] = {}
         self._step_tensors: list[dict[str, Tensor]] = []
 
     @property
@@ -155,7 +158,30 @@ class Evaluation:
             batch_size=config.explicit_batch_size,
         )
         parts = [metrics.info(n) for n in config.metrics]
-        return MetricRunner(parts, config.metric_options, rescorer, self.rationales, config.fail_fast)
+        reexplainer = None
+        if any("reexplain" in part.meta.get("needs", ()) for part in parts):
+            other_target, reason = target_function(config.attributed_fn, config.attributed_fn_args)
+            reexplainer = Reexplainer(
+                self.model,
+                self.examples,
+                self._explain,
+                sample=spread(len(self.examples), config.reexplain_examples),
+                seed=config.seed,
+                other_target=other_target,
+                why_no_target=reason,
+            )
+        self.metric_options = self._options_from_data(parts)
+        return MetricRunner(parts, self.metric_options, rescorer, self.rationales, config.fail_fast, reexplainer)
+
+    def _options_from_data(self, parts: Sequence[PartInfo]) -> dict[str, dict[str, Any]]:
+        """Options of metrics: as given; else, where a metric says so, what suits the data."""
+        facts = {"rationale_size": rationale_size(self.rationales)}
+        out = {}
+        for part in parts:
+            named = {option: facts[fact] for option, fact in part.meta.get("from_data", {}).items()}
+            known = {option: value for option, value in named.items() if value is not None}
+            out[part.name] = {**known, **self.config.metric_options.get(part.name, {})}
+        return out
 
     def _attribute(self, result: MethodResult) -> bool:
         """Explain the data set with one method; False when it failed."""
@@ -189,16 +215,19 @@ class Evaluation:
         provenance = dataclasses.replace(attribution.provenance, generated=self.data.targets is None)
         return attribution.replace(step_scores={**attribution.step_scores, **step_scores}, provenance=provenance)
 
-    def _explain(self, method: str, examples: list[Example]) -> list[Attribution]:
+    def _explain(
+        self, method: str, examples: list[Example], *, seed: int | None = None, attributed_fn: Any = None
+    ) -> list[Attribution]:
+        """Explanations as configured, or with another seed or attributed function."""
         config = self.config
         return self.model.attribute_examples(
             examples,
             method,
-            attributed_fn=config.attributed_fn,
-            attributed_fn_args=dict(config.attributed_fn_args),
+            attributed_fn=config.attributed_fn if attributed_fn is None else attributed_fn,
+            attributed_fn_args=dict(config.attributed_fn_args) if attributed_fn is None else {},
             attribute_target=config.attribute_target,
             batch_size=config.explicit_batch_size,
-            seed=config.seed,
+            seed=config.seed if seed is None else seed,
             show_progress=False,
             contrast_force_inputs=config.contrast_force_inputs,
             **config.method_options.get(method, {}),

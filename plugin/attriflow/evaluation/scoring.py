@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from attriflow.errors import MissingExtraError
+from attriflow.errors import InputError, MissingExtraError
+from attriflow.evaluation.changes import NotApplicableError
+from attriflow.evaluation.reexplaining import Reexplainer
 from attriflow.evaluation.rescoring import Rescorer
 from attriflow.evaluation.results import ExampleValues, MethodResult, normalise, reason_of, skipped_example
 from attriflow.registry import PartInfo
@@ -16,11 +19,16 @@ from attriflow.types import Attribution, Variant
 
 EXAMPLES_AT_ONCE = 16
 """Examples whose changed inputs are scored together and held in memory."""
+NOT_IN_SAMPLE = "not among the examples that are explained again"
 _logger = logging.getLogger(__name__)
 
 
 class MetricRunner:
-    """Computes metrics of methods over the same examples, sharing what does not depend on the method."""
+    """Computes metrics of methods over the same examples, sharing what does not depend on the method.
+
+    Attributes:
+        seconds: Time spent so far, that of the model included.
+    """
 
     def __init__(
         self,
@@ -29,14 +37,19 @@ class MetricRunner:
         rescorer: Rescorer,
         rationales: Sequence[Tensor | None],
         fail_fast: bool = False,
+        reexplainer: Reexplainer | None = None,
     ) -> None:
         self.parts = {p.name: p for p in parts}
         self.metrics = {p.name: p.build(**options.get(p.name, {})) for p in parts}
         self.rescorer, self.rationales, self.fail_fast = rescorer, rationales, fail_fast
+        self.reexplainer, self.seconds = reexplainer, 0.0
 
     def score(self, result: MethodResult) -> None:
         """Fill in the values and problems of a method that has explained the data set."""
+        started = time.perf_counter()
         result.values = {name: [] for name in self.metrics}
+        if self.reexplainer is not None:
+            self.reexplainer.start(result.name, result.attributions)
         for begin in range(0, len(result.attributions), EXAMPLES_AT_ONCE):
             indices = range(begin, min(begin + EXAMPLES_AT_ONCE, len(result.attributions)))
             self._prefetch(result, indices)
@@ -45,25 +58,30 @@ class MetricRunner:
             self.rescorer.release()
         for name, values in result.values.items():
             if values and all(v.mean is None for v in values):
-                reasons = sorted({reason for v in values for reason in v.skipped.values()})
+                reasons = sorted({reason for v in values for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
                 result.problems[name] = f"no value for any step: {'; '.join(reasons)}"
+        self.seconds += time.perf_counter() - started
 
     def _prefetch(self, result: MethodResult, indices: Sequence[int]) -> None:
-        requests: list[tuple[int, Variant]] = []
         try:
-            for name in result.values:
-                plan = getattr(self.metrics[name], "plan", None)
-                if plan is not None:
-                    requests += [
-                        (i, variant)
-                        for i in indices
-                        if not self._without_rationale(name, i)
-                        for variant in plan(result.attributions[i])
-                    ]
-            self.rescorer.prefetch(requests)
+            for shared in (True, False):
+                self.rescorer.prefetch(self.planned(result.values, result.attributions, indices, shared), shared=shared)
         except Exception as error:
             # not the place to judge: each metric asks for its scores itself, and fails on its own account
             _logger.debug("planning ahead failed: %s", error)
+
+    def planned(
+        self, names: Iterable[str], attributions: Sequence[Attribution], indices: Sequence[int], shared: bool
+    ) -> list[tuple[int, Variant]]:
+        """The changed inputs that metrics will ask for: those that are the same for every method, or the others."""
+        return [
+            (i, variant)
+            for name in names
+            if bool(self.parts[name].meta.get("shared")) is shared and hasattr(self.metrics[name], "plan")
+            for i in indices
+            if not self._without_rationale(name, i)
+            for variant in self.metrics[name].plan(attributions[i])
+        ]
 
     def _without_rationale(self, name: str, index: int) -> bool:
         return "rationale" in self.parts[name].meta.get("needs", ()) and self.rationales[index] is None
@@ -85,5 +103,15 @@ class MetricRunner:
         n_steps = len(attribution.targets)
         if self._without_rationale(name, index):
             return skipped_example(n_steps, "no rationale in this row")
-        out = self.metrics[name](attribution, self.rescorer.for_example(index), self.rationales[index])
+        more: dict[str, Any] = {}
+        if "reexplain" in self.parts[name].meta.get("needs", ()):
+            if self.reexplainer is None:
+                raise InputError(f"metric '{name}' explains again, for which this evaluation is not prepared")
+            if index not in self.reexplainer.sample:
+                return skipped_example(n_steps, NOT_IN_SAMPLE)
+            more["reexplain"] = self.reexplainer.for_example(index)
+        try:
+            out = self.metrics[name](attribution, self.rescorer.for_example(index), self.rationales[index], **more)
+        except NotApplicableError as error:
+            return skipped_example(n_steps, str(error))
         return normalise(out, n_steps)

@@ -8,9 +8,11 @@ from typing import Any
 
 from attriflow.errors import AttriflowError, InputError, MissingExtraError, UnknownNameError, unknown
 from attriflow.evaluation.checks import check_options
-from attriflow.registry import PartInfo, Registry
+from attriflow.registry import PartInfo, Registry, metrics
 
 ALL = "all"
+DEFAULT = "default"
+"""The parts whose registration does not say `default=False`."""
 NO_FOILS = "compares with a foil: add a column 'contrast_target' or 'contrast_source', or name one"
 
 
@@ -21,6 +23,8 @@ def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], b
     if isinstance(value, str):
         if value.strip() == ALL:
             return registry.names(), False
+        if value.strip() == DEFAULT and registry is metrics:
+            return [part.name for part in registry if part.meta.get("default", True)], False
         value = [v.strip() for v in value.split(",") if v.strip()]
     if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(v, str) for v in value):
         raise InputError(f"'{key}' must be 'all', a list of names or a comma-separated string, not {value!r}")

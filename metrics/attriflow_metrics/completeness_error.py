@@ -1,0 +1,98 @@
+"""Completeness error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from attriflow.registry import methods, metrics
+from attriflow.types import Attribution, Perturbation, Provenance
+from attriflow_metrics._rescored import Answers, Ask, Measured, Removal
+from attriflow_metrics._steps import Step
+
+FUNCTIONS: Mapping[str, Callable[[float], float]] = {
+    "probability": math.exp,
+    "crossentropy": lambda lp: -lp,
+    "surprisal": lambda lp: -lp / math.log(2),
+    "perplexity": lambda lp: math.exp(-lp),
+}
+
+
+@metrics.register(
+    "completeness_error",
+    family="sanity",
+    higher_is_better=False,
+    range=(0.0, 1.0),
+    needs=("rescore",),
+    cost="2 forward rows per step, the same for every method",
+    source="Sundararajan et al. 2017 (arXiv 1703.01365), completeness; Bach et al. 2015, conservation",
+    default=False,
+    shared=True,
+)
+@dataclass(frozen=True, kw_only=True)
+class CompletenessError(Removal):
+    r"""How far the scores are from adding up to what all tokens together do to the explained value; lower is better.
+
+    $$\frac{|\Sigma - \Delta|}{|\Sigma| + |\Delta|}, \quad \Sigma = \sum_i s_i, \quad
+    \Delta = f(x) - f(\tilde x)$$
+
+    over the removable tokens, with $f$ what was attributed and $\tilde x$ the input in which all of them are baseline
+    tokens. In [0, 1]: 0 when complete, 1/3 when twice or half the right size, 1 when of the wrong sign or size. Source:
+    the axiom of Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", as a relative error. It is
+    measured for methods that promise completeness (integrated gradients, DeepLIFT, Shapley values; signed sums) and for
+    those that attriflow does not know: attention weights, say, add up to about 1 whatever the model does, and would be
+    right by accident. Special tokens are no part of either sum: what a method gives them because its baseline replaces
+    them, too, counts as error.
+
+    Skipped: "... does not promise completeness", "completeness is checked for probability, crossentropy, surprisal,
+    perplexity" (another function was attributed), "no input to remove", "scores are not finite", "the model's score is
+    NaN".
+
+    Attributes:
+        how: "baseline" replaces tokens, see `Rescore`; the baseline is that of the methods, unless they were given
+            another.
+    """
+
+    how: Perturbation = "baseline"
+
+    def steps(self, attribution: Attribution) -> tuple[list[Step], dict[int, str]]:
+        """All steps, where the explained function can be told from a log-probability."""
+        reason = ""
+        if not _promised(attribution.provenance):
+            reason = f"{attribution.provenance.method} does not promise completeness"
+        elif _function(attribution.provenance) is None:
+            reason = f"completeness is checked for {', '.join(FUNCTIONS)}"
+        if reason:
+            return [], dict.fromkeys(range(len(attribution.targets)), reason)
+        return super().steps(attribution)
+
+    def asked(self, step: Step) -> Iterator[Ask]:
+        """The unchanged input and the baseline."""
+        yield self.whole(step)
+        yield Ask((), how=self.how)
+
+    def measure(self, step: Step, answers: Answers) -> Measured:
+        """The relative error of the sum."""
+        function = _function(answers.attribution.provenance) or FUNCTIONS["probability"]
+        given = math.fsum(step.scores.tolist())
+        wanted = function(answers[self.whole(step)]) - function(answers[Ask((), how=self.how)])
+        size = abs(given) + abs(wanted)
+        return Measured(abs(given - wanted) / size if size else 0.0)
+
+
+def _promised(provenance: Provenance) -> bool:
+    """Whether the method says that its scores add up, or is not known to say anything."""
+    if provenance.method not in methods:
+        return True
+    return (
+        bool(methods.info(provenance.method).meta.get("complete"))
+        and provenance.options.get("reduction", "sum") == "sum"
+    )
+
+
+def _function(provenance: Provenance) -> Callable[[float], float] | None:
+    """What was attributed, as a function of the target's log-probability."""
+    if provenance.attributed_fn == "probability" and provenance.attributed_fn_args.get("logprob"):
+        return lambda lp: lp
+    return FUNCTIONS.get(provenance.attributed_fn)

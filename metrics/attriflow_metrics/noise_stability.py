@@ -1,0 +1,62 @@
+"""Stability under noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attriflow.rank_agreement import similarity
+from attriflow.registry import metrics
+from attriflow_metrics._reexplained import Reexplained, check_count, check_noise, noises
+from attriflow_metrics._rescored import Measured
+from attriflow_metrics._steps import Step
+
+
+@metrics.register(
+    "noise_stability",
+    family="robustness",
+    higher_is_better=True,
+    range=(-1.0, 1.0),
+    needs=("reexplain",),
+    cost="samples explanations, shared with max_sensitivity",
+    source="Alvarez-Melis and Jaakkola 2018 (arXiv 1806.08049); Ghorbani et al. 2019 (1710.10547)",
+    default=False,
+)
+@dataclass(frozen=True, kw_only=True)
+class NoiseStability(Reexplained):
+    r"""How well the order of the magnitudes survives noise on the embeddings; higher is better.
+
+    $$\frac1n \sum_{k=1}^n \rho\big(|s(x)|, |s(x + \epsilon_k)|\big)$$
+
+    with $\rho$ Spearman's rank correlation over the tokens that the step sees, $s(x)$ the scores and $\epsilon_k$
+    Gaussian noise, the same for all methods. In [-1, 1]. Source: the local stability of Alvarez-Melis and Jaakkola
+    2018, "On the Robustness of Interpretability Methods", with the rank correlation of Ghorbani et al. 2019,
+    "Interpretation of Neural Networks Is Fragile". The noise also changes what the model does, and an explanation that
+    ignores the input is perfectly stable: read it beside faithfulness.
+
+    Edge cases: scores that are constant with and without noise: 1; with or without: 0. Skipped: "no input to compare",
+    "scores are not finite".
+
+    Attributes:
+        noise: Standard deviation of the noise, as a share of the embeddings' root mean square.
+        n_samples: Explanations of noisy inputs.
+    """
+
+    noise: float = 0.1
+    n_samples: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_noise(self.noise)
+        check_count("n_samples", self.n_samples)
+
+    def changes(self) -> Sequence[Mapping[str, Any]]:
+        """The same noise for every metric that asks for it."""
+        return noises(self.noise, self.n_samples)
+
+    def measure(self, step: Step, others: np.ndarray) -> Measured:
+        """Mean similarity."""
+        return Measured(float(np.mean([similarity(step.scores, other) for other in others])))
