@@ -1,0 +1,1 @@
+"""Bridges to other explanation packages; each module needs the package it is named after."""
