@@ -1,0 +1,182 @@
+"""Scorers for `mlflow.genai.evaluate`: does the evidence that a method names for a generation matter to the model?
+
+`evidence` explains every output with an attribution method and judges the explanation with attriflow's metrics, by the
+same code as the evaluator plugin, so the numbers are the same. The rationale of each feedback names the strongest
+tokens.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attriflow.errors import AttriflowError, InputError
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.rationale import parse_rationale
+from attriflow.evaluation.results import MethodResult
+from attriflow.evaluation.runner import Evaluation
+
+if TYPE_CHECKING:
+    from mlflow.genai.scorers import Scorer
+
+    from attriflow.model import AttributionModel
+    from attriflow.types import Attribution
+
+_ONE_AT_A_TIME = threading.RLock()
+"""MLflow scores rows in threads; methods change a model for a while (hooks, attention) and must not meet."""
+
+Text = str | Callable[[Any], str] | None
+"""Where a text is: a key, a function of the whole, or None for the only text there."""
+
+
+def evidence(
+    model: AttributionModel,
+    *,
+    method: str = "integrated_gradients",
+    metrics: str | Sequence[str] = ("aopc_compr", "aopc_suff"),
+    name: str | None = None,
+    prompt: Text = None,
+    answer: Text = None,
+    top: int = 3,
+    attributed_fn: str = "probability",
+    method_options: Mapping[str, Any] | None = None,
+    metric_options: Mapping[str, Mapping[str, Any]] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Scorer:
+    """A scorer of the explanations of generations.
+
+    Args:
+        model: The model that wrote the outputs, as `attriflow.load_model` returns it.
+        method: Attribution method that names the evidence.
+        metrics: Metrics that judge it. Those that compare with a rationale read `expectations["rationale"]` of a row
+            (character spans in the prompt, see `attriflow.evaluation.rationale`).
+        name: Name of the scorer; each metric's feedback is called "<name>/<metric>". The method's name by default.
+        prompt, answer: The texts in a row's `inputs` and `outputs`: a key, a function, or None for the only text.
+        top: Tokens named in the rationale of a feedback for each generated token.
+        attributed_fn: Step function whose value is explained.
+        method_options: Options of the method.
+        metric_options: Metric -> options.
+        batch_size: Sequences per forward pass; None lets the engine choose.
+        seed: For methods that draw random numbers.
+
+    Returns:
+        A scorer that gives one feedback per metric: the mean over the generated tokens, with the number of tokens
+        behind it and the skipped ones as metadata.
+
+    Raises:
+        AttriflowError: A name or option is wrong; nothing has been computed then.
+    """
+    scorer, feedback = _mlflow()
+    settings = {
+        "methods": [method],
+        "metrics": [metrics] if isinstance(metrics, str) else list(metrics),
+        "step_functions": [],
+        "attributed_fn": attributed_fn,
+        "method_options": {method: dict(method_options)} if method_options else {},
+        "metric_options": metric_options or {},
+        "batch_size": batch_size or "auto",
+        "rationale": "rationale",
+        "throughput": False,
+        "fail_fast": True,
+        "seed": seed,
+    }
+    config = EvaluationConfig.from_dict(settings, columns=["input", "rationale"], targets="answer")
+    if top < 0:
+        raise InputError(f"top must be at least 0, not {top}")
+    label = name or config.methods[0]
+
+    @scorer(name=label)
+    def score(inputs: Any, outputs: Any, expectations: Any = None) -> list[Any]:
+        text, generated = _text(inputs, prompt, "inputs"), _text(outputs, answer, "outputs")
+        given = expectations.get("rationale") if isinstance(expectations, Mapping) else None
+        rationale = parse_rationale(given, text, "expectations['rationale']")
+        data = EvaluationData(inputs=(text,), targets=(generated,), rationales=(rationale,))
+        result = _evaluated(model, data, config)
+        why = _strongest(result.attributions[0], top)
+        return [_feedback(feedback, label, metric, result, why) for metric in config.metrics]
+
+    return score
+
+
+def generator(model: AttributionModel, *, prompt: Text = None, **generation_args: Any) -> Callable[..., str]:
+    """A `predict_fn` for `mlflow.genai.evaluate` that generates with a model.
+
+    Args:
+        model: As `attriflow.load_model` returns it.
+        prompt: The text in a row's inputs: a key, a function, or None for the only text.
+        **generation_args: Arguments of `generate`, such as `max_new_tokens`.
+    """
+
+    def predict(**inputs: Any) -> str:
+        text = _text(inputs, prompt, "inputs")
+        with _ONE_AT_A_TIME:
+            (example,) = model.encode([text], generation_args=generation_args)
+        spans = [(t.start, t.end) for t in example.target[example.start :] if not t.special and t.start is not None]
+        return example.target_text[spans[0][0] : spans[-1][1]].strip() if spans else ""
+
+    return predict
+
+
+def _mlflow() -> tuple[Any, Any]:
+    try:
+        from mlflow.entities import Feedback
+        from mlflow.genai.scorers import scorer
+    except ImportError as error:
+        raise AttriflowError(f"this version of MLflow has no scorers for mlflow.genai: {error}") from error
+    return scorer, Feedback
+
+
+def _text(value: Any, where: Text, what: str) -> str:
+    """The text of a row's inputs or outputs."""
+    if callable(where):
+        value = where(value)
+    elif isinstance(value, Mapping):
+        if where is None:
+            texts = [v for v in value.values() if isinstance(v, str)]
+            if len(texts) != 1:
+                raise InputError(f"{what} has {len(texts)} texts; name the one that is meant: {', '.join(value)}")
+            value = texts[0]
+        elif where in value:
+            value = value[where]
+        else:
+            raise InputError(f"no '{where}' in {what}; there are {', '.join(map(str, value))}")
+    if not isinstance(value, str):
+        raise InputError(f"expected a text in {what}, not {value!r}")
+    return value
+
+
+def _evaluated(model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> MethodResult:
+    with _ONE_AT_A_TIME:
+        evaluation = Evaluation(model, data, config)
+        for _ in evaluation.run():
+            pass
+    (result,) = evaluation.results
+    if not result.ok:
+        raise AttriflowError(result.reason)
+    return result
+
+
+def _feedback(make: Any, label: str, metric: str, result: MethodResult, why: str) -> Any:
+    """MLflow's feedback on one metric; an error where no token has a value."""
+    values = result.values[metric][0]
+    known = sum(v is not None for v in values.values)
+    facts = {"method": result.name, "metric": metric, "n_tokens": str(known), "skipped": str(len(values.skipped))}
+    if values.mean is None:
+        reasons = "; ".join(sorted(set(values.skipped.values())))
+        return make(name=f"{label}/{metric}", error=InputError(f"no value for any token: {reasons}"), metadata=facts)
+    return make(name=f"{label}/{metric}", value=values.mean, rationale=why, metadata=facts)
+
+
+def _strongest(attribution: Attribution, top: int) -> str:
+    """The strongest tokens for every generated one, one line each."""
+    lines = []
+    for token, row in zip(attribution.targets, attribution.token_scores(), strict=True):
+        if token.special or not top:
+            continue
+        order = row.nan_to_num(nan=-float("inf")).argsort(descending=True).tolist()[:top]
+        named = [f"{attribution.inputs[i].text} {float(row[i]):.3g}" for i in order if row[i] == row[i]]
+        lines.append(f"{token.text}: {', '.join(named)}")
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""Scorers of explanations in `mlflow.genai.evaluate`, on a demo model and a local store."""
+
+from __future__ import annotations
+
+import mlflow
+import pandas as pd
+import pytest
+
+import attriflow
+from attriflow.demo import load_demo_dataset
+from attriflow.errors import AttriflowError
+from attriflow.tracking import genai
+
+scorers = pytest.importorskip("mlflow.genai.scorers", reason="this MLflow has no mlflow.genai")
+pytest.importorskip("ferret")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return attriflow.load_model("demo/recall")
+
+
+@pytest.fixture
+def rows():
+    return load_demo_dataset("recall").head(3)
+
+
+def evaluated(rows, scorer, **options):
+    """The result table of `mlflow.genai.evaluate`, or a skip where this MLflow evaluates on Databricks only."""
+    try:
+        return mlflow.genai.evaluate(data=rows, scorers=[scorer], **options)
+    except (ImportError, mlflow.MlflowException) as error:
+        if "databricks" in str(error).lower():
+            pytest.skip(f"mlflow {mlflow.__version__}: {error}")
+        raise
+
+
+def evaluator_means(model, rows, method, metrics):
+    """What the evaluator plugin's own machinery says about the same rows: metric -> mean per example."""
+    from attriflow.evaluation.config import EvaluationConfig
+    from attriflow.evaluation.data import EvaluationData
+    from attriflow.evaluation.runner import Evaluation
+
+    features = rows[["input", "rationale"]]
+    config = EvaluationConfig.from_dict(
+        {"methods": [method], "metrics": metrics, "step_functions": [], "rationale": "rationale", "throughput": False},
+        columns=list(features), targets="target",
+    )  # fmt: skip
+    evaluation = Evaluation(model, EvaluationData.from_frame(features, config, list(rows["target"])), config)
+    for _ in evaluation.run():
+        pass
+    return {name: [v.mean for v in values] for name, values in evaluation.results[0].values.items()}
+
+
+def test_generation_and_scores_end_to_end(model, rows, store):
+    data = [
+        {"inputs": {"question": text}, "expectations": {"rationale": spans}}
+        for text, spans in zip(rows["input"], rows["rationale"], strict=True)
+    ]
+    metrics = ["aopc_compr", "auprc_plau"]
+    scorer = genai.evidence(model, method="occlusion", metrics=metrics, top=2)
+    result = evaluated(data, scorer, predict_fn=genai.generator(model, prompt="question"))
+    wanted = evaluator_means(model, rows, "occlusion", metrics)  # the model answers all three as the data do
+    for metric in metrics:
+        logged = result.metrics[f"occlusion/{metric}/mean"]
+        assert logged == pytest.approx(sum(wanted[metric]) / 3)
+        assert mlflow.get_run(result.run_id).data.metrics[f"occlusion/{metric}/mean"] == pytest.approx(logged)
+    traces = mlflow.search_traces(return_type="list")
+    by_question = {}
+    for trace in traces:
+        found = {a.name: a for a in trace.info.assessments}
+        if "occlusion/aopc_compr" in found:
+            by_question[trace.data.request] = found
+    assert len(by_question) == 3
+    for i, row in enumerate(rows.to_dict("records")):
+        found = next(v for k, v in by_question.items() if row["input"] in k)
+        for metric in metrics:
+            assert found[f"occlusion/{metric}"].value == pytest.approx(wanted[metric][i])
+        judged = found["occlusion/aopc_compr"]
+        assert int(judged.metadata["n_tokens"]) == len(row["target"].split())
+        lines = judged.rationale.splitlines()
+        assert [line.split(":")[0] for line in lines] == row["target"].split()
+        assert all(line.count(",") == 1 for line in lines)
+
+
+def test_given_outputs_and_a_bad_explanation(model, rows, store):
+    """Random scores name worse evidence than occlusion does, and the scorer says so."""
+    data = pd.DataFrame({"inputs": [{"q": t} for t in rows["input"]], "outputs": list(rows["target"])})
+    means = {}
+    for method in ("occlusion", "random"):
+        result = evaluated(data, genai.evidence(model, method=method, metrics="aopc_compr", name=f"by_{method}"))
+        means[method] = result.metrics[f"by_{method}/aopc_compr/mean"]
+    assert means["occlusion"] > means["random"] + 0.1
+
+
+def test_a_scorer_alone(model, rows):
+    score = genai.evidence(model, method="occlusion", metrics=["aopc_compr", "auprc_plau"])
+    text, target = rows["input"][0], rows["target"][0]
+    compr, plausibility = score(inputs={"q": text}, outputs=target)
+    assert compr.name == "occlusion/aopc_compr" and 0 < compr.value <= 1
+    assert plausibility.value is None and "no rationale" in plausibility.error.error_message
+    nested = genai.evidence(
+        model, method="occlusion", metrics="aopc_compr", prompt=lambda inputs: inputs["messages"][0], answer="text"
+    )
+    (same,) = nested(inputs={"messages": [text]}, outputs={"text": target, "tone": "calm"})
+    assert same.value == pytest.approx(compr.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: genai.evidence(m, method="oclusion"), "did you mean 'occlusion'"),
+        (lambda m: genai.evidence(m, metrics="aopc"), "unknown metric 'aopc'"),
+        (lambda m: genai.evidence(m, method="lime", method_options={"n": 3}), "unknown option"),
+        (lambda m: genai.evidence(m, top=-1), "top must be at least 0"),
+        (lambda m: genai.evidence(m)(inputs={"a": "x", "b": "y"}, outputs="z"), "inputs has 2 texts.*a, b"),
+        (lambda m: genai.evidence(m, prompt="c")(inputs={"a": "x"}, outputs="z"), "no 'c' in inputs; there are a"),
+        (lambda m: genai.evidence(m)(inputs={"a": "x"}, outputs=3), "expected a text in outputs, not 3"),
+        (lambda m: genai.evidence(m)(inputs={"a": "who ?"}, outputs=" "), "nothing to explain"),
+    ],
+)
+def test_mistakes_are_named(model, call, message):
+    with pytest.raises(AttriflowError, match=message):
+        call(model)
