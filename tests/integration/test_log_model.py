@@ -62,6 +62,7 @@ def test_uris_load(folder: Path, tmp_path: Path) -> None:
     assert attriflow.load_model(local, device="cpu").generate("the red cat", max_new_tokens=2)
 
 
+@pytest.mark.slow
 def test_loading_reads_no_weights_and_needs_no_attriflow(folder: Path, store: str) -> None:
     info = attriflow.log_model(folder)
     script = f"""

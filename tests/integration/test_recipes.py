@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh import run_fresh
 
 import attriflow
 
@@ -17,9 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, *arguments: str) -> str:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(RECIPES / arguments[0]), *arguments[1:]]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600)
+    done = run_fresh(RECIPES / arguments[0], folder, *arguments[1:])
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -60,9 +56,21 @@ def test_custom_method(tmp_path):
     assert [line.split()[0] for line in printed.splitlines()] == ["occlusion", "saliency", "recency", "random"]
 
 
+def test_leaderboard(tmp_path):
+    printed = run(tmp_path, "leaderboard.py", "--examples", "8")
+    assert "recall-damaged" in printed and "logged to run" in printed
+    board = json.loads((tmp_path / "leaderboard-output" / "model.json").read_text(encoding="utf-8"))
+    scores = {row["label"]: row for row in board["rows"]}
+    assert scores["recall-damaged"]["auprc_plau"] < scores["recall"]["auprc_plau"]
+    won = {pair["winner"] for pair in board["pairs"] if pair["metric"] in ("aopc_compr", "auprc_plau")}
+    assert won == {"recall"}
+
+
 def test_data_set(tmp_path):
-    command = [sys.executable, "-c", "from attriflow.cli import main; main()", "attribute-dataset", "--config"]
-    subprocess.run([*command, str(RECIPES / "attribute_dataset.yaml")], cwd=tmp_path, check=True, timeout=600)
+    settings = str(RECIPES / "attribute_dataset.yaml")
+    code = f"from attriflow.cli import main; main(['attribute-dataset', '--config', {settings!r}])"
+    done = run_fresh(code, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
     rows = (tmp_path / "attributions.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 20
     assert all(json.loads(row) for row in rows)

@@ -255,6 +255,7 @@ def test_completeness(model, name, method):
         assert (delta.abs() <= 1e-3 * difference.abs().clamp(min=0.05)).all(), (delta, difference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_memory_does_not_grow_over_200_calls(model, method):
     """Neither tensors that stay alive nor memory of the process, as hooks or caches that pile up would show."""

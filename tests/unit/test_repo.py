@@ -1,8 +1,7 @@
-"""The shape of the repository: import weight, source roots, generated tables."""
+"""The shape of the repository: source roots, generated tables."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,33 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "ferret", "matplotlib", "mlflow", "captum", "pandas", "seaborn", "datasets")
-
-
-def loaded(code: str) -> set[str]:
-    """Heavy modules in `sys.modules` after some code, in a fresh interpreter."""
-    script = f"{code}\nimport sys, json\nprint('\\n' + json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(json.loads(out.stdout.strip().splitlines()[-1]))
-
-
-def test_import_is_light():
-    assert loaded("import attriflow\nattriflow.__all__") == set()
-
-
-def test_help_is_light():
-    code = (
-        "import sys\nsys.argv = ['attriflow', '--help']\nfrom attriflow.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code, e.code"
-    )
-    assert loaded(code) == set()
-
-
-def test_entry_module_is_light():
-    """MLflow imports it on everyone's first `evaluate`; it may bring nothing that MLflow's own module does not."""
-    mlflow = loaded("import mlflow.models.evaluation.base")
-    assert loaded("import attriflow.tracking.evaluator") <= mlflow
-    assert not {"torch", "transformers", "ferret", "matplotlib"} & loaded("import attriflow.tracking.evaluator")
 
 
 @pytest.mark.parametrize(("folder", "package"), [("plugin", "attriflow"), ("metrics", "attriflow_metrics")])
