@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,11 @@ class EvaluationData:
             values = getattr(self, name)
             if values is not None and len(values) != len(self.inputs):
                 raise InputError(f"{len(values)} {name} for {len(self.inputs)} inputs")
+
+    @property
+    def digest(self) -> str:
+        """Says whether two evaluations had the same inputs in the same order, so that examples can be paired."""
+        return hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()[:16]
 
     @classmethod
     def from_frame(

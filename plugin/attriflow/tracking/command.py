@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,4 +106,10 @@ def model_uri(model: str) -> str:
     from attriflow.model import load_model
     from attriflow.tracking.log_model import log_model
 
-    return log_model(load_model(model, device="cpu")).model_uri
+    return log_model(load_model(model, device="cpu"), name=_logged_name(model)).model_uri
+
+
+def _logged_name(model: str) -> str:
+    """A name for MLflow, which leaderboards show: "demo-recall" for demo/recall, the folder's name for a path."""
+    parts = Path(model).parts[-1:] if Path(model).exists() else model.split("/")
+    return re.sub(r"[/:.%\"'\s]+", "-", "-".join(parts)).strip("-") or "model"

@@ -170,6 +170,7 @@ class Recorder:
                 "attriflow.device_name": device_name(model.device),
                 "attriflow.dtype": str(model.dtype).removeprefix("torch."),
                 "attriflow.model": type(model.model).__name__,
+                "attriflow.model_name": self.names.get("model", model.name),
                 "attriflow.seed": self.config.seed,
                 "attriflow.threads": torch.get_num_threads(),
             }
@@ -182,7 +183,14 @@ class Recorder:
     def _log_data(self) -> None:
         """What was explained: the examples as they were tokenised or generated."""
         evaluation = self.evaluation
-        self.run.tags({"attriflow.n_examples": len(evaluation.examples), "attriflow.n_tokens": evaluation.n_tokens})
+        self.run.tags(
+            {
+                "attriflow.n_examples": len(evaluation.examples),
+                "attriflow.n_tokens": evaluation.n_tokens,
+                "attriflow.inputs": evaluation.data.digest,
+                **({"attriflow.data_name": self.names["data"]} if "data" in self.names else {}),
+            }
+        )
 
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)

@@ -20,7 +20,8 @@ def leaderboard_table(df: pd.DataFrame, directions: Mapping[str, bool], title: s
     """A leaderboard as a table for the terminal: best value per metric bold, failed methods dim with their reason.
 
     Args:
-        df: Leaderboard with the columns `method`, `status`, `reason`, `rank`, one per metric, and costs.
+        df: Leaderboard with the columns `method`, `status`, `reason`, `rank`, one per metric, and costs; and
+            `wins`, `ties` and `losses` where there were tests.
         directions: Metric -> whether higher is better.
         title: Title above the table.
     """
@@ -30,6 +31,9 @@ def leaderboard_table(df: pd.DataFrame, directions: Mapping[str, bool], title: s
     table.title_justify = "left"
     table.add_column("rank", justify="right", vertical="bottom", no_wrap=True)
     table.add_column("method", min_width=12, overflow="ellipsis", vertical="bottom")
+    tested = {"wins", "ties", "losses"} <= set(df.columns)
+    if tested:
+        table.add_column("wins–\nties–\nlosses", justify="right", vertical="bottom", no_wrap=True)
     for name in metrics:
         # Rich breaks lines at spaces only; metric names are long and have none.
         lines = [part for part in name.split("_") if part]
@@ -44,6 +48,8 @@ def leaderboard_table(df: pd.DataFrame, directions: Mapping[str, bool], title: s
     for row in rows:
         method = printable(as_text(row.get("method")))
         cells = [Text(compact(row.get("rank")) if not row["failed"] else "✗"), Text(method)]
+        if tested:
+            cells.append(Text("" if row["failed"] else "–".join(compact(row[k]) for k in ("wins", "ties", "losses"))))
         for name in metrics:
             top = bests[name] is not None and as_float(row[name]) == bests[name] and not row["failed"]
             cells.append(Text(number(row[name]), style="bold green" if top else ""))

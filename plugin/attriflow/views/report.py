@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from attriflow.types import Attribution
+from attriflow.views.boards import cell, column, figure
 from attriflow.views.common import as_float, as_text, compact, number
 from attriflow.views.evaluated import evaluated
 from attriflow.views.leaderboard import arrow, best, metric_names, records
@@ -71,7 +70,6 @@ _FIGURES = {
         "Line plots with one panel per step function: mean over the examples by step, and their spread as a band.",
     ),
 }
-_PIXELS = 1.5  # of a picture per CSS pixel: the plots are made for dense screens
 
 
 def report_html(
@@ -121,7 +119,11 @@ def report_html(
         throughput=_throughput(rows),
         skipped=_skipped(scores),
         figures={
-            section: [_figure(name, png) for name, png in figures.items() if _HOMES.get(name, "leaderboard") == section]
+            section: [
+                figure(png, *_FIGURES.get(name, ("", "")), name=name)
+                for name, png in figures.items()
+                if _HOMES.get(name, "leaderboard") == section
+            ]
             for section in ("leaderboard", "steps", "throughput")
         },
         examples=examples,
@@ -170,31 +172,31 @@ def _leaderboard(
 ) -> dict[str, Any]:
     """Head and cells of the leaderboard; each cell with the value it sorts by."""
     head = [
-        _column("rank", "ascending", "mean rank over the metrics, 1 is best", sorted=True),
-        _column("method", kind="name"),
-        _column("family", kind="text"),
+        column("rank", "ascending", "mean rank over the metrics, 1 is best", sorted=True),
+        column("method", kind="name"),
+        column("family", kind="text"),
     ]
     for name in metrics:
         higher = directions[name]
         hint = f"{'higher' if higher else 'lower'} is better"
-        head.append(_column(f"{name}\u00a0{arrow(higher)}", "descending" if higher else "ascending", hint))
+        head.append(column(f"{name}\u00a0{arrow(higher)}", "descending" if higher else "ascending", hint))
     costs = [key for key in ("forward_equivalents", "target_tokens_per_second") if _known(rows, key)]
-    head += [_column(_COSTS[key][0], "descending" if _COSTS[key][1] else "ascending") for key in costs]
+    head += [column(_COSTS[key][0], "descending" if _COSTS[key][1] else "ascending") for key in costs]
     done = [row for row in rows if not row["failed"]]
     bests = {name: best([row[name] for row in done], directions[name]) for name in metrics}
     body = []
     for row in rows:
         cells = [
-            _cell(row.get("rank"), compact),
+            cell(row.get("rank"), compact),
             {"kind": "name", "text": as_text(row.get("method"))},
             {"kind": "text", "text": as_text(row.get("family"))},
         ]
         if not row["failed"]:
             for name in metrics:
-                cell = _cell(row[name], number)
-                cell["best"] = bests[name] is not None and as_float(row[name]) == bests[name]
-                cells.append(cell)
-            cells += [_cell(row.get(key), compact) for key in costs]
+                found = cell(row[name], number)
+                found["best"] = bests[name] is not None and as_float(row[name]) == bests[name]
+                cells.append(found)
+            cells += [cell(row.get(key), compact) for key in costs]
         body.append(
             {"cells": cells, "failed": row["failed"], "reason": as_text(row.get("reason")) or "no reason given"}
         )
@@ -211,10 +213,10 @@ def _throughput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     done = [row for row in rows if not row["failed"]]
     key, higher = costs[0], _COSTS[costs[0]][1]
     done.sort(key=lambda row: (as_float(row.get(key)) or 0.0) * (-1 if higher else 1))
-    head = [_column("method", kind="name"), _column("family", kind="text")]
+    head = [column("method", kind="name"), column("family", kind="text")]
     for name in costs:
         order = "descending" if _COSTS[name][1] else "ascending"
-        head.append(_column(_COSTS[name][0], order, sorted=name == costs[0]))
+        head.append(column(_COSTS[name][0], order, sorted=name == costs[0]))
     largest = {name: max((as_float(row.get(name)) or 0.0 for row in done), default=0.0) for name in costs}
     body = []
     for row in done:
@@ -223,28 +225,15 @@ def _throughput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             {"kind": "text", "text": as_text(row.get("family"))},
         ]
         for name in costs:
-            cell, value = _cell(row.get(name), compact), as_float(row.get(name))
-            cell["part"] = None if value is None or largest[name] <= 0 else round(max(0.0, value) / largest[name], 3)
-            cells.append(cell)
+            found, value = cell(row.get(name), compact), as_float(row.get(name))
+            found["part"] = None if value is None or largest[name] <= 0 else round(max(0.0, value) / largest[name], 3)
+            cells.append(found)
         body.append({"cells": cells, "failed": False, "reason": ""})
     return {"head": head, "rows": body}
 
 
 def _known(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
     return any(as_float(row.get(key)) is not None for row in rows)
-
-
-def _column(
-    label: str, first: str = "ascending", hint: str = "", *, kind: str = "number", sorted: bool = False
-) -> dict[str, Any]:
-    """Head of a column; `first` is the order that a first click sorts by."""
-    return {"label": label, "kind": kind, "first": first, "hint": hint, "sorted": sorted}
-
-
-def _cell(value: Any, form: Any) -> dict[str, Any]:
-    real = as_float(value)
-    sort = "" if real is None else repr(real)
-    return {"kind": "number", "text": form(value), "sort": sort, "best": False, "part": None}
 
 
 def _skipped(scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
@@ -262,16 +251,3 @@ def _skipped(scores: pd.DataFrame) -> list[tuple[str, str, str, int]]:
         parts = [(f"{len(found)} methods, each", found[0][1])] if same else found
         lines += [(metric, reason, method, count) for method, count in parts]
     return lines[:60]
-
-
-def _figure(name: str, png: bytes) -> dict[str, Any]:
-    caption, alt = _FIGURES.get(name, (name.replace("_", " "), f"Plot: {name.replace('_', ' ')}"))
-    width, height = struct.unpack(">II", png[16:24]) if png[:8] == b"\x89PNG\r\n\x1a\n" else (0, 0)
-    return {
-        "caption": caption,
-        "alt": alt,
-        "width": round(width / _PIXELS),
-        "height": round(height / _PIXELS),
-        "wide": width > 820 * _PIXELS,
-        "source": f"data:image/png;base64,{base64.b64encode(png).decode()}",
-    }

@@ -21,7 +21,7 @@
 
 // --- tables that sort ------------------------------------------------------------------------------------------------
 for (const table of document.querySelectorAll("table.board")) {
-  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells], body = table.tBodies[0];
   const key = (cell, kind) => {
     if (!cell || cell.colSpan > 1) return null;
     if (kind !== "number") return (cell.querySelector("bdi") || cell).textContent.trim() || null;

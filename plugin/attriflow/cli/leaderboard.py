@@ -1,0 +1,81 @@
+"""`leaderboard`: evaluations in an MLflow store, compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from attriflow.cli.command import read_config
+from attriflow.cli.console import console
+from attriflow.cli.options import known, option
+
+_RUNS, _OUTPUT = "Evaluations", "Output"
+
+
+@dataclass(kw_only=True)
+class LeaderboardOptions:
+    """Options of `leaderboard`."""
+
+    experiment: Annotated[
+        list[str] | None, option("Names of experiments.", "--experiment", "-e", panel=_RUNS, show_default=False)
+    ] = None
+    runs: Annotated[list[str] | None, option("Ids of evaluations.", panel=_RUNS, show_default=False)] = None
+    tracking_uri: Annotated[
+        str | None, option("MLflow store or server; MLflow's own setting by default.", panel=_RUNS)
+    ] = None
+    by: Annotated[str, option("What a row is: method, model or both.", panel=_OUTPUT)] = "method"
+    output: Annotated[
+        list[str] | None,
+        option(
+            "Files, or formats: html, csv, md, json, png.",
+            "--output",
+            "-o",
+            metavar="FILE",
+            panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None
+    log_to: Annotated[str | None, option("Run that gets everything as artifacts.", metavar="RUN_ID", panel=_OUTPUT)] = (
+        None
+    )
+    quality: Annotated[
+        list[str] | None,
+        option(
+            "Metrics of the critical-difference diagrams; one of each family when not given.",
+            panel=_OUTPUT,
+            autocompletion=known("metrics"),
+            show_default=False,
+        ),
+    ] = None
+    seed: Annotated[int, option("Seed of resampling.", min=0, panel=_OUTPUT)] = 0
+    config: Annotated[
+        str | None,
+        option(
+            "YAML file of options by name; the command line wins.",
+            metavar="FILE",
+            panel=_OUTPUT,
+            is_eager=True,
+            callback=read_config,
+        ),
+    ] = None
+
+
+def leaderboard(options: LeaderboardOptions) -> None:
+    """Compare evaluations from an MLflow store.
+
+    Means with intervals, ranks, wins and losses by paired tests, costs, failures; printed, written to files, or logged
+    to a run.
+    """
+    from attriflow.tracking.leaderboard import leaderboard_command
+
+    leaderboard_command(
+        console=console(),
+        experiments=options.experiment or (),
+        runs=options.runs or (),
+        by=options.by,
+        output=options.output or (),
+        log_to=options.log_to,
+        quality=options.quality or (),
+        tracking_uri=options.tracking_uri,
+        seed=options.seed,
+    )

@@ -1,0 +1,356 @@
+"""Leaderboards over many evaluations: means with intervals, places, pairwise tests, costs, who failed and why.
+
+What is compared are rows: methods, models, or methods within each model. A *block* is what rows compete in: a model and
+its data for methods, a method and its data for models. Examples are what was sampled: an example that occurs in several
+blocks (the same text explained for several models) counts once, with the mean of its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from attriflow.errors import check_choice
+from attriflow.statistics import bootstrap_intervals, holm, permutation_p_values
+
+BY = ("method", "model", "both")
+COSTS = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
+LEVEL = 0.05
+"""Below this adjusted p-value a difference is a win or a loss."""
+MOST_ROWS = 40
+"""All pairs are tested up to this many rows in a group: more pairs than that, corrected for, leave nothing to find."""
+SUFFIXES = ("_low", "_high", "_n", "_place")
+"""What there is per metric beside its mean."""
+CELLS = ("model", "inputs", "data", "method", "family", "status", "reason", *COSTS)
+EXAMPLES = ("model", "inputs", "method", "metric", "example", "value")
+PAIRS = ("group", "metric", "a", "b", "difference", "n", "p", "p_holm", "winner")
+FAILURES = ("row", "model", "method", "metric", "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What was measured, whatever store it came from.
+
+    Attributes:
+        cells: One row per model, data and method: the columns `CELLS`; `inputs` identifies the inputs, `data` names
+            them.
+        examples: One row per cell, metric and example: the columns `EXAMPLES`. Where a metric was asked for and has no
+            value at all (or the method failed), there is one row without a value.
+        problems: (model, inputs, method, metric) -> why a metric has no value in a cell.
+        higher_is_better: Metric -> direction; metrics without one are shown, not ranked.
+        families: Metric -> family.
+        notes: What a reader should know.
+    """
+
+    cells: pd.DataFrame
+    examples: pd.DataFrame
+    problems: Mapping[tuple[str, str, str, str], str] = field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standings:
+    """A leaderboard.
+
+    Attributes:
+        by: What a row is: "method", "model" or "both".
+        rows: One row per method, model or both, best first: `group` (rows are compared within it), `row` (its name in
+            the group), `label`, `model`, `method`, `family`, `status`, `reason`, `rank` (mean place over metrics and
+            blocks, 1 is best), `rank (FAMILY)`, `blocks` and `of_blocks`, `wins`, `ties`, `losses`, `pareto`, per
+            metric `NAME`, `NAME_low`, `NAME_high` (interval), `NAME_n` (examples), `NAME_place` (mean place on single
+            examples), and the costs.
+        pairs: Every test: the columns `PAIRS`; `difference` is the mean of a - b, `winner` is "" for a tie.
+        failures: Cells without a value: the columns `FAILURES`; an empty metric stands for all.
+        metrics: Metrics, grouped by family.
+        higher_is_better, families: Of the metrics.
+        notes: What a reader should know.
+    """
+
+    by: str
+    rows: pd.DataFrame
+    pairs: pd.DataFrame
+    failures: pd.DataFrame
+    metrics: tuple[str, ...]
+    higher_is_better: Mapping[str, bool]
+    families: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def by_family(self) -> pd.DataFrame:
+        """One row per group and family of methods: how many, their mean rank, the best of them."""
+        known = self.rows[self.rows["rank"].notna() & (self.rows["method"] != "")]
+        found = []
+        for (group, family), part in known.groupby(["group", "family"], sort=False):
+            best = part.loc[part["rank"].idxmin()]
+            found.append(
+                {"group": group, "family": family, "methods": len(part), "rank": part["rank"].mean()}
+                | {"best": best["method"], "best_rank": best["rank"]}
+            )
+        frame = pd.DataFrame(found, columns=["group", "family", "methods", "rank", "best", "best_rank"])
+        return frame.sort_values(["group", "rank"], kind="stable", ignore_index=True)
+
+
+def standings(found: Evaluated, by: str = "method", *, seed: int = 0) -> Standings:
+    """Compare everything that can be compared.
+
+    Means are over examples. Intervals: percentile bootstrap over examples, 95%. Places are given within each block in
+    the metric's own direction; ties share the mean of their places, and a row that was tried in a block and has no
+    value takes its last place, so that missing does not pay. Wins and losses: paired permutation tests on the examples
+    that both rows have in the same blocks, p-values adjusted (Holm) for all pairs of a metric in a group.
+
+    Args:
+        found: What was measured.
+        by: What a row is.
+        seed: For resampling; the same seed gives the same leaderboard.
+    """
+    check_choice("grouping", by, BY)
+    cells, examples = _keyed(found.cells, by), _keyed(found.examples, by)
+    metrics = _ordered(dict.fromkeys(examples["metric"]), found.families)
+    table = _rows(cells)
+    table = table.merge(_summaries(examples, metrics, found.higher_is_better, seed), on=["group", "row"], how="left")
+    table = table.merge(_ranks(examples, metrics, found), on=["group", "row"], how="left")
+    pairs, notes = _pairs(examples, [m for m in metrics if m in found.higher_is_better], found.higher_is_better, seed)
+    table = table.merge(_record(table, pairs), on=["group", "row"], how="left")
+    table.loc[table["status"] == "failed", "rank"] = np.nan
+    table["pareto"] = _pareto(table)
+    table["order"] = pd.factorize(table["group"])[0]
+    order = (
+        table.assign(failed=table["status"] == "failed")
+        .sort_values(["order", "failed", "rank", "label"], kind="stable")
+        .index
+    )
+    return Standings(
+        by=by,
+        rows=table.loc[order].drop(columns="order").reset_index(drop=True),
+        pairs=pairs,
+        failures=_failures(cells, examples, found),
+        metrics=tuple(metrics),
+        higher_is_better={m: found.higher_is_better[m] for m in metrics if m in found.higher_is_better},
+        families={m: found.families.get(m, "") for m in metrics},
+        notes=(*found.notes, *notes, *_lone(table, by)),
+    )
+
+
+def _keyed(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """With the columns `group`, `row` and `block`."""
+    own = table["model"] + " on " + table["inputs"]
+    data = table["inputs"]
+    if by == "method":
+        return table.assign(group="", row=table["method"], block=own)
+    if by == "model":
+        return table.assign(group="", row=table["model"], block=table["method"] + " on " + data)
+    return table.assign(group=own, row=table["method"], block=own)
+
+
+def _ordered(metrics: Sequence[str] | Mapping[str, object], families: Mapping[str, str]) -> list[str]:
+    """Metrics of a family side by side, in order of appearance."""
+    first = {family: i for i, family in reversed(list(enumerate(families.get(m, "") for m in metrics)))}
+    return sorted(metrics, key=lambda m: first[families.get(m, "")])
+
+
+def _rows(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row per group and row: names, status, reasons, mean costs."""
+    keys = ["group", "row"]
+    own, ok, bad = cells.groupby(keys, sort=False), cells[cells["status"] == "ok"], cells[cells["reason"] != ""]
+    # what not all cells of a row share is left open
+    shared = {name: own[name].first().where(own[name].nunique() == 1, "") for name in ("model", "method", "family")}
+    shared["data"] = own["data"].first().where(own["inputs"].nunique() == 1, "")
+    out = pd.DataFrame(shared)
+    out["reason"] = bad.groupby(keys)["reason"].agg(lambda reasons: "; ".join(dict.fromkeys(reasons)))
+    out["reason"] = out["reason"].fillna("")
+    out["blocks"] = ok.groupby(keys)["block"].nunique()
+    out["blocks"] = out["blocks"].fillna(0).astype(int)
+    out["status"] = np.where(out["blocks"] > 0, "ok", "failed")
+    out[list(COSTS)] = ok.groupby(keys)[list(COSTS)].mean()
+    out = out.reset_index()
+    out["of_blocks"] = out["group"].map(cells.groupby("group")["block"].nunique())
+    # the same model on several data sets needs the data's name as well
+    several, sets = cells["model"].nunique() > 1, cells.groupby("model")["inputs"].nunique()
+    out["label"] = [
+        str(row) + (f" · {model}" if group and several else "") + (f" on {data}" if group and sets[model] > 1 else "")
+        for group, row, model, data in zip(out["group"], out["row"], out["model"], out["data"], strict=True)
+    ]
+    first = ["group", "row", "label", "model", "data", "method", "family", "status", "reason", "blocks", "of_blocks"]
+    return out[[*first, *COSTS]]
+
+
+def _units(examples: pd.DataFrame) -> pd.DataFrame:
+    """Mean over blocks of every example: one number per group, row, metric and example of the data."""
+    keys = ["group", "row", "metric", "inputs", "example"]
+    return examples.groupby(keys, sort=False, observed=True)["value"].mean().reset_index()
+
+
+def _summaries(examples: pd.DataFrame, metrics: Sequence[str], higher: Mapping[str, bool], seed: int) -> pd.DataFrame:
+    """Per row and metric: mean, interval, number of examples, and mean place on single examples."""
+    units = _units(examples).dropna(subset=["value"]).copy()
+    grouped = units.groupby(["group", "row", "metric"], sort=False)["value"]
+    lists = {key: values.to_numpy(float) for key, values in grouped}
+    longest = max((len(v) for v in lists.values()), default=0)
+    # gaps at the end only: columns with as many examples share their resamples
+    table = np.full((longest, len(lists)), np.nan)
+    for column, values in enumerate(lists.values()):
+        table[: len(values), column] = values
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    sign = units["metric"].map(lambda m: -1.0 if higher.get(m, True) else 1.0).astype(float)
+    units["place"] = (sign * units["value"]).round(12)  # equal values may be rounded apart
+    rivals = units.groupby(["group", "metric", "inputs", "example"])["place"]
+    units["place"] = rivals.rank(method="average").where(rivals.transform("size") > 1)  # alone, everybody is first
+    places = units.groupby(["group", "row", "metric"], sort=False)["place"].mean()
+    for (group, row, metric), interval in zip(lists, bootstrap_intervals(table, seed=seed), strict=True):
+        numbers = {"": interval.mean, "_low": interval.low, "_high": interval.high, "_n": float(interval.n)}
+        numbers["_place"] = float(places[group, row, metric])
+        rows.setdefault((group, row), {}).update({f"{metric}{suffix}": v for suffix, v in numbers.items()})
+    columns = [f"{metric}{suffix}" for metric in metrics for suffix in ("", *SUFFIXES)]
+    found = pd.DataFrame([{"group": g, "row": r, **values} for (g, r), values in rows.items()])
+    return found.reindex(columns=["group", "row", *columns])
+
+
+def _ranks(examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated) -> pd.DataFrame:
+    """Mean place over metrics and blocks, overall and per family of metrics."""
+    keys = ["group", "block", "metric"]
+    ranked = examples[examples["metric"].isin(list(found.higher_is_better))]
+    places = ranked.groupby([*keys, "row"], as_index=False)["value"].mean()
+    contest = places.groupby(keys)["value"]
+    # alone, everybody is first; and where nobody has a value, nobody is
+    places = places[(contest.transform("size") > 1) & (contest.transform("count") > 0)].copy()
+    sign = places["metric"].map(lambda m: -1.0 if found.higher_is_better[m] else 1.0).astype(float)
+    places["value"] = (sign * places["value"]).round(12)  # equal means may be rounded apart
+    places["place"] = places.groupby(keys)["value"].rank(method="average", na_option="bottom")
+    places["family"] = places["metric"].map(lambda m: found.families.get(m, ""))
+    out = places.groupby(["group", "row"])["place"].mean().rename("rank").to_frame()
+    families = list(dict.fromkeys(found.families.get(m, "") for m in metrics if m in found.higher_is_better))
+    if len(families) > 1:
+        for family in families:
+            part = places[places["family"] == family]
+            out[f"rank ({family or 'other'})"] = part.groupby(["group", "row"])["place"].mean()
+    return out.reset_index()
+
+
+def _pairs(
+    examples: pd.DataFrame, metrics: Sequence[str], higher: Mapping[str, bool], seed: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """Every pair of rows of a group on every metric."""
+    ranked = examples[examples["metric"].isin(list(metrics))].dropna(subset=["value"])
+    keys = ["group", "metric", "row", "inputs", "example", "block"]
+    values = ranked.groupby(keys, sort=False, observed=True)["value"].mean().reset_index()
+    # numbers instead of names: there may be hundreds of groups
+    codes = pd.DataFrame(
+        {
+            "metric": values["metric"].map({m: i for i, m in enumerate(metrics)}).astype(int),
+            "unit": values.groupby(["inputs", "example"], sort=False).ngroup(),
+            "block": pd.factorize(values["block"])[0],
+            "value": values["value"].astype(float),
+        }
+    )
+    found, crowded = list[pd.DataFrame](), False
+    for group, places in values.groupby("group", sort=False).indices.items():
+        row, names = pd.factorize(values["row"].to_numpy(object)[places])
+        if len(names) > MOST_ROWS:
+            crowded = True
+        elif len(names) > 1:
+            part = codes.iloc[places].assign(row=row)
+            found.append(_group_pairs(str(group), part, np.asarray(names, dtype=object), metrics, higher, seed))
+    note = (
+        f"Wins and losses are counted among at most {MOST_ROWS} rows: with more, a correction for all pairs leaves "
+        "nothing to find."
+    )
+    frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(PAIRS))
+    return frame, [note] if crowded else []
+
+
+def _group_pairs(
+    group: str, part: pd.DataFrame, names: np.ndarray, metrics: Sequence[str], higher: Mapping[str, bool], seed: int
+) -> pd.DataFrame:
+    """The pairs of one group; `part` has the codes of metrics, rows, examples (`unit`) and blocks of every value."""
+    first, second = np.triu_indices(len(names), 1)
+    differences = _differences(part, len(metrics), first, second)  # [metric, pair, example]
+    n_pairs = len(first)
+    draws = max(2000, 100 * n_pairs)  # an adjusted p-value must be able to fall below the level
+    flat = differences.reshape(-1, differences.shape[-1])
+    p_values = permutation_p_values(flat, n=draws, seed=seed)
+    counts = (~np.isnan(flat)).sum(-1)
+    means = np.nansum(flat, -1) / np.maximum(counts, 1)
+    adjusted = np.concatenate([holm(p) for p in p_values.reshape(len(metrics), n_pairs)])
+    sign = np.repeat([1 if higher[m] else -1 for m in metrics], n_pairs)
+    a, b = np.tile(names[first], len(metrics)), np.tile(names[second], len(metrics))
+    frame = pd.DataFrame(
+        {
+            "group": group,
+            "metric": np.repeat(np.asarray(metrics, dtype=object), n_pairs),
+            "a": a,
+            "b": b,
+            "difference": means,
+            "n": counts,
+            "p": p_values,
+            "p_holm": adjusted,
+            "winner": np.where(adjusted < LEVEL, np.where(sign * means > 0, a, b), ""),
+        }
+    )
+    return frame[counts > 0]
+
+
+def _differences(part: pd.DataFrame, n_metrics: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`[metric, pair, example]`: differences within blocks, then the mean over the blocks of an example."""
+    unit, block = part["unit"].to_numpy(), part["block"].to_numpy()
+    keys, column = np.unique(unit * (block.max() + 1) + block, return_inverse=True)
+    units = keys // (block.max() + 1)
+    table = np.full((n_metrics, int(second.max()) + 1, len(keys)), np.nan)
+    table[part["metric"].to_numpy(), part["row"].to_numpy(), column.reshape(-1)] = part["value"].to_numpy()
+    apart = table[:, first] - table[:, second]
+    starts = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
+    known = ~np.isnan(apart)
+    sums = np.add.reduceat(np.where(known, apart, 0.0), starts, axis=-1)
+    counts = np.add.reduceat(known.astype(float), starts, axis=-1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums / np.where(counts, counts, np.nan))
+
+
+def _record(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Wins, ties and losses of every row over all metrics and opponents."""
+    keys = ["group", "row"]
+    out = table[keys].copy()
+    sides = pd.concat([pairs.assign(row=pairs["a"]), pairs.assign(row=pairs["b"])], ignore_index=True)
+    won, none = sides["winner"] == sides["row"], sides["winner"] == ""
+    for name, chosen in (("wins", won), ("ties", none), ("losses", ~won & ~none)):
+        counts = sides[chosen].groupby(keys).size().rename(name).reset_index()
+        out = out.merge(counts, on=keys, how="left")
+        out[name] = out[name].fillna(0).astype(int)
+    return out
+
+
+def _pareto(table: pd.DataFrame) -> pd.Series:
+    """Whether no other row of the group has a rank and a cost (forward-pass equivalents) that are both better."""
+    known = table[table["rank"].notna() & table["forward_equivalents"].notna()]
+    ordered = known.sort_values(["group", "forward_equivalents", "rank"])
+    before = ordered.groupby("group")["rank"].cummin().groupby(ordered["group"]).shift(fill_value=np.inf)
+    front = ordered["rank"] < before
+    # of twins the first one decides
+    front = front.groupby([ordered[k] for k in ("group", "forward_equivalents", "rank")]).transform("first")
+    return front.reindex(table.index, fill_value=False).astype(bool)
+
+
+def _failures(cells: pd.DataFrame, examples: pd.DataFrame, found: Evaluated) -> pd.DataFrame:
+    rows = [
+        {"row": c.row, "model": c.model, "method": c.method, "metric": "", "reason": c.reason or "no reason given"}
+        for c in cells[cells["status"] != "ok"].itertuples()
+    ]
+    keys = {(c.model, c.inputs, c.method): c.row for c in cells[cells["status"] == "ok"].itertuples()}
+    for (model, inputs, method, metric), reason in found.problems.items():
+        if (model, inputs, method) in keys:
+            row = keys[model, inputs, method]
+            rows.append({"row": row, "model": model, "method": method, "metric": metric, "reason": reason})
+    return pd.DataFrame(rows, columns=list(FAILURES))
+
+
+def _lone(table: pd.DataFrame, by: str) -> list[str]:
+    if by == "model" and len(table) > 1 and table["rank"].isna().all():
+        return ["No two models were evaluated on the same inputs with the same method: they are listed, not compared."]
+    part = table[(table["blocks"] < table["of_blocks"]) & (table["status"] == "ok")]
+    if len(part):
+        what = {"method": "models", "model": "methods and data sets"}.get(by, "blocks")
+        return [f"{len(part)} of {len(table)} rows lack results for some {what}; their ranks are over those they have."]
+    return []

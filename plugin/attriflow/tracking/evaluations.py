@@ -1,0 +1,242 @@
+"""Evaluations in an MLflow store and what they logged, for leaderboards and checks; read through the client only.
+
+Runs are found with one query per page; of each run that counts, two tables are read: one row per method, and the metric
+values per step. Nested runs are not looked at, so that hundreds of evaluations take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.standings import COSTS
+from attriflow.tracking.quiet import no_artifact_bars
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PAGE, THREADS = 1000, 8
+SCORES = {"example": pa.int64, "method": pa.string, "metric": pa.string, "value": pa.float64}
+_EVALUATED = "tags.`attriflow.device` LIKE '%'"  # evaluations; runs of single methods have no such tag
+_SHARED = ("attributed_fn", "attributed_fn_args", "attribute_target", "contrast_target", "contrast_source")
+"""Settings that change what is explained."""
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """One evaluation as its run tells it."""
+
+    run: Run = field(repr=False)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return str(self.run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return str(self.run.info.run_name or self.run_id)
+
+    @property
+    def started(self) -> int:
+        """Start, in milliseconds."""
+        return int(self.run.info.start_time or 0)
+
+    @property
+    def model(self) -> str:
+        """Name of the model; its class where the run does not tell."""
+        tags = self.run.data.tags
+        return str(tags.get("attriflow.model_name") or tags.get("attriflow.model") or "model")
+
+    @property
+    def inputs(self) -> str:
+        """Identifies the inputs; a run that does not tell has its own."""
+        return str(self.run.data.tags.get("attriflow.inputs") or f"run {self.run_id}")
+
+    @property
+    def data(self) -> str:
+        """Name of the data."""
+        return str(self.run.data.tags.get("attriflow.data_name") or f"data {self.inputs[:6]}")
+
+    @property
+    def seed(self) -> str:
+        """Seed of the evaluation."""
+        return self.setting("seed")
+
+    @cached_property
+    def methods(self) -> dict[str, str]:
+        """Method -> the options that were given for it, as JSON."""
+        options = _json(self.setting("method_options"), {})
+        names = _json(self.setting("methods"), [])
+        return {name: json.dumps(options.get(name, {}), sort_keys=True) for name in names}
+
+    @cached_property
+    def shared(self) -> str:
+        """Settings that change what is explained, as JSON."""
+        return json.dumps({k: self.setting(k) for k in _SHARED if self.setting(k)}, sort_keys=True)
+
+    def setting(self, name: str) -> str:
+        """A setting as it was logged; empty where there is none."""
+        return str(self.run.data.params.get(f"attriflow.{name}", ""))
+
+
+def find_runs(
+    client: MlflowClient, experiments: Sequence[str] = (), run_ids: Sequence[str] = ()
+) -> list[EvaluationRun]:
+    """Finished evaluations of experiments, and those with the given ids, the latest first.
+
+    The run of a single method stands for the evaluation that it belongs to.
+
+    Raises:
+        InputError: There is nothing of that name, or no evaluation in it.
+    """
+    found: dict[str, EvaluationRun] = {}
+    if experiments:
+        ids = [_experiment(client, name) for name in experiments]
+        for run in _pages(client, ids):
+            found[run.info.run_id] = EvaluationRun(run)
+        if not found:
+            raise InputError(f"no finished evaluations by attriflow in {', '.join(experiments)}")
+    for run_id in run_ids:
+        run = client.get_run(run_id.strip())
+        if "attriflow.method" in run.data.tags and MLFLOW_PARENT_RUN_ID in run.data.tags:
+            run = client.get_run(run.data.tags[MLFLOW_PARENT_RUN_ID])
+        if "attriflow.device" not in run.data.tags:
+            raise InputError(f"run {run_id} is no evaluation by attriflow")
+        found[run.info.run_id] = EvaluationRun(run)
+    return sorted(found.values(), key=lambda r: r.started, reverse=True)
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        names = [e.name for e in client.search_experiments(max_results=PAGE)]
+        raise UnknownNameError(unknown("experiment", name, names))
+    return str(found.experiment_id)
+
+
+def _pages(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
+    query, token = f"{_EVALUATED} AND attributes.status = 'FINISHED'", None
+    while True:
+        page = client.search_runs(experiments, query, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Errors of a store as one message that says which."""
+    import requests
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, requests.RequestException) as error:
+        lines = str(error).strip().splitlines()
+        raise InputError(
+            f"cannot read the MLflow store {uri}: {lines[0] if lines else type(error).__name__}"
+        ) from error
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """The tables of one evaluation.
+
+    Attributes:
+        leaderboard: One mapping per method: `method`, `family`, `status`, `reason`, `rank`, metrics, costs, ...
+        scores: Metric values per step: the columns `SCORES`.
+    """
+
+    leaderboard: list[dict[str, Any]]
+    scores: pa.Table
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Metrics that were asked for."""
+        columns = list(self.leaderboard[0]) if self.leaderboard else ["rank", COSTS[0]]
+        found = columns[columns.index("rank") + 1 : columns.index(COSTS[0])]
+        return [c for c in found if not (c.endswith("_rank") and c.removesuffix("_rank") in columns)]
+
+    @cached_property
+    def directions(self) -> dict[str, bool]:
+        """Metric -> whether higher is better, as the run noted it."""
+        text = str(self.leaderboard[0].get("directions") or "") if self.leaderboard else ""
+        pairs = [part.rpartition(": ") for part in text.split(", ") if part]
+        return {name: word == "higher" for name, _, word in pairs}
+
+
+def read_all(uri: str, runs: Sequence[EvaluationRun]) -> list[RunTables]:
+    """Tables of many runs; several at a time, since most of the time is spent waiting."""
+    with no_artifact_bars(), ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda run: _read(uri, run), runs))
+
+
+def _read(uri: str, run: EvaluationRun) -> RunTables:
+    import pyarrow.parquet as pq
+
+    # pandas would take ten times as long per file, and there may be hundreds
+    board = json.loads(_fetch(uri, run, "leaderboard.json").read_text(encoding="utf-8"))
+    rows = [dict(zip(board["columns"], row, strict=True)) for row in board["data"]]
+    path = _fetch(uri, run, "scores.parquet")
+    try:
+        return RunTables(rows, pq.ParquetFile(path).read(columns=list(SCORES)))
+    except (OSError, ValueError) as error:
+        raise InputError(f"run {run.run_id} ({run.name}): cannot read {path.name}: {error}") from error
+
+
+def _fetch(uri: str, run: EvaluationRun, name: str) -> Path:
+    """A file of a run; by its own address, since asking for the run again would take most of the time."""
+    from mlflow.artifacts import download_artifacts
+
+    where = f"{str(run.run.info.artifact_uri).rstrip('/')}/{name}"
+    try:
+        path = Path(download_artifacts(artifact_uri=where, tracking_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise InputError(f"run {run.run_id} ({run.name}) has no table {name}: {error}") from error
+    if not path.is_file():
+        raise InputError(f"run {run.run_id} ({run.name}) has no table {name}")
+    return path
+
+
+def example_values(tables: Sequence[RunTables]) -> pd.DataFrame:
+    """Means over steps: one row per table (`run`, its index), method, metric and example that has a value."""
+    parts = []
+    for index, table in enumerate(tables):
+        scores = table.scores.cast(pa.schema([(name, SCORES[name]()) for name in SCORES]))
+        parts.append(scores.append_column("run", pa.repeat(pa.scalar(index, pa.int64()), len(scores))))
+    keys = ["run", "method", "metric", "example"]
+    if not parts:
+        return pd.DataFrame(columns=[*keys, "value"])
+    whole = pa.concat_tables(parts)
+    for name in ("method", "metric"):
+        column = whole[name].combine_chunks()
+        whole = whole.set_column(whole.schema.get_field_index(name), name, column.dictionary_encode())
+    frame = whole.to_pandas().dropna(subset=["value"])
+    found = frame.groupby(keys, sort=False, observed=True)["value"].mean().reset_index()
+    return found.astype({"method": str, "metric": str})
+
+
+def _json(text: str, default: Any) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return default

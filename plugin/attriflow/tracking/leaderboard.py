@@ -1,0 +1,223 @@
+"""What `attriflow leaderboard` does: runs from a store, compared, printed, written, logged."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attriflow.errors import InputError, check_choice
+from attriflow.standings import BY, Standings, standings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from attriflow.tracking.evaluations import EvaluationRun
+
+_logger = logging.getLogger(__name__)
+FORMATS = ("html", "csv", "md", "json", "png")
+WIDEST = 8
+"""Metrics that fit into a terminal; of more, one of each family is printed."""
+MOST_DRAWN, MOST_GROUPS = 60, 12
+"""Rows per plot and groups with plots of their own; the tables have them all."""
+FOLDER = "leaderboard"
+"""Where `--log-to` puts the files in a run."""
+
+
+def leaderboard_command(
+    *,
+    console: Console,
+    experiments: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    by: str = "method",
+    output: Sequence[str] = (),
+    log_to: str | None = None,
+    quality: Sequence[str] = (),
+    tracking_uri: str | None = None,
+    seed: int = 0,
+) -> Standings:
+    """Compare evaluations.
+
+    Args:
+        console: Where the leaderboard is printed.
+        experiments: Names of experiments, all of whose finished evaluations count.
+        runs: Ids of evaluations.
+        by: What a row is: "method", "model" or "both".
+        output: Files, or formats for files named `leaderboard.FORMAT`.
+        log_to: Id of a run that gets all files as artifacts.
+        quality: Metrics of the critical-difference diagrams; the first of each family by default.
+        tracking_uri: The store; MLflow's own setting by default.
+        seed: For resampling.
+    """
+    check_choice("grouping", by, BY)
+    if not experiments and not runs:
+        raise InputError("name an experiment (--experiment) or runs (--runs)")
+    files = [target(name) for name in output]
+    from attriflow.tracking.evaluations import find_runs, store_errors
+    from attriflow.tracking.gathering import gather
+    from attriflow.tracking.stored import EvaluationStore
+    from attriflow.views.console_leaderboard import leaderboard_table
+    from attriflow.views.standings import plotted
+
+    store = EvaluationStore(tracking_uri)
+    with store_errors(store.uri):
+        found = find_runs(store.client, experiments, runs)
+        destination = store.client.get_run(log_to).info.run_id if log_to else None
+        board = standings(gather(store.uri, found), by, seed=seed)
+    for name in quality:
+        check_choice("ranked metric", name, board.higher_is_better)
+    title = _title(board, experiments)
+    pages = Pages(board, title, found, store.uri, quality)
+    narrow = len(board.metrics) <= WIDEST
+    shown = {name: higher for name, higher in board.higher_is_better.items() if narrow or name in pages.chosen}
+    for group, rows in board.rows.groupby("group", sort=False):
+        head = f"{title}, {rows['model'].iloc[0]} on {rows['data'].iloc[0]}" if group else title
+        console.print(leaderboard_table(plotted(board, str(group)), shown, title=head))
+    if len(shown) < len(board.metrics):
+        console.print(f"{len(shown)} of {len(board.metrics)} metrics are shown; ranks are over all.", highlight=False)
+    for note in board.notes:
+        console.print(note, highlight=False, markup=False)
+    for path in files:
+        for written in pages.write(path):
+            console.print(f"wrote {written}", soft_wrap=True, highlight=False, markup=False)
+    if destination is not None:
+        from attriflow.tracking.run_logger import RunLogger
+
+        run, folder = RunLogger(destination, store.client), f"{FOLDER}/{by}"
+        with store_errors(store.uri):
+            for kind in FORMATS:
+                for name, content in pages.contents(kind).items():
+                    run.artifact(f"{folder}/{name}", partial(_write, content))
+        console.print(f"logged to run {destination}, artifacts {folder}", soft_wrap=True, highlight=False, markup=False)
+    return board
+
+
+def target(name: str) -> Path:
+    """The file for an output: a path with a known suffix, or a format."""
+    path = Path(f"leaderboard.{name}") if name in FORMATS else Path(name)
+    if path.suffix.removeprefix(".") not in FORMATS:
+        raise InputError(
+            f"cannot write {name}: expected one of {', '.join(FORMATS)}, or a file that ends in one of them"
+        )
+    return path
+
+
+def _title(board: Standings, experiments: Sequence[str]) -> str:
+    from attriflow.views.standings import WHAT
+
+    return f"{WHAT[board.by]}: {', '.join(experiments)}" if experiments else WHAT[board.by]
+
+
+class Pages:
+    """A leaderboard in every format; pictures are drawn once."""
+
+    def __init__(
+        self, board: Standings, title: str, runs: Sequence[EvaluationRun], uri: str, quality: Sequence[str] = ()
+    ) -> None:
+        self.board, self.title, self.uri = board, title, uri
+        ranked = list(board.higher_is_better)
+        first = {board.families[name]: name for name in reversed(ranked)}
+        self.chosen = list(quality) or sorted(first.values(), key=ranked.index)
+        self.runs = [_about(run) for run in runs]
+        self._figures: dict[str, bytes] | None = None
+
+    @property
+    def figures(self) -> Mapping[str, bytes]:
+        """Name -> PNG. One that cannot be drawn is left out: numbers must not be lost for a picture."""
+        if self._figures is None:
+            from attriflow.views.figures import to_png
+
+            self._figures = {}
+            for name, draw in self._drawings().items():
+                try:
+                    self._figures[name] = to_png(draw())
+                except Exception as error:
+                    _logger.warning("could not draw the plot '%s': %s", name, error)
+        return self._figures
+
+    def _drawings(self) -> dict[str, Callable[[], Figure]]:
+        from attriflow.views import evaluation_plots
+        from attriflow.views.standings import plotted
+        from attriflow.views.standings_plots import critical_differences
+
+        board, ranked = self.board, self.board.higher_is_better
+        groups = list(dict.fromkeys(board.rows["group"]))[:MOST_GROUPS]
+        drawings: dict[str, Callable[[], Figure]] = {}
+        if len(board.rows) <= MOST_DRAWN:
+            drawings["metric_heatmap"] = partial(evaluation_plots.metric_heatmap, plotted(board), ranked)
+        for group in groups:
+            part = board.rows[board.rows["group"] == group]
+            if not 1 < len(part) <= MOST_DRAWN:
+                continue
+            suffix = f": {part['model'].iloc[0]}" if group and len(groups) > 1 else ""
+            drawings[f"critical_differences{suffix}"] = partial(critical_differences, board, self.chosen, group)
+            drawings[f"quality_cost{suffix}"] = partial(
+                evaluation_plots.quality_cost, plotted(board, group), {"rank": False, **ranked}, "rank"
+            )
+        return drawings
+
+    def contents(self, kind: str) -> dict[str, bytes]:
+        """File name -> content of a format; pictures are several files."""
+        from attriflow.views import standings as views
+
+        board = self.board
+        if kind == "png":
+            return {f"{name.replace(': ', '-').replace('/', '-')}.png": png for name, png in self.figures.items()}
+        if kind == "html":
+            text = views.standings_html(
+                board, title=self.title, figures=self.figures, runs=self.runs, facts=self._facts()
+            )
+        elif kind == "csv":
+            text = views.flat(board).to_csv(index=False)
+        elif kind == "md":
+            text = views.markdown(board)
+        else:
+            text = views.as_json(board, self.runs)
+        return {f"leaderboard.{kind}": text.encode()}
+
+    def write(self, path: Path) -> list[Path]:
+        """Write a file; a `.png` gets the first picture, the others stand beside it with their names."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = self.contents(path.suffix.removeprefix("."))
+        if not found:
+            raise InputError(f"there is nothing to draw for {path}: more than {MOST_DRAWN} rows")
+        written = []
+        for i, (name, content) in enumerate(found.items()):
+            target = path if i == 0 else path.with_name(f"{path.stem}-{name}")
+            target.write_bytes(content)
+            written.append(target)
+        return written
+
+    def _facts(self) -> dict[str, Any]:
+        rows = self.board.rows
+        models = {run["model"] for run in self.runs}
+        examples = [rows[f"{m}_n"].max() for m in self.board.metrics]
+        return {
+            "Evaluations": len(self.runs),
+            "Models": ", ".join(sorted(models)) if len(models) < 6 else len(models),
+            "Data": ", ".join(sorted({run["data"] for run in self.runs})[:6]),
+            "Examples": f"up to {int(max(examples))}" if examples else "",
+            "Metrics": len(self.board.metrics),
+            "Store": re.sub(r"//[^/@]*@", "//", self.uri),  # without a name and password
+        }
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _about(run: EvaluationRun) -> dict[str, Any]:
+    started = datetime.fromtimestamp(run.started / 1000, timezone.utc)
+    return {
+        "run": run.name,
+        "id": run.run_id,
+        "model": run.model,
+        "data": run.data,
+        "seed": run.seed,
+        "started (UTC)": f"{started:%Y-%m-%d %H:%M}",
+    }

@@ -1,0 +1,183 @@
+"""`attriflow leaderboard` over real MLflow stores."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from browser_support import in_browser, nameless, overflow, poor_contrasts
+from logged_evaluations import copies, log_evaluation, numbers
+from mlflow import MlflowClient
+
+from attriflow.cli import main
+
+METHODS = {"occlusion": 0.9, "saliency": 0.6, "random": 0.1}
+
+
+def run(*arguments: str) -> int:
+    """Exit code of a command."""
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def fill(client: MlflowClient, experiment: str) -> dict[str, str]:
+    """Two models, one of them evaluated twice with other numbers the first time; one method fails on one model."""
+    values = {method: numbers(mean, i) for i, (method, mean) in enumerate(METHODS.items())}
+    worse = {method: numbers(mean - 0.05, 10 + i) for i, (method, mean) in enumerate(METHODS.items())}
+    costs = {"occlusion": 20.0, "saliency": 3.0, "random": 0.0}
+    old = log_evaluation(client, experiment, "good", worse)
+    time.sleep(0.002)  # stores order runs by milliseconds
+    first = log_evaluation(client, experiment, "good", {**values, "deeplift": numbers(0.5, 7)}, costs=costs)
+    second = log_evaluation(client, experiment, "bad", {**worse, "deeplift": "no rule for <this> activation"})
+    return {"old": old, "good": first, "bad": second}
+
+
+@pytest.fixture
+def filled(store: str) -> tuple[str, dict[str, str]]:
+    """The store with those runs."""
+    client = MlflowClient(store)
+    return store, fill(client, client.get_experiment_by_name("test").experiment_id)
+
+
+@pytest.mark.parametrize(
+    ("by", "rows"),
+    [("method", 4), pytest.param("model", 2, marks=pytest.mark.slow), pytest.param("both", 8, marks=pytest.mark.slow)],
+)
+def test_everything_is_written_and_logged(filled, by, rows, tmp_path, capsys):
+    store, runs = filled
+    files = [str(tmp_path / f"board.{suffix}") for suffix in ("html", "csv", "md", "json", "png")]
+    arguments = ["-e", "test", "--tracking-uri", store, "--by", by, "--output", *files, "--log-to", runs["good"]]
+    assert run("leaderboard", *arguments) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "1 of 3 runs do not count" in printed and "wins" in printed
+    table = pd.read_csv(tmp_path / "board.csv")
+    assert len(table) == rows
+    content = json.loads((tmp_path / "board.json").read_text())
+    assert {row["id"] for row in content["runs"]} == set(runs.values())
+    assert any("no rule for <this>" in f["reason"] for f in content["failures"])
+    page = (tmp_path / "board.html").read_text()
+    assert "no rule for &lt;this&gt; activation" in page and "no rule for <this>" not in page
+    assert page.count("data:image/png") == sum(1 for _ in tmp_path.glob("board*.png"))
+    client = MlflowClient(store)
+    logged = {Path(a.path).name for a in client.list_artifacts(runs["good"], f"leaderboard/{by}")}
+    assert {"leaderboard.html", "leaderboard.csv", "leaderboard.md", "leaderboard.json"} <= logged
+    assert any(name.startswith("critical_differences") for name in logged)
+    assert "leaderboard.json" in {a.path for a in client.list_artifacts(runs["good"])}  # the run's own is still there
+
+
+def test_the_latest_counts_and_numbers_are_those_logged(filled, tmp_path):
+    store, _ = filled
+    assert run("leaderboard", "-e", "test", "--tracking-uri", store, "--by", "both", "-o", str(tmp_path / "x.csv")) == 0
+    table = pd.read_csv(tmp_path / "x.csv").set_index(["model", "method"])
+    assert table.loc[("good", "occlusion"), "aopc_compr"] == pytest.approx(numbers(0.9, 0)["aopc_compr"].mean())
+    assert table.loc[("bad", "saliency"), "aopc_suff"] == pytest.approx(numbers(0.55, 11)["aopc_suff"].mean())
+    assert table.loc[("good", "occlusion"), "forward_equivalents"] == 20
+    assert table.loc[("bad", "deeplift"), "status"] == "failed"
+
+
+def test_runs_by_id_and_other_options_are_rows_of_their_own(store, tmp_path, capsys):
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("test").experiment_id
+    ids = [
+        log_evaluation(client, experiment, "m", {"lime": numbers(mean, i)}, options={"lime": {"n_samples": n}}, seed=s)
+        for i, (mean, n, s) in enumerate([(0.3, 10, 0), (0.5, 10, 1), (0.9, 99, 0)])
+    ]
+    target = str(tmp_path / "x.csv")
+    assert run("leaderboard", "--runs", *ids, "--tracking-uri", store, "-o", target) == 0, capsys.readouterr().err
+    table = pd.read_csv(target).set_index("label")
+    assert list(table.index) == ["lime (n_samples=99)", "lime (n_samples=10)"]
+    both = (numbers(0.3, 0)["aopc_compr"].mean() + numbers(0.5, 1)["aopc_compr"].mean()) / 2
+    assert table.loc["lime (n_samples=10)", "aopc_compr"] == pytest.approx(both)  # mean over seeds
+    assert table.loc["lime (n_samples=10)", "aopc_compr_n"] == 16  # which are no more examples
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-e", "tset"), "unknown experiment 'tset'; did you mean 'test'?"),
+        (("-e", "test"), "no finished evaluations by attriflow in test"),
+        (("--runs", "0" * 32), "cannot read the MLflow store"),
+        ((), "name an experiment (--experiment) or runs (--runs)"),
+        (("-e", "test", "--by", "modle"), "did you mean 'model'"),
+        (("-e", "test", "-o", "board.xls"), "expected one of html, csv, md, json, png"),
+    ],
+)
+def test_mistakes_are_one_line(store, arguments, message, capsys):
+    assert run("leaderboard", *arguments, "--tracking-uri", store) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_store_that_is_not_there_is_not_created(tmp_path, capsys):
+    assert run("leaderboard", "-e", "x", "--tracking-uri", f"sqlite:///{tmp_path / 'no.db'}") == 1
+    assert "does not exist" in capsys.readouterr().err and not (tmp_path / "no.db").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_as_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # what newer versions of MLflow want to be told
+    client = MlflowClient(str(tmp_path / "runs"))
+    fill(client, client.create_experiment("test"))
+    target = str(tmp_path / "x.csv")
+    code = run("leaderboard", "-e", "test", "--tracking-uri", str(tmp_path / "runs"), "-o", target)
+    assert code == 0, capsys.readouterr().err
+    assert len(pd.read_csv(target)) == 4
+
+
+@pytest.mark.slow
+def test_500_runs_in_ten_seconds(store, tmp_path, capsys):
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("test").experiment_id
+    first = log_evaluation(client, experiment, "m0", {m: numbers(x, 0) for m, x in METHODS.items()})
+    many = {f"{i:032x}": (f"m{i}", {m: numbers(x + 0.0002 * i, i) for m, x in METHODS.items()}) for i in range(1, 500)}
+    copies(tmp_path / "mlflow.db", first, many)
+    begin = time.process_time()  # of this process: other programs share the machine
+    arguments = ("-e", "test", "--tracking-uri", store, "-o", str(tmp_path / "x.html"), str(tmp_path / "x.csv"))
+    assert run("leaderboard", *arguments) == 0, capsys.readouterr().err
+    assert time.process_time() - begin < 10
+    table = pd.read_csv(tmp_path / "x.csv").set_index("label")
+    assert table["blocks"].tolist() == [500] * 3
+    expected = sum(numbers(0.9 + 0.0002 * i, i)["aopc_compr"].mean() for i in range(500)) / 500
+    assert table.loc["occlusion", "aopc_compr"] == pytest.approx(expected)
+
+
+class TestPage:
+    """The page in a real browser."""
+
+    pytestmark = in_browser
+
+    @pytest.fixture(params=[1280, 390])
+    def page(self, request, visit, filled, tmp_path):
+        store, _ = filled
+        assert (
+            run("leaderboard", "-e", "test", "--tracking-uri", store, "--by", "both", "-o", str(tmp_path / "x.html"))
+            == 0
+        )
+        return visit(tmp_path / "x.html", request.param)
+
+    def test_it_sorts_fits_and_can_be_read(self, page):
+        names = page.locator("#leaderboard table.board").first.locator("tbody th bdi")
+        assert names.all_inner_texts()[:3] == ["occlusion", "saliency", "random"]  # of the model that was first
+        head = page.locator("#leaderboard table.board").first.locator("thead tr").last.locator("th", has_text="compr")
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == "descending"
+        values = page.locator("#leaderboard table.board").first.locator("tbody tr:not(.failed)")
+        place = head.evaluate("e => e.cellIndex")
+        shown = [float(v) for v in values.evaluate_all(f"rows => rows.map(r => r.cells[{place}].dataset.sort)")]
+        assert shown == sorted(shown, reverse=True) and len(shown) == 7
+        assert "no rule for <this> activation" in page.locator("tr.failed").inner_text()
+        for tab in ("leaderboard", "comparisons", "costs", "failures", "runs"):
+            page.locator(f"[data-tab={tab}]").click()
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                assert overflow(page) <= 0, tab
+                assert poor_contrasts(page) == [], tab
+                assert nameless(page) == [], tab
+        assert page.locator("#comparisons .matrix").count() == 2
+        assert page.locator("img").evaluate_all("all => all.every(one => one.naturalWidth > 0)")

@@ -1,0 +1,203 @@
+"""Leaderboards over many evaluations, against what one can work out by hand or with the plain statistics."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attriflow.errors import UnknownNameError
+from attriflow.standings import COSTS, Evaluated, standings
+from attriflow.statistics import bootstrap_interval, holm, paired_permutation
+from attriflow.views.console_leaderboard import leaderboard_table
+from attriflow.views.standings import as_json, flat, markdown, plotted, standings_html
+
+HIGHER = {"good": True, "bad": False}
+FAMILIES = {"good": "faithfulness", "bad": "plausibility"}
+N = 20
+
+
+def evaluated(values, *, failed=(), costs=None, problems=None, families=None):
+    """`values`: (model, inputs, method, metric) -> one value per example."""
+    places = list(dict.fromkeys((m, i, x) for m, i, x, _ in values))
+    cells = []
+    for model, inputs, method in [*places, *failed]:
+        bad = (model, inputs, method) in failed
+        row = {"model": model, "inputs": inputs, "data": f"{inputs} data", "method": method}
+        row |= {"family": (families or {}).get(method, "x"), "status": "failed" if bad else "ok"}
+        row |= {"reason": "it broke" if bad else "", **dict.fromkeys(COSTS, np.nan)}
+        cells.append(row | {"forward_equivalents": np.nan if bad else (costs or {}).get(method, 1.0)})
+    keyed = {**values, **{(*place, metric): [np.nan] for place in failed for metric in HIGHER}}
+    examples = [
+        {"model": a, "inputs": b, "method": c, "metric": d, "example": i if len(v) > 1 else -1, "value": x}
+        for (a, b, c, d), v in keyed.items()
+        for i, x in enumerate(v)
+    ]
+    return Evaluated(
+        cells=pd.DataFrame(cells),
+        examples=pd.DataFrame(examples),
+        problems=problems or {},
+        higher_is_better=HIGHER,
+        families=FAMILIES,
+    )
+
+
+def noisy(mean, seed, spread=0.1):
+    return mean + spread * np.random.default_rng(seed).standard_normal(N)
+
+
+@pytest.fixture(scope="module")
+def three():
+    """A method that is clearly best, two that are alike, one that failed; one model."""
+    base = noisy(0, 0)
+    values = {("m", "d", "best", "good"): 0.9 + base, ("m", "d", "best", "bad"): 0.1 + base}
+    values |= {("m", "d", "one", "good"): 0.5 + noisy(0, 1), ("m", "d", "one", "bad"): 0.5 + noisy(0, 2)}
+    values |= {("m", "d", "two", "good"): 0.5 + noisy(0, 3), ("m", "d", "two", "bad"): 0.5 + noisy(0, 4)}
+    costs = {"best": 10.0, "one": 1.0, "two": 2.0}
+    return values, evaluated(values, failed=[("m", "d", "broken")], costs=costs)
+
+
+def test_means_and_intervals_are_the_plain_ones(three):
+    values, found = three
+    rows = standings(found).rows.set_index("row")
+    for (_, _, method, metric), numbers in values.items():
+        mean, low, high, n = bootstrap_interval(numbers)
+        assert rows.loc[method, metric] == pytest.approx(mean)
+        assert tuple(rows.loc[method, [f"{metric}_low", f"{metric}_high", f"{metric}_n"]]) == pytest.approx(
+            (low, high, n)
+        )
+
+
+def test_ranks_wins_and_the_pareto_front(three):
+    _, found = three
+    board = standings(found)
+    rows = board.rows.set_index("row")
+    assert rows.index[0] == "best" and rows.index[-1] == "broken"
+    assert rows.loc["best", "rank"] == 1 and np.isnan(rows.loc["broken", "rank"])
+    assert rows.loc["best", ["wins", "ties", "losses"]].tolist() == [4, 0, 0]
+    assert rows.loc["one", ["wins", "ties", "losses"]].tolist() == [0, 2, 2]
+    assert rows.loc["best", "rank (faithfulness)"] == 1
+    cheap = min(("one", "two"), key=lambda m: rows.loc[m, "rank"])
+    expected = {"best", "one"} | ({"two"} if cheap == "two" else set())
+    assert set(rows.index[rows["pareto"]]) == expected
+    assert board.failures.to_dict("records") == [
+        {"row": "broken", "model": "m", "method": "broken", "metric": "", "reason": "it broke"}
+    ]
+
+
+def test_p_values_are_those_of_the_paired_test_corrected_within_a_metric(three):
+    values, found = three
+    pairs = standings(found).pairs
+    for metric, part in pairs.groupby("metric"):
+        alone = [
+            paired_permutation(values["m", "d", a, metric], values["m", "d", b, metric], n=2000)
+            for a, b in zip(part["a"], part["b"], strict=True)
+        ]
+        assert part["p"].tolist() == pytest.approx(alone)
+        assert part["p_holm"].tolist() == pytest.approx(holm(alone))
+        assert len(part) == 3 and "broken" not in set(part["a"]) | set(part["b"])
+
+
+def test_who_has_no_value_takes_the_last_place_and_has_a_reason():
+    values = {("m", "d", "a", "good"): noisy(0.1, 0), ("m", "d", "b", "good"): noisy(0.9, 1)}
+    values |= {("m", "d", "a", "bad"): noisy(0.9, 2), ("m", "d", "b", "bad"): [np.nan]}
+    board = standings(evaluated(values, problems={("m", "d", "b", "bad"): "constant scores"}))
+    rows = board.rows.set_index("row")
+    assert rows.loc["a", "rank"] == rows.loc["b", "rank"] == 1.5
+    assert np.isnan(rows.loc["b", "bad"])
+    assert board.failures["reason"].tolist() == ["constant scores"]
+
+
+def test_methods_are_compared_within_a_model():
+    """Between models the numbers differ a lot, between methods a little: only pairs see it."""
+    values = {}
+    for i, model in enumerate("abc"):
+        level = noisy(i, i, 0.5)
+        values[model, "d", "x", "good"], values[model, "d", "y", "good"] = level + 0.05, level
+    board = standings(evaluated(values))
+    assert board.pairs["winner"].tolist() == ["x"]
+    assert board.pairs["n"].tolist() == [N]  # the same inputs for three models are no more examples
+    assert board.pairs["difference"].item() == pytest.approx(0.05)
+    both = standings(evaluated(values), "both")
+    assert both.rows["group"].nunique() == 3 and len(both.pairs) == 3
+    assert [label.partition(" · ")[0] for label in both.rows["label"]] == ["x", "y"] * 3
+
+
+def test_models_are_compared_on_the_same_inputs_only():
+    values = {("a", "d", "x", "good"): noisy(0.9, 0), ("b", "d", "x", "good"): noisy(0.1, 1)}
+    board = standings(evaluated(values), "model")
+    assert board.pairs["winner"].tolist() == ["a"]
+    assert board.rows["rank"].tolist() == [1, 2]
+    apart = {("a", "d", "x", "good"): noisy(0.9, 0), ("b", "e", "x", "good"): noisy(0.1, 1)}
+    board = standings(evaluated(apart), "model")
+    assert board.pairs.empty and board.rows["rank"].isna().all() and board.rows["good_place"].isna().all()
+    assert "listed, not compared" in " ".join(board.notes)
+
+
+def test_a_method_that_one_model_lacks_is_ranked_where_it_is():
+    values = {(m, "d", x, "good"): noisy(0.9 if x == "x" else 0.1, i) for i, m in enumerate("ab") for x in "xyz"}
+    del values["b", "d", "x", "good"]
+    board = standings(evaluated(values))
+    rows = board.rows.set_index("row")
+    assert rows.loc["x", "rank"] == 1 and (rows.loc["x", "blocks"], rows.loc["x", "of_blocks"]) == (1, 2)
+    assert "1 of 3 rows lack results" in " ".join(board.notes)
+
+
+def test_many_rows_are_not_tested_in_pairs():
+    values = {("m", "d", f"x{i}", "good"): noisy(0, i) for i in range(41)}
+    board = standings(evaluated(values))
+    assert board.pairs.empty and "at most 40 rows" in " ".join(board.notes)
+    assert board.rows["rank"].min() == 1
+
+
+def test_an_unknown_grouping_is_named():
+    with pytest.raises(UnknownNameError, match="did you mean 'method'"):
+        standings(evaluated({("m", "d", "x", "good"): noisy(0, 0)}), "metod")
+
+
+def test_families_of_methods(three):
+    _, found = three
+    families = standings(found).by_family()
+    assert families["best"].tolist() == ["best"] and families["methods"].tolist() == [3]
+
+
+def test_exports_have_the_numbers(three):
+    _, found = three
+    board = standings(found)
+    content = json.loads(as_json(board))
+    assert content["rows"][0]["label"] == "best"
+    assert len(content["pairs"]) == 6 and content["metrics"]["bad"]["higher_is_better"] is False
+    assert flat(board)["good"].tolist()[:3] == board.rows["good"].tolist()[:3]
+    text = markdown(board)
+    assert "| best | 1 | 4–0–0 |" in text and "| broken | failed: it broke |" in text
+    table = leaderboard_table(plotted(board), board.higher_is_better)
+    assert table.row_count == 4
+
+
+def test_the_page_escapes_and_has_every_part(three):
+    values = {("<b>m</b>", "d", x, "good"): noisy(0.9, i) for i, x in enumerate(("<i>x</i>", "y"))}
+    page = standings_html(standings(evaluated(values), "both"), title="<script>", figures={}, runs=[{"run": "<u>"}])
+    assert "<i>x</i>" not in page and "<b>m</b>" not in page and "<u>" not in page
+    assert "&lt;i&gt;x" in page
+    _, found = three
+    page = standings_html(standings(found), title="t", figures={})
+    assert "it broke" in page and "4–0–0" in page
+
+
+def test_groups_without_a_difference_in_the_diagram(three):
+    from attriflow.views.standings_plots import cliques, critical_differences, mean_places
+
+    values, found = three
+    board = standings(found)
+    places = mean_places(board, "good", "")
+    order = np.argsort(np.argsort(-np.array([values["m", "d", x, "good"] for x in places]), axis=0), axis=0) + 1
+    assert list(places.values()) == pytest.approx(order.mean(1).tolist())
+    assert next(iter(places)) == "best"
+    assert cliques(board, "good", "", list(places)) == [(1, 2)]
+    figure = critical_differences(board, ["good", "bad"])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["good ↑", "bad ↓"]
+    names = {text.get_text().split()[0] for axes in figure.axes for text in axes.texts}
+    names |= {text.get_text().split()[-1] for axes in figure.axes for text in axes.texts}
+    assert {"best", "one", "two"} <= names and "broken" not in names
