@@ -28,7 +28,7 @@ from attriflow.models.segments import Inputs, Segments, read_inputs, read_segmen
 from attriflow.output import AttributionOutput
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
-from attriflow.rescore import rescore
+from attriflow.rescore import count_rows, rescore
 from attriflow.types import Attribution, Example, Forward, Variant
 
 BATCH_TOKENS = 4096
@@ -471,6 +471,12 @@ class AttributionModel:
                 batch_size=batch_size,
                 counter=counter,
             )
+
+    def count_rows(
+        self, examples: Sequence[Example], variants: Sequence[tuple[int, Variant]], *, attribute_target: bool = False
+    ) -> int:
+        """How many sequences `rescore` would send through the model for these changes."""
+        return count_rows(self.wrapped, examples, variants, attribute_target=attribute_target)
 
 
 _ATTRIBUTE_OPTIONS = (

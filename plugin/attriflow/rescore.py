@@ -76,6 +76,31 @@ def rescore(
 
     Complexity: one forward per distinct changed sequence, whatever the number of steps and thresholds that ask for it.
     """
+    rows, answers = _planned(model, examples, variants, attribute_target)
+    for soft in (False, True):
+        some = [r for r in rows if bool(r.source_stay or r.target_stay) is soft]
+        _run(model, sorted(some, key=lambda r: (len(r.source), len(r.target))), answers, batch_size, counter)
+    return answers
+
+
+def count_rows(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    variants: Sequence[tuple[int, Variant]],
+    *,
+    attribute_target: bool = False,
+) -> int:
+    """How many sequences `rescore` would send through the model; nothing is run."""
+    return len(_planned(model, examples, variants, attribute_target)[0])
+
+
+def _planned(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    variants: Sequence[tuple[int, Variant]],
+    attribute_target: bool,
+) -> tuple[list[_Row], list[Tensor]]:
+    """Distinct rows with who reads them, and the answers they will fill."""
     answers: list[Tensor] = []
     rows: dict[tuple[object, ...], _Row] = {}
     grouped: dict[tuple[int, str, int, tuple[float, ...]], list[_Wanted]] = {}
@@ -97,10 +122,7 @@ def rescore(
             same = rows.setdefault((*key, row.source_stay, row.target_stay, row.draw), row)
             if same is not row:
                 same.readers.extend(row.readers)
-    for soft in (False, True):
-        some = [r for r in rows.values() if bool(r.source_stay or r.target_stay) is soft]
-        _run(model, sorted(some, key=lambda r: (len(r.source), len(r.target))), answers, batch_size, counter)
-    return answers
+    return list(rows.values()), answers
 
 
 def _with_specials(example: Example, variant: Variant, attribute_target: bool) -> tuple[float, ...]:

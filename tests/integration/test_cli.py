@@ -108,7 +108,9 @@ def test_evaluate_a_folder(causal_folder: Path, store: str, tmp_path: Path, caps
     assert run("evaluate", str(causal_folder), str(tmp_path / "data.csv"), *places, *chosen) == 0
     printed = capsys.readouterr()
     assert "saliency" in printed.out and "random" in printed.out and f"in {store}" in printed.out
-    assert printed.err == ""
+    plan, passes, spent = printed.err.splitlines()
+    assert plan == "plan: 2 methods x 2 examples (3 steps), 1 metrics"
+    assert "forward passes" in passes and spent.startswith("time: ")
 
 
 def test_evaluate_with_a_settings_file_and_a_hugging_face_data_set(

@@ -78,6 +78,9 @@ class FakeModel:
     def teacher_forced(self, examples: Sequence[Example], batch_size: int | None = None) -> None:
         self.calls.append("forward")
 
+    def count_rows(self, examples: Sequence[Example], variants: Sequence[Any], **options: Any) -> int:
+        return len(set(variants))
+
     def rescore(
         self, examples: Sequence[Example], variants: Sequence[tuple[int, Variant]], **options: Any
     ) -> list[Tensor]:

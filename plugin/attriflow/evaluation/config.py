@@ -78,7 +78,7 @@ class EvaluationConfig:
     seed: int = 0
     throughput: bool = True
     max_examples: int | None = None
-    reexplain_examples: int | None = 25
+    reexplain_examples: int | None = 16
     report_examples: int = 5
     fail_fast: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)

@@ -6,7 +6,8 @@ import dataclasses
 import gc
 import logging
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.cost import measure, synchronize
 from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.planning import Plan, make_plan, say
 from attriflow.evaluation.rationale import rationale_matrix, rationale_size
 from attriflow.evaluation.reexplaining import Reexplainer, spread
 from attriflow.evaluation.rescoring import Rescorer
@@ -37,6 +39,8 @@ from attriflow.types import Attribution, Example
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
+TRY_FROM = 8
+"""Examples from which one explanation more per method is little."""
 _logger = logging.getLogger(__name__)
 
 
@@ -53,6 +57,10 @@ class Evaluation:
         self.step_scores: list[StepScores] = []
         self.rationales: list[Tensor | None] = []
         self.metric_options: dict[str, dict[str, Any]] = {}
+        self.plan: Plan | None = None
+        self._runner: MetricRunner | None = None
+        self._explaining = 0.0
+        self._tried: set[str] = set()
         self._step_tensors: list[dict[str, Tensor]] = []
 
     @property
@@ -66,7 +74,8 @@ class Evaluation:
         self.rationales = self._match_rationales()
         self.step_scores = self._score_steps()
         yield StepScored(self.step_scores)
-        runner = self._metric_runner()
+        self._runner = runner = self._metric_runner()
+        self._make_plan(runner)
         if self.config.throughput:
             self.model.teacher_forced(self.examples, batch_size=self.config.explicit_batch_size)  # warm-up
         for name in track(self.config.methods, "attribution methods"):
@@ -76,6 +85,38 @@ class Evaluation:
                 yield Attributed(result)
                 runner.score(result)
             yield Finished(result)
+        say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time went so far; all but the last is the model's."""
+        runner = self._runner
+        rescored = runner.rescorer.seconds if runner else 0.0
+        again = runner.reexplainer.seconds if runner and runner.reexplainer else 0.0
+        return {
+            "explaining": self._explaining,
+            "explaining again": again,
+            "scoring changed inputs": rescored,
+            "in metrics (ferret, numpy)": max(0.0, runner.seconds - rescored - again) if runner else 0.0,
+        }
+
+    def _make_plan(self, runner: MetricRunner) -> None:
+        """Say what is going to be computed; methods are tried if that replaces a warm-up or is little of the work."""
+        tried = self.config.throughput or len(self.examples) >= TRY_FROM
+
+        def explain_one(name: str) -> Callable[[Example], Attribution] | None:
+            return (lambda example: self._explain(name, [example])[0]) if tried else None
+
+        try:
+            self.plan = make_plan(self.model, self.examples, {n: explain_one(n) for n in self.config.methods}, runner)
+        except Exception as error:
+            _logger.debug("no plan: %s", error)  # whatever is wrong is reported by the part that fails
+            return
+        if tried:
+            self._tried = set(self.config.methods) - set(self.plan.untried)
+            if self.plan.untried:
+                self._free_memory()
+        say(str(self.plan))
 
     def _encode(self) -> list[Example]:
         config, data = self.config, self.data
@@ -185,18 +226,22 @@ class Evaluation:
 
     def _attribute(self, result: MethodResult) -> bool:
         """Explain the data set with one method; False when it failed."""
-        config = self.config
+        config, begin = self.config, time.perf_counter()
         try:
             part = methods.info(result.name)
             result.family = str(part.meta.get("family", ""))
             result.options = {**part.options, **config.method_options.get(result.name, {})}
+
+            def warm_up() -> object:
+                return self._explain(result.name, [min(self.examples, key=lambda e: len(e.target))])
+
             attributions, result.cost = measure(
                 lambda: self._explain(result.name, self.examples),
                 lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
                 n_tokens=self.n_tokens,
                 device=self.model.device,
                 throughput=config.throughput,
-                warm_up=lambda: self._explain(result.name, [min(self.examples, key=lambda e: len(e.target))]),
+                warm_up=None if result.name in self._tried else warm_up,
             )
         except Exception as error:
             if config.fail_fast:
@@ -206,6 +251,7 @@ class Evaluation:
             result.attributions = [
                 self._completed(a, scores) for a, scores in zip(attributions, self._step_tensors, strict=True)
             ]
+        self._explaining += time.perf_counter() - begin
         if not result.ok:
             self._free_memory()  # out of the except block, where the error would still hold on to it
         return result.ok

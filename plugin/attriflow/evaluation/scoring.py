@@ -71,7 +71,11 @@ class MetricRunner:
             _logger.debug("planning ahead failed: %s", error)
 
     def planned(
-        self, names: Iterable[str], attributions: Sequence[Attribution], indices: Sequence[int], shared: bool
+        self,
+        names: Iterable[str],
+        attributions: Sequence[Attribution] | Mapping[int, Attribution],
+        indices: Sequence[int],
+        shared: bool,
     ) -> list[tuple[int, Variant]]:
         """The changed inputs that metrics will ask for: those that are the same for every method, or the others."""
         return [
@@ -82,6 +86,14 @@ class MetricRunner:
             if not self._without_rationale(name, i)
             for variant in self.metrics[name].plan(attributions[i])
         ]
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Changed circumstances in which methods will explain again, each once."""
+        found: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+        for name, metric in self.metrics.items():
+            if "reexplain" in self.parts[name].meta.get("needs", ()) and hasattr(metric, "changes"):
+                found |= {tuple(sorted(change.items())): dict(change) for change in metric.changes()}
+        return list(found.values())
 
     def _without_rationale(self, name: str, index: int) -> bool:
         return "rationale" in self.parts[name].meta.get("needs", ()) and self.rationales[index] is None

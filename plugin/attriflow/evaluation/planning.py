@@ -1,0 +1,170 @@
+"""What an evaluation will send through the model and about how long it will take, told before it starts.
+
+Metrics plan their changed inputs on a stand-in, an explanation with random positive scores: real ones have as many or
+fewer distinct changes. Each method explains one example, which also warms it up, and tells how many passes it needed. A
+backward pass counts as two forward passes. The time of a pass is that of teacher-forced passes over some examples.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from attriflow.evaluation.cost import forward_time
+from attriflow.evaluation.reexplaining import spread
+from attriflow.evaluation.scoring import MetricRunner
+from attriflow.types import Attribution, Example, Provenance
+
+if TYPE_CHECKING:
+    from attriflow.model import AttributionModel
+
+SAMPLE = 16
+"""Examples that a plan looks at; the others are taken to be like them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Passes of an evaluation, in sequences sent through the model.
+
+    Attributes:
+        n_examples, n_steps, n_methods, n_metrics: What is evaluated.
+        explaining: Of all methods over all examples; what could not be tried is left out.
+        n_again, again: Explanations made again for metrics, at most, and their passes.
+        shared: Changed inputs that all methods have in common, scored once.
+        changed: Changed inputs of all methods that depend on their explanations, at most.
+        untried: Methods whose passes are not known.
+        seconds_per_pass: Measured; None when it was not.
+    """
+
+    n_examples: int
+    n_steps: int
+    n_methods: int
+    n_metrics: int
+    explaining: float
+    n_again: int
+    again: float
+    shared: float
+    changed: float
+    untried: tuple[str, ...] = ()
+    seconds_per_pass: float | None = None
+
+    @property
+    def passes(self) -> float:
+        """All of them."""
+        return self.explaining + self.again + self.shared + self.changed
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of all passes; None when it was not measured."""
+        return None if self.seconds_per_pass is None else self.passes * self.seconds_per_pass
+
+    def __str__(self) -> str:
+        """Two lines for the console."""
+        parts = [f"{_count(self.explaining)} to explain"]
+        if self.n_again:
+            parts.append(f"{_count(self.again)} to explain again")
+        if self.shared or self.changed:
+            parts.append(f"{_count(self.shared + self.changed)} for changed inputs")
+        time_ = "" if self.seconds is None else f", about {_duration(self.seconds)} in the model"
+        untried = f"; not counted: {', '.join(self.untried)}" if self.untried else ""
+        return (
+            f"plan: {self.n_methods} methods x {self.n_examples} examples ({self.n_steps} steps), "
+            f"{self.n_metrics} metrics\n"
+            f"      {_count(self.passes)} forward passes ({', '.join(parts)}){time_}{untried}"
+        )
+
+
+def make_plan(
+    model: AttributionModel,
+    examples: Sequence[Example],
+    methods: Mapping[str, Callable[[Example], Attribution] | None],
+    runner: MetricRunner,
+) -> Plan:
+    """Count, and try what must be tried.
+
+    Args:
+        model, examples: What is explained.
+        methods: Name -> explains one example; None for methods that are not to be tried.
+        runner: The metrics.
+    """
+    indices = spread(len(examples), SAMPLE)
+    share = len(examples) / len(indices)
+    stand_ins = {i: stand_in(examples[i], runner.rescorer.attribute_target) for i in indices}
+    planned = [runner.planned(runner.metrics, stand_ins, indices, shared) for shared in (True, False)]
+    shared, every = (
+        share * model.count_rows(examples, some, attribute_target=runner.rescorer.attribute_target)
+        for some in (planned[0], [*planned[0], *planned[1]])
+    )
+    typical = sorted(examples, key=lambda e: e.n_steps * len(e.target))[len(examples) // 2]
+    passes, untried = {}, []
+    for name, explain in methods.items():
+        found = None if explain is None else _tried(explain, typical)
+        if found is None:
+            untried.append(name)
+        else:
+            passes[name] = found
+    again = 0 if runner.reexplainer is None else len(runner.changes()) * len(runner.reexplainer.sample)
+    return Plan(
+        n_examples=len(examples),
+        n_steps=sum(e.n_steps for e in examples),
+        n_methods=len(methods),
+        n_metrics=len(runner.metrics),
+        explaining=sum(passes.values()) * len(examples),
+        n_again=again * len(methods),
+        again=sum(passes.values()) * again,
+        shared=shared,
+        changed=(every - shared) * len(methods),
+        untried=tuple(untried),
+        seconds_per_pass=_seconds_per_pass(model, [examples[i] for i in indices]),
+    )
+
+
+def _tried(explain: Callable[[Example], Attribution], example: Example) -> float | None:
+    """Passes for an example; None when it fails, which is reported when the method has its turn."""
+    try:
+        made = explain(example).provenance
+    except Exception:
+        return None
+    return made.forward_rows + 2 * made.backward_rows
+
+
+def _seconds_per_pass(model: AttributionModel, examples: Sequence[Example]) -> float:
+    model.teacher_forced(examples)  # warm-up
+    return forward_time(lambda: model.teacher_forced(examples), model.device) / len(examples)
+
+
+def stand_in(example: Example, attribute_target: bool = False) -> Attribution:
+    """An explanation with random positive scores."""
+    inputs = example.inputs(attribute_target)
+    scores = torch.from_numpy(np.random.default_rng(0).random((example.n_steps, len(inputs))))
+    for step in range(example.n_steps):
+        scores[step, len(example.source) + example.start + step :] = torch.nan
+    return Attribution(
+        scores=scores,
+        inputs=inputs,
+        targets=example.target[example.start : example.stop],
+        start=example.start,
+        provenance=Provenance(method="stand-in"),
+        input_text=example.input_text,
+        target_text=example.target_text,
+    )
+
+
+def say(text: str) -> None:
+    """Tell the user, beside whatever is logged."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _count(n: float) -> str:
+    return f"{round(n):,}".replace(",", " ")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

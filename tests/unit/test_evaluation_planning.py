@@ -1,0 +1,93 @@
+"""The plan counts what will be run, before it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from attriflow.engine import Counter
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.planning import Plan, stand_in
+from attriflow.evaluation.runner import Evaluation
+
+PLAN = Plan(
+    n_examples=100, n_steps=250, n_methods=20, n_metrics=36, explaining=12000.4, n_again=2240, again=30000, shared=2500,
+    changed=90000, seconds_per_pass=0.001,
+)  # fmt: skip
+METRICS = ["aopc_compr", "taucorr_loo", "deletion_auc", "soft_nc", "noise_stability", "answer_suff"]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "bart"])
+def model(request, golden_model):
+    return golden_model(request.param)
+
+
+def evaluation(model, names=("attention",), n=3, **settings):
+    data = EvaluationData(inputs=("the cat sat", "a dog", "where is it now")[:n], targets=("and", "barked", "here")[:n])
+    given = {"methods": list(names), "metrics": METRICS, "step_functions": [], "throughput": True, **settings}
+    return Evaluation(model, data, EvaluationConfig.from_dict(given))
+
+
+def test_says_passes_and_time():
+    assert str(PLAN) == (
+        "plan: 20 methods x 100 examples (250 steps), 36 metrics\n"
+        "      134 500 forward passes (12 000 to explain, 30 000 to explain again, 92 500 for changed inputs), "
+        "about 2 min in the model"
+    )
+    unmeasured = dataclasses.replace(PLAN, seconds_per_pass=None, n_again=0, again=0, untried=("odd",))
+    assert unmeasured.seconds is None
+    assert str(unmeasured).endswith("(12 000 to explain, 92 500 for changed inputs); not counted: odd")
+
+
+def test_a_plan_is_printed_and_holds(model, monkeypatch, capsys):
+    """What runs is what was planned; the share of the model is told."""
+    counter, original = Counter(), model.rescore
+    monkeypatch.setattr(model, "rescore", lambda *args, **more: original(*args, **more, counter=counter), raising=True)
+    evaluated = evaluation(model)
+    for _ in evaluated.run():
+        pass
+    plan, said = evaluated.plan, capsys.readouterr().err
+    assert plan is not None and str(plan) in said
+    assert plan.explaining == 3  # one pass for each example
+    assert (plan.n_again, plan.again) == (9, 9)
+    assert counter.forward_rows == pytest.approx(plan.shared + plan.changed, rel=0.15)
+    assert plan.passes == plan.explaining + plan.again + plan.shared + plan.changed
+    assert plan.seconds > 0
+    kinds = ["explaining", "explaining again", "scoring changed inputs", "in metrics (ferret, numpy)"]
+    assert list(evaluated.seconds) == kinds and all(s > 0 for s in evaluated.seconds.values())
+    assert "s explaining, " in said.splitlines()[-1]
+
+
+def test_shared_changes_count_once(model):
+    one, two = (evaluation(model, names) for names in (("attention",), ("attention", "saliency")))
+    for each in (one, two):
+        for _ in each.run():
+            pass
+    assert one.plan.shared == two.plan.shared > 0
+    assert two.plan.changed == 2 * one.plan.changed > 0
+
+
+def test_a_method_that_fails_is_not_counted_and_reported_in_its_turn(model):
+    evaluated = evaluation(model, ("saliency",), metrics=[])
+    original = evaluated._explain
+
+    def failing(name, examples, **settings):
+        if name == "saliency":
+            raise RuntimeError("out of luck")
+        return original(name, examples, **settings)
+
+    evaluated._explain = failing
+    for _ in evaluated.run():
+        pass
+    assert evaluated.plan.untried == ("saliency",) and evaluated.plan.explaining == 0
+    assert evaluated.results[0].reason == "RuntimeError: out of luck"
+
+
+def test_a_stand_in_sees_what_a_step_sees(model):
+    for example in model.encode(["the cat sat"], ["and slept"], continuation=True):
+        real = model.attribute_examples([example], "random")[0]
+        made = stand_in(example)
+        assert made.inputs == real.inputs and made.targets == real.targets
+        assert bool((made.visible == real.visible).all())
