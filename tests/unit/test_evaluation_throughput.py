@@ -118,7 +118,13 @@ def test_work_is_compared_with_the_forwards_around_it():
 def test_methods_are_measured_with_their_floor(demo):
     model, examples = demo
     found = measure_method(
-        model, "integrated_gradients", {"n_steps": 3}, rotate(examples, 1), work=Work.of_model(model), budget=0.01
+        model,
+        "integrated_gradients",
+        {"n_steps": 3},
+        rotate(examples, 1),
+        work=Work.of_model(model),
+        budget=1,
+        rounds=(3, 3),
     )
     numbers = found.numbers()
     assert len(found.seconds) == 3
@@ -133,7 +139,12 @@ def test_methods_are_measured_with_their_floor(demo):
 
 
 def test_rounds_and_slices():
-    assert rounds_for(0.1, 1.0, 3, 9) == 9 and rounds_for(10, 1.0, 3, 9) == 3 and rounds_for(0.2, 1.0, 3, 9) == 5
+    assert (
+        rounds_for(0.1, 1.0, 3, 9) == 9
+        and rounds_for(10, 1.0, 3, 9) == 1
+        and rounds_for(0.9, 1.0, 3, 9) == 3
+        and rounds_for(0.2, 1.0, 3, 9) == 5
+    )
     examples = [causal_example("a", letter) for letter in "abcde"]
     slices = rotate(examples, 2)
     assert ["".join(e.target[1].text for e in next(slices)) for _ in range(4)] == ["ab", "cd", "ea", "bc"]

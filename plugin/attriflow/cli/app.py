@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from attriflow.cli import attribute, attribute_context, attribute_dataset, evaluate, files, leaderboard, listing, options
+from attriflow.cli import (
+    attribute,
+    attribute_context,
+    attribute_dataset,
+    benchmark,
+    evaluate,
+    files,
+    leaderboard,
+    listing,
+    options,
+)
 from attriflow.cli.command import Command, add_command
 
 app = typer.Typer(
@@ -40,6 +50,7 @@ add_command(app, "attribute", options.TextOptions, attribute.attribute)
 add_command(app, "attribute-dataset", options.DatasetOptions, attribute_dataset.attribute_dataset)
 add_command(app, "attribute-context", attribute_context.ContextOptions, attribute_context.attribute_context)
 add_command(app, "evaluate", evaluate.EvaluateOptions, evaluate.evaluate)
+add_command(app, "benchmark", benchmark.BenchmarkOptions, benchmark.benchmark)
 add_command(app, "leaderboard", leaderboard.LeaderboardOptions, leaderboard.leaderboard)
 for function in (
     files.show,

@@ -160,8 +160,6 @@ class Interleaved:
 
     def throughput(self, **known: Any) -> Throughput:
         """What was measured; `known` are further fields of `Throughput`."""
-        while len(self._after) < len(self._before):  # a caller that only prepares and runs
-            self._after.append(self._before[min(len(self._after) + 1, len(self._before) - 1)])
         return Throughput(
             seconds=tuple(self.seconds),
             forward_seconds=tuple((a + b) / 2 for a, b in zip(self._before, self._after, strict=True)),
@@ -176,8 +174,8 @@ class Interleaved:
 
 
 def rounds_for(seconds: float, budget: float, least: int, most: int) -> int:
-    """How many rounds of so many seconds fit a budget, within bounds."""
-    return max(least, min(most, int(budget / max(seconds, 1e-6))))
+    """How many rounds of so many seconds fit a budget, within bounds; one when it is longer than that alone."""
+    return 1 if seconds > budget else max(least, min(most, int(budget / max(seconds, 1e-6))))
 
 
 def rotate(examples: Sequence[Example], size: int | None = None) -> Iterator[list[Example]]:
@@ -213,7 +211,7 @@ def measure_method(
         batch_size: Examples per batch; None lets the engine choose.
         seed: Of methods that draw random numbers.
         budget: Seconds to spend on rounds.
-        rounds: Least and most rounds, whatever they take.
+        rounds: Least and most rounds; a single one when a round takes longer than the budget.
     """
     measured = interleaved_method(model, method, options, batches, batch_size=batch_size, seed=seed)
     found, seconds = measured.warm_up()
