@@ -38,5 +38,23 @@ def _registry(name: str) -> str:
     parts = []
     for part in getattr(registry, name):
         where = f"{part.obj.__module__}.{part.obj.__qualname__}"
-        parts.append(f"## {part.name}\n\n::: {where}\n    options:\n{options}")
+        parts.append(f"## {part.name}\n\n{_facts(part.meta)}::: {where}\n    options:\n{options}")
     return "\n".join(parts)
+
+
+def _facts(meta: Any) -> str:
+    """What a metric's registration says, as a table; nothing for other parts."""
+    if "higher_is_better" not in meta:
+        return ""
+    low, high = meta["range"]
+    values = {
+        "family": meta["family"],
+        "better": "higher" if meta["higher_is_better"] else "lower",
+        "range": f"{'any' if low is None else f'{low:g}'} to {'any' if high is None else f'{high:g}'}",
+        "needs": ", ".join(meta["needs"]),
+        "by default": "yes" if meta.get("default", True) else "no",
+        "cost": meta["cost"],
+        "source": meta["source"],
+    }
+    rows = (f"| {' | '.join(cells)} |" for cells in (values, ["---"] * len(values), values.values()))
+    return "\n".join(rows) + "\n\n"

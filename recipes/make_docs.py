@@ -62,6 +62,16 @@ TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
         metrics,
         {"family": meta("family"), "better": direction, "range": value_range, "what": lambda i: i.summary},
     ),
+    "metric_costs": (
+        metrics,
+        {
+            "default": lambda i: "yes" if i.meta.get("default", True) else "",
+            "needs": lambda i: ", ".join(i.meta["needs"]),
+            "cost": meta("cost"),
+            "options": options,
+            "source": meta("source"),
+        },
+    ),
     "aggregators": (aggregators, {"what": lambda i: i.summary, "options": options}),
     "aggregation_functions": (aggregation_functions, {"what": lambda i: i.summary, "options": options}),
 }

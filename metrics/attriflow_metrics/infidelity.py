@@ -39,7 +39,8 @@ class Infidelity(Removal):
     with $I$ the random set of removable tokens that are replaced (each number of tokens is as likely), $s$ the signed
     scores and $\Delta_I$ the change. In [0, 1]. Source: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of
     Explanations", by captum's `infidelity` with `normalize=True`: $\beta$ makes methods of different scales comparable.
-    Order and magnitude count. Scores of zero get what a constant prediction gets, the mean square of the changes.
+    Order and magnitude count, the sign of all scores together does not, as $\beta$ may be negative. Scores of zero get
+    what a constant prediction gets, the mean square of the changes.
 
     Skipped: "no input to remove", "scores are not finite", "the model's score is NaN".
 

@@ -144,6 +144,10 @@ def test_settings_versions_device_seed_and_data_are_logged(evaluated: Evaluated)
     assert tags["attriflow.device"] == "cpu" or tags["attriflow.device"].startswith("cuda")
     assert tags["attriflow.dtype"] == "float32"
     assert tags["attriflow.n_examples"] == "3"
+    assert tags["attriflow.plan"].startswith("plan: ") and "forward passes" in tags["attriflow.plan"]
+    seconds = json.loads(tags["attriflow.seconds"])
+    assert seconds["explaining"] > 0 and seconds["scoring changed inputs"] > 0
+    assert json.loads(tags["attriflow.metric_options_used"])["token_f1_plau"]["top_k"] >= 1
     assert len(run.inputs.dataset_inputs) == 1
     assert run.inputs.model_inputs[0].model_id == evaluated.model_id
 

@@ -51,6 +51,13 @@ def test_planted_evidence(tmp_path):
     assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
 
 
+def test_bad_explainers(tmp_path):
+    printed = run(tmp_path, "bad_explainers.py", "--examples", "12", "--out", "table.md")
+    counts = printed.strip().splitlines()[-1].split("|")[4:-1]
+    assert all(int(n) >= 10 for n in counts)
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
+
+
 def test_custom_method(tmp_path):
     printed = run(tmp_path, "custom_method.py", "--examples", "4")
     assert [line.split()[0] for line in printed.splitlines()] == ["occlusion", "saliency", "recency", "random"]

@@ -28,6 +28,12 @@ TEXT = "the red hat"
         (np.array([[0, 3]]), (((0, 3),),), False),
         (np.array([np.array([np.array([0, 3])], dtype=object)], dtype=object), (((0, 3),),), True),
         (json.dumps([[[0, 3]], [[4, 7]]]), (((0, 3),), ((4, 7),)), True),
+        ([0, 1, 1], (((4, 7), (8, 11)),), False),
+        (np.array([True, False, False]), (((0, 3),),), False),
+        ("[0, 0, 1]", (((8, 11),),), False),
+        ([[0, 1, 0], [0, 0, 0]], (((4, 7),), ()), True),
+        ("0-1 2-0 1-1", (((8, 11),), ((0, 3), (4, 7))), True),
+        ("the <hon>red<hoff> <hon>hat<hoff>", (((4, 7), (8, 11)),), False),
     ],
 )
 def test_parse(value: Any, spans: Any, per_word: bool) -> None:
@@ -53,7 +59,14 @@ def test_missing_rows(value: Any) -> None:
         ([[0, 3, 4]], "one such list per word"),
         ([["a", "b"]], "one such list per word"),
         ([[0.0, 3.0]], "one such list per word"),
-        ([True, False], "one such list per word"),
+        ([True, False], "the mask has 2 entries, the input has 3 words"),
+        ([[0, 1, 0], [0, 1, 0, 0]], "the mask has 4 entries, the input has 3 words"),
+        ([0, 2, 1], "expected a list of"),
+        ("3-0", "there is no word 3 in the input, it has 3 words"),
+        ("the <hon>red hat", "a <hon> has no <hoff>"),
+        ("the red<hoff> hat", "must take turns"),
+        ("the <hon><hon>red<hoff> hat", "must take turns"),
+        ("the <hon>blue<hoff> hat", "is not that of the input: 'the blue hat'"),
         (3, "expected lists"),
         ({"a": 1}, "expected lists"),
     ],
@@ -120,3 +133,13 @@ def test_number_of_words_must_agree() -> None:
 def test_no_words_at_all() -> None:
     example = dataclasses.replace(causal_example("anna has", "a"), target_text="anna has")
     assert not rationale_matrix(Rationale(spans=(((0, 2),),), per_word=False), example).any()
+
+
+def test_words_after_the_last_aligned_one_have_no_evidence() -> None:
+    example = causal_example("anna has a red hat", "a red hat")
+    parsed = parse_rationale("3-1", example.input_text)
+    assert parsed is not None and parsed.open_end
+    matrix = rationale_matrix(parsed, example)
+    assert matrix.nonzero().tolist() == [[1, 3]]
+    with pytest.raises(InputError, match="4 lists of spans, the target has 3 words"):
+        rationale_matrix(dataclasses.replace(parsed, spans=((),) * 4), example)

@@ -182,7 +182,13 @@ def test_a_seed_matters_to_methods_that_draw(model, examples):
     assert not torch.equal(got.nan_to_num(), base[2].scores.nan_to_num())
     still = started(model, examples, "saliency")
     assert still.for_example(0)(seed=3) is still._given[0]
-    assert still.explanations == 2  # tried on one example, twice
+    assert still.explanations == 0  # it says that it draws nothing
+    unknown = started(model, examples, "saliency")
+    unknown._method = "somebody's"
+    explain = unknown.explain
+    unknown.explain = lambda _method, some, **settings: explain("saliency", some, **settings)
+    assert unknown.for_example(0)(seed=3) is unknown._given[0]
+    assert unknown.explanations == 2  # tried on one example, twice
 
 
 def test_each_change_is_made_once_for_the_whole_sample(model, examples):

@@ -42,7 +42,14 @@ class EvaluateOptions:
     step_functions: Annotated[
         list[str] | None, option("The same.", panel=_PARTS, autocompletion=known("step_functions"))
     ] = None
-    metrics: Annotated[list[str] | None, option("The same.", panel=_PARTS, autocompletion=known("metrics"))] = None
+    metrics: Annotated[
+        list[str] | None,
+        option(
+            "Names separated by commas, or all; ferret's six when not given.",
+            panel=_PARTS,
+            autocompletion=known("metrics"),
+        ),
+    ] = None
     attributed_fn: Annotated[
         str,
         option(
@@ -80,6 +87,9 @@ class EvaluateOptions:
     throughput: Annotated[
         bool, option("Measure throughput and memory, not only seconds.", "--throughput/--no-throughput", panel=_RUN)
     ] = True
+    reexplain_examples: Annotated[
+        int | None, option("Examples explained again for robustness and sanity metrics.", min=1, panel=_RUN)
+    ] = None
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
     tracking_uri: Annotated[str | None, option("MLflow store or server.", panel=_RUN)] = None

@@ -11,7 +11,7 @@ import typer
 from attriflow.cli.console import console
 
 if TYPE_CHECKING:
-    from attriflow.registry import Registry
+    from attriflow.registry import PartInfo, Registry
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -34,7 +34,7 @@ def metrics(as_json: Json = False) -> None:
     """List the metrics that score explanations."""
     from attriflow.registry import metrics as registry
 
-    _list(registry, ("family", "higher_is_better"), as_json)
+    _list(registry, ("family", "better", "range", "needs"), as_json, details=("cost", "source"))
 
 
 def _list(registry: Registry, columns: tuple[str, ...], as_json: bool, details: tuple[str, ...] = ()) -> None:
@@ -60,12 +60,22 @@ def _list(registry: Registry, columns: tuple[str, ...], as_json: bool, details: 
             lines.append("options: " + "  ".join(f"{k}={v}" for k, v in part.options.items()))
         if lines:
             what.append("\n" + "\n".join(lines), style="dim")
-        table.add_row(part.name, *(Text(_cell(part.meta.get(c))) for c in columns), what)
+        table.add_row(part.name, *(Text(_column(part, c)) for c in columns), what)
     console().print(table)
 
 
 def _without_formulas(text: str) -> str:
     return re.sub(r",?\s*\$[^$]*\$", "", text)
+
+
+def _column(part: PartInfo, name: str) -> str:
+    """A piece of metadata as a reader wants it."""
+    if name == "better" and isinstance(part.meta.get("higher_is_better"), bool):
+        return "higher" if part.meta["higher_is_better"] else "lower"
+    if name == "range" and "range" in part.meta:
+        low, high = part.meta["range"]
+        return f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}"
+    return _cell(part.meta.get(name))
 
 
 def _cell(value: Any) -> str:

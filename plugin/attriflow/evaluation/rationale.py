@@ -23,18 +23,34 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rationale:
-    """Evidence spans in an input text: one list per target word, or (`per_word` False) one list for every word."""
+    """Evidence spans in an input text: one list per target word, or (`per_word` False) one list for every word.
+
+    With `open_end`, target words after the last list have no evidence.
+    """
 
     spans: tuple[tuple[Span, ...], ...]
     per_word: bool
+    open_end: bool = False
 
 
 def parse_rationale(value: Any, text: str, where: str = "rationale") -> Rationale | None:
-    """Read spans from nested lists, arrays or JSON; None for a missing value.
+    """Read evidence from nested lists, arrays, JSON or text; None for a missing value.
+
+    Words are separated by whitespace. Forms:
+
+    - character spans `[[start, end], ...]` for all target words, or one such list per target word;
+    - masks `[0, 1, 1, ...]`, one entry per word of the text (ferret's form), or one mask per target word. Two words
+      could be a span or a mask: a list of pairs is read as spans;
+    - alignments `"0-0 2-1"`, word of the text - word of the target (Pharaoh format), both from 0;
+    - the text itself with its evidence between `<hon>` and `<hoff>` (PECoRe's SCAT+).
 
     Raises:
-        InputError: Not spans, or spans outside the text; `where` begins the message.
+        InputError: None of these, or outside the text; `where` begins the message.
     """
+    if isinstance(value, str) and _TAG.search(value):
+        return _tagged(value, text, where)
+    if isinstance(value, str) and _ALIGNMENT.fullmatch(value) and value.strip():
+        return _aligned(value, text, where)
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -45,16 +61,69 @@ def parse_rationale(value: Any, text: str, where: str = "rationale") -> Rational
     value = _plain(value)
     if not isinstance(value, list):
         raise InputError(f"{where}: expected lists of [start, end) character spans, not {value!r}")
+    if _is_mask(value):
+        return Rationale(spans=(_masked(value, text, where),), per_word=False)
+    if value and all(_is_mask(v) for v in value) and not all(len(v) == 2 for v in value):
+        return Rationale(spans=tuple(_masked(v, text, where) for v in value), per_word=True)
     flat = all(_is_span(v) for v in value)
     words = [value] if flat else value
     for spans in words:
         if not isinstance(spans, list) or not all(_is_span(s) for s in spans):
-            expected = "a list of [start, end) spans, or one such list per word"
+            expected = "a list of [start, end) spans, one such list per word, masks of 0 and 1, or alignments"
             raise InputError(f"{where}: expected {expected}, not {spans!r}")
         for start, end in spans:
             if not 0 <= start < end <= len(text):
                 raise InputError(f"{where}: span [{start}, {end}) is not within the input of {len(text)} characters")
     return Rationale(spans=tuple(tuple((s, e) for s, e in spans) for spans in words), per_word=not flat)
+
+
+_TAG = re.compile(r"<(?:hon|hoff)>")
+_ALIGNMENT = re.compile(r"\s*(?:\d+-\d+\s*)*")
+
+
+def _tagged(value: str, text: str, where: str) -> Rationale:
+    """Spans between tags."""
+    spans: list[Span] = []
+    plain, begin = "", None
+    for piece in re.split(r"(<hon>|<hoff>)", value):
+        if (piece == "<hon>") == (begin is not None) and piece in ("<hon>", "<hoff>"):
+            raise InputError(f"{where}: <hon> and <hoff> must take turns")
+        if piece == "<hon>":
+            begin = len(plain)
+        elif piece == "<hoff>":
+            spans.append((begin or 0, len(plain)))
+            begin = None
+        else:
+            plain += piece
+    if begin is not None:
+        raise InputError(f"{where}: a <hon> has no <hoff>")
+    if plain != text:
+        raise InputError(f"{where}: without its tags the text is not that of the input: {plain[:60]!r}")
+    return Rationale(spans=(tuple(s for s in spans if s[0] < s[1]),), per_word=False)
+
+
+def _aligned(value: str, text: str, where: str) -> Rationale:
+    """Spans of the words of the text that are aligned to each word of the target."""
+    words = words_of(text)
+    pairs = [tuple(map(int, pair.split("-"))) for pair in value.split()]
+    for i, _ in pairs:
+        if i >= len(words):
+            raise InputError(f"{where}: there is no word {i} in the input, it has {len(words)} words (from 0)")
+    last = max(j for _, j in pairs)
+    spans = tuple(tuple(words[i] for i, to in sorted(set(pairs)) if to == j) for j in range(last + 1))
+    return Rationale(spans=spans, per_word=True, open_end=True)
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, (int, bool)) and v in (0, 1) for v in value)
+
+
+def _masked(mask: Sequence[int], text: str, where: str) -> tuple[Span, ...]:
+    """Spans of the words that a mask marks."""
+    words = words_of(text)
+    if len(mask) != len(words):
+        raise InputError(f"{where}: the mask has {len(mask)} entries, the input has {len(words)} words")
+    return tuple(span for span, marked in zip(words, mask, strict=True) if marked)
 
 
 def _plain(value: Any) -> Any:
@@ -93,6 +162,8 @@ def rationale_matrix(rationale: Rationale, example: Example, attribute_target: b
     """
     words, inputs = target_words(example), example.inputs(attribute_target)
     spans = rationale.spans if rationale.per_word else rationale.spans * len(words)
+    if rationale.open_end:
+        spans = (*spans, *((),) * (len(words) - len(spans)))
     if len(spans) != len(words):
         raise InputError(f"the rationale has {len(spans)} lists of spans, the target has {len(words)} words")
     per_word = torch.tensor([[_is_evidence(t, evidence) for t in inputs] for evidence in spans], dtype=torch.bool)

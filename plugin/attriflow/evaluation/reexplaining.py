@@ -11,6 +11,7 @@ import torch
 
 from attriflow.errors import InputError
 from attriflow.evaluation.changes import NotApplicableError, OtherTarget, noisy_embeddings, random_parameters
+from attriflow.registry import methods
 from attriflow.types import Attribution, Example, Reexplain
 
 if TYPE_CHECKING:
@@ -113,10 +114,13 @@ class Reexplainer:
         return (self.seed + number) % 2**32
 
     def _draws_numbers(self) -> bool:
-        """Whether the seed matters to the method: tried on the longest example, where samplers have most to leave out.
+        """Whether the seed matters to the method.
 
-        Both explanations are made anew, alone, as those of a batch may differ by rounding.
+        It says so itself (`deterministic=True`), or it is tried on the longest example, where samplers have most to
+        leave out; both explanations are made anew, alone, as those of a batch may differ by rounding.
         """
+        if self._draws is None and self._method in methods and methods.info(self._method).meta.get("deterministic"):
+            self._draws = False
         if self._draws is None:
             longest = max(self.sample, key=lambda i: len(self.examples[i].source) + len(self.examples[i].target))
             one, other = (self._run([longest], seed=self._seed(k))[0].scores for k in (0, 1))

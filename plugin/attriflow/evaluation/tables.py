@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COST_COLUMNS = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
 SCORE_COLUMNS = ("example", "step", "token", "method", "metric", "value", "skipped")
+CURVE_COLUMNS = ("example", "step", "token", "method", "metric", "x", "y")
 STEP_COLUMNS = ("example", "step", "token", "step_function", "value", "unit")
 
 
@@ -86,6 +87,21 @@ def scores_table(results: Iterable[MethodResult], examples: Sequence[Example]) -
                     rows.append((i, *place, result.name, metric, value, found.skipped.get(step)))
     frame = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
     return frame.astype({"example": "int64", "step": "Int64", "value": "float64"})
+
+
+def curves_table(results: Iterable[MethodResult], examples: Sequence[Example]) -> pd.DataFrame:
+    """The curves behind areas (and cascades), one row per example, step, method, metric and point."""
+    import pandas as pd
+
+    rows = []
+    for result in results:
+        for metric, values in result.values.items():
+            for i, (found, example) in enumerate(zip(values, examples, strict=True)):
+                for step, curve in found.curves.items():
+                    place = (step, _token(example, step)) if found.per_step else (None, None)
+                    rows += [(i, *place, result.name, metric, x, y) for x, y in curve]
+    frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+    return frame.astype({"example": "int64", "step": "Int64", "x": "float64", "y": "float64"})
 
 
 def _token(example: Example, step: int) -> str:

@@ -19,6 +19,7 @@ from attriflow.evaluation.cost import memory_kind
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
+from attriflow.evaluation.tables import curves_table
 from attriflow.statistics import bootstrap_interval
 from attriflow.tracking.artifacts import AttributionsArtifact
 from attriflow.tracking.pages import Tables, log_pages
@@ -202,12 +203,26 @@ class Recorder:
             "scores": ("scores.parquet", found.scores),
             "step_scores": ("step_scores.json", found.step_scores),
         }
+        curves = curves_table(evaluation.results, evaluation.examples)
+        if len(curves):
+            frames["curves"] = ("curves.parquet", curves)
         for name, (path, frame) in frames.items():
             self.artifacts[name] = self.run.table(path, frame)
+        self._log_spent()
         failed = {r.name: r.reason for r in evaluation.results if not r.ok}
         if failed:
             self.run.tags({"attriflow.failed_methods": failed})
         return found
+
+    def _log_spent(self) -> None:
+        """What was planned and what it took; options of metrics that came from the data."""
+        evaluation = self.evaluation
+        self.run.tags({"attriflow.seconds": {what: round(s, 3) for what, s in evaluation.seconds.items()}})
+        if evaluation.plan is not None:
+            self.run.tags({"attriflow.plan": str(evaluation.plan)})
+        options = {name: given for name, given in evaluation.metric_options.items() if given}
+        if options:
+            self.run.tags({"attriflow.metric_options_used": options})
 
     def _save_what_is_known(self) -> None:
         """After an interruption: as much as possible, without hiding the error."""
