@@ -15,7 +15,7 @@ import pytest
 from mlflow_support import register_evaluator
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "ferret", "captum", "seaborn", "attriflow.model", "attriflow.engine")
+HEAVY = ("torch", "transformers", "ferret", "captum", "seaborn", "gradio", "attriflow.model", "attriflow.engine")
 
 
 def loaded_after(code: str) -> set[str]:
@@ -37,7 +37,7 @@ def test_import_attriflow_is_light() -> None:
 def test_the_help_of_the_command_line_is_light() -> None:
     code = """
 from attriflow.cli import main
-for command in ([], ["demo"], ["evaluate"], ["methods"]):
+for command in ([], ["app"], ["demo"], ["evaluate"], ["methods"]):
     try:
         main([*command, "--help"])
     except SystemExit as stop:

@@ -11,6 +11,7 @@ from attriflow.cli import (
     attribute_context,
     attribute_dataset,
     benchmark,
+    browse,
     evaluate,
     files,
     leaderboard,
@@ -52,6 +53,7 @@ add_command(app, "attribute-context", attribute_context.ContextOptions, attribut
 add_command(app, "evaluate", evaluate.EvaluateOptions, evaluate.evaluate)
 add_command(app, "benchmark", benchmark.BenchmarkOptions, benchmark.benchmark)
 add_command(app, "leaderboard", leaderboard.LeaderboardOptions, leaderboard.leaderboard)
+add_command(app, "app", browse.AppOptions, browse.app)
 for function in (
     files.show,
     files.convert,

@@ -40,7 +40,12 @@ const theme = (() => {
     set(name);
     if (button) button.hidden = true;
   });
-  if (parent !== window) document.body.classList.add("framed");  // less space around it
+  if (parent !== window) {
+    document.body.classList.add("framed");  // less space around it
+    // A page around this one may want to give it the room that it takes.
+    const size = () => parent.postMessage({ attriflowHeight: Math.ceil(root.getBoundingClientRect().height) }, "*");
+    new ResizeObserver(size).observe(root);
+  }
   system.addEventListener("change", show);
   show();
   return { tell };

@@ -1,0 +1,246 @@
+"""What was asked for in the app, checked; no widgets here, so that it can be tested and read without them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from attriflow.errors import AttriflowError, InputError, check_keywords
+from attriflow.registry import methods as method_registry
+from attriflow.registry import step_functions
+
+if TYPE_CHECKING:
+    from attriflow.app.models import Models
+    from attriflow.context import ContextOutput
+    from attriflow.types import Attribution
+
+_logger = logging.getLogger(__name__)
+Track = Callable[[Iterable[str]], Iterable[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A text to be explained by one or several methods; empty texts count as not given.
+
+    Attributes:
+        model: Name, path or URI.
+        text: Prompt or source.
+        methods: Names of attribution methods.
+        attributed_fn: Name of the step function that is explained.
+        step_scores: Names of those that are recorded.
+        generated_text: Forced target; for decoder-only models a continuation, or the whole text.
+        contrast_target: Target that it is compared with; likewise.
+        contrast_source: Other source or prompt to compare with.
+        contrast_force_inputs, attribute_target, seed: As in `AttributionModel.attribute`.
+        max_new_tokens: Longest generated text.
+        options: JSON object: options of the methods and step functions by name (each goes to all that take it), or
+            `{method: {option: value}}`.
+    """
+
+    model: str | None
+    text: str
+    methods: Sequence[str]
+    attributed_fn: str = "probability"
+    step_scores: Sequence[str] = ()
+    generated_text: str = ""
+    contrast_target: str = ""
+    contrast_source: str = ""
+    contrast_force_inputs: bool = False
+    attribute_target: bool = False
+    max_new_tokens: int = 20
+    seed: int = 0
+    options: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextRequest:
+    """A text whose reliance on context is wanted; fields as in `attriflow.context.ContextSettings`."""
+
+    model: str | None
+    input_context_text: str
+    input_current_text: str
+    output_context_text: str = ""
+    output_current_text: str = ""
+    contextless_input_current_text: str = ""
+    contextless_output_current_text: str = ""
+    input_template: str = ""
+    output_template: str = ""
+    context_sensitivity_metric: str = "kl_divergence"
+    attribution_method: str = "saliency"
+    attributed_fn: str = "contrast_prob_diff"
+    context_sensitivity_std_threshold: float | None = 1.0
+    context_sensitivity_topk: int | None = None
+    attribution_std_threshold: float | None = 1.0
+    attribution_topk: int | None = None
+    max_new_tokens: int = 20
+    seed: int = 0
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Attributions of one text, and why some methods have none."""
+
+    attributions: Sequence[Attribution]
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def explain(models: Models, request: Request, track: Track = iter) -> Explained:
+    """Explain a text with every method; those that fail do not take the others' results with them.
+
+    Args:
+        models: Where the model is.
+        request: What is wanted.
+        track: Shows how far it is.
+
+    Raises:
+        AttriflowError: A wrong setting, before the model is loaded; or no method succeeded.
+    """
+    from attriflow.explain import check_contrast, check_gradient
+
+    if not request.text.strip():
+        raise InputError("there is no text to explain")
+    if not request.methods:
+        raise InputError("choose at least one method")
+    functions = [request.attributed_fn, *request.step_scores]
+    options = _options(request, functions)
+    check_contrast(functions, bool(request.contrast_target or request.contrast_source))
+    for name in request.methods if len(request.methods) == 1 else ():
+        check_gradient(method_registry.info(name), request.attributed_fn)
+    model = models.get(request.model)
+    texts = {
+        "generated_texts": request.generated_text,
+        "contrast_targets": request.contrast_target,
+        "contrast_sources": request.contrast_source,
+    }
+    keywords: dict[str, Any] = {name: text for name, text in texts.items() if text.strip()}
+    if not model.is_encoder_decoder:
+        whole = {name: _continued(request.text, keywords[name]) for name in list(texts)[:2] if name in keywords}
+        keywords.update(whole)
+    if "generated_texts" not in keywords:
+        keywords["generation_args"] = {"max_new_tokens": int(request.max_new_tokens)}
+    found, problems = list["Attribution"](), dict[str, str]()
+    for name in track(request.methods):
+        try:
+            out = model.attribute(
+                request.text,
+                method=name,
+                attributed_fn=request.attributed_fn,
+                step_scores=list(request.step_scores),
+                attribute_target=request.attribute_target and model.is_encoder_decoder,
+                contrast_force_inputs=request.contrast_force_inputs,
+                seed=int(request.seed),
+                show_progress=False,
+                **keywords,
+                **options[name],
+            )
+        except Exception as error:  # of one method among several; told to the user
+            problems[name] = message_of(error)
+        else:
+            found.extend(out)
+    if not found:
+        raise InputError("; ".join(dict.fromkeys(problems.values())))
+    return Explained(found, problems)
+
+
+def explain_context(models: Models, request: ContextRequest) -> ContextOutput:
+    """Context reliance of a text.
+
+    Raises:
+        AttriflowError: A wrong setting, before the model is loaded.
+    """
+    from attriflow.context import ContextSettings, attribute_context
+    from attriflow.context.prepare import ContextTexts, check_texts
+
+    given = read_options(request.options)
+    own = method_registry.info(request.attribution_method).options
+    of_function = step_functions.info(request.attributed_fn).options
+    of_metric = step_functions.info(request.context_sensitivity_metric).options
+    check_keywords("the method and step functions", given, [*own, *of_function, *of_metric])
+    same = (
+        "attribution_method", "attributed_fn", "context_sensitivity_metric", "context_sensitivity_std_threshold",
+        "attribution_std_threshold",
+    )  # fmt: skip
+    texts = ("input_template", "output_template", "contextless_input_current_text", "contextless_output_current_text")
+    settings: dict[str, Any] = {
+        **{name: getattr(request, name) for name in same},
+        **{name: text for name in texts if (text := getattr(request, name)).strip()},
+        **{name: _count(name, getattr(request, name)) for name in ("context_sensitivity_topk", "attribution_topk")},
+        "attribution_kwargs": {k: v for k, v in given.items() if k in own},
+        "attributed_fn_args": {k: v for k, v in given.items() if k in of_function and k not in own},
+        "context_sensitivity_metric_args": {k: v for k, v in given.items() if k in of_metric and k not in own},
+        "generation_kwargs": {"max_new_tokens": int(request.max_new_tokens)},
+    }
+    contexts: dict[str, Any] = {
+        "input_context": request.input_context_text.strip() or None,
+        "output_context": request.output_context_text.strip() or None,
+        "output_current": request.output_current_text.strip() or None,
+    }
+    check_texts(ContextTexts(input_current=request.input_current_text, **contexts), ContextSettings.of(settings))
+    return attribute_context(
+        models.get(request.model),
+        request.input_current_text,
+        seed=int(request.seed),
+        show_progress=False,
+        **{f"{name}_text": text for name, text in contexts.items()},
+        **settings,
+    )
+
+
+def read_options(text: str) -> dict[str, Any]:
+    """Options from a JSON object; none from an empty text."""
+    if not text.strip():
+        return {}
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f'the options are not JSON ({error}); an example: {{"n_steps": 20}}') from error
+    if not isinstance(found, dict):
+        raise InputError('the options are JSON, but not an object such as {"n_steps": 20}')
+    return found
+
+
+def message_of(error: Exception) -> str:
+    """An error in one line; those that are no mistakes of a user also go to the log, with where they happened."""
+    if isinstance(error, (AttriflowError, OSError)) or type(error).__name__ == "MlflowException":
+        return " ".join(str(error).split())
+    _logger.error("%s", error, exc_info=error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _options(request: Request, functions: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Per method what it takes of the options; every wrong name is an error before anything runs."""
+    given = read_options(request.options)
+    infos = {name: method_registry.info(name) for name in request.methods}
+    shared = {option for name in functions for option in step_functions.info(name).options}
+    named = {name: given.pop(name) for name in infos if name in given}
+    every = {option for info in infos.values() for option in info.options}
+    check_keywords("the chosen methods and step functions", given, sorted({*every, *shared}))
+    found = {}
+    for name, info in infos.items():
+        own = named.get(name, {})
+        if not isinstance(own, dict):
+            raise InputError(f'the options of {name} must be an object such as {{"n_steps": 20}}, not {own!r}')
+        check_keywords(f"{info.kind} '{name}'", own, sorted({*info.options, *shared}))
+        found[name] = {**{k: v for k, v in given.items() if k in info.options or k in shared}, **own}
+        info.build(**{k: v for k, v in found[name].items() if k in info.options})
+    return found
+
+
+def _continued(text: str, continuation: str) -> str:
+    """A text and what follows it; the continuation itself where it begins with the text."""
+    if continuation.startswith(text):
+        return continuation
+    return f"{text}{'' if text[-1:].isspace() or continuation[:1].isspace() else ' '}{continuation}"
+
+
+def _count(name: str, value: float | None) -> int | None:
+    """A whole number of a field that may be empty."""
+    if value is None or value == 0:
+        return None
+    if value != int(value) or value < 0:
+        raise InputError(f"{name} must be a positive whole number, not {value:g}")
+    return int(value)

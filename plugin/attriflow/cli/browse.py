@@ -1,0 +1,60 @@
+"""`app`: everything in a browser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from attriflow.cli.console import say
+from attriflow.cli.options import option
+
+_MODEL, _RUN, _SERVER = "Model", "Tracked evaluations", "Server"
+
+
+@dataclass(kw_only=True)
+class AppOptions:
+    """Options of `app`."""
+
+    model: Annotated[
+        str,
+        option(
+            "Local folder, Hugging Face name, MLflow model URI, or demo/recall or demo/translate.",
+            "--model",
+            "--model-name-or-path",
+            "-m",
+            panel=_MODEL,
+        ),
+    ] = "demo/recall"
+    device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", "--device", "--dev", panel=_MODEL)] = "auto"
+    dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_MODEL)] = (
+        None
+    )
+    run: Annotated[str | None, option("Id of a tracked evaluation to open.", metavar="RUN_ID", panel=_RUN)] = None
+    tracking_uri: Annotated[
+        str | None, option("MLflow store or server; MLflow's own setting by default.", panel=_RUN)
+    ] = None
+    host: Annotated[str, option("Address to listen at; 0.0.0.0 lets other machines in.", panel=_SERVER)] = "127.0.0.1"
+    port: Annotated[
+        int | None, option("Port; the first free one from 7860 on by default.", min=0, max=65535, panel=_SERVER)
+    ] = None
+    open: Annotated[bool, option("Open the app in the browser.", "--open", panel=_SERVER)] = False
+
+
+def app(options: AppOptions) -> None:
+    """Explain texts, compare methods and look at tracked evaluations in a browser.
+
+    It needs pip install 'attriflow[app]'.
+    """
+    from attriflow.app.server import serve
+
+    serve(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        run=options.run,
+        tracking_uri=options.tracking_uri,
+        host=options.host,
+        port=options.port,
+        say=say,
+        open_browser=options.open,
+    )
