@@ -37,6 +37,7 @@ class Cost:
         peak_memory_mb: Most memory used at once on top of what was in use before the method started.
         forward_seconds: That forward pass (median).
         repeats: Timed runs behind `seconds`.
+        rounds: Forward equivalents of each of them.
     """
 
     seconds: float
@@ -45,6 +46,7 @@ class Cost:
     peak_memory_mb: float | None = None
     forward_seconds: float | None = None
     repeats: int = 1
+    rounds: tuple[float, ...] = ()
 
     def metrics(self) -> dict[str, float]:
         """The measured numbers by their metric name."""
@@ -199,4 +201,5 @@ def measure(
         peak_memory_mb=memory.megabytes,
         forward_seconds=statistics.median(forwards),
         repeats=len(runs),
+        rounds=tuple(ratios),
     )

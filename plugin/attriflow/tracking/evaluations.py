@@ -89,6 +89,12 @@ class EvaluationRun:
         """Settings that change what is explained, as JSON."""
         return json.dumps({k: self.setting(k) for k in _SHARED if self.setting(k)}, sort_keys=True)
 
+    @cached_property
+    def cost_rounds(self) -> dict[str, list[float]]:
+        """Method -> forward-pass equivalents of each timed round, where the run tells."""
+        found = _json(str(self.run.data.tags.get("attriflow.forward_equivalents", "")), {})
+        return found if isinstance(found, dict) else {}
+
     def setting(self, name: str) -> str:
         """A setting as it was logged; empty where there is none."""
         return str(self.run.data.params.get(f"attriflow.{name}", ""))

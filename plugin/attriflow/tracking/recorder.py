@@ -209,6 +209,9 @@ class Recorder:
         for name, (path, frame) in frames.items():
             self.artifacts[name] = self.run.table(path, frame)
         self._log_spent()
+        rounds = {r.name: [float(f"{x:.4g}") for x in r.cost.rounds] for r in evaluation.results if r.cost is not None}
+        if any(rounds.values()):
+            self.run.tags({"attriflow.forward_equivalents": rounds})
         failed = {r.name: r.reason for r in evaluation.results if not r.ok}
         if failed:
             self.run.tags({"attriflow.failed_methods": failed})

@@ -1,0 +1,1 @@
+"""Did something get slower or worse? Rules, measurements, verdicts; knows neither models nor MLflow."""

@@ -1,0 +1,179 @@
+"""Two evaluations in an MLflow store, one of them the baseline; and rules as MLflow's thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.registry import metrics as metric_registry
+from attriflow.regression.rules import Rules
+from attriflow.regression.verdicts import REGRESSION, UNTESTED, Scores, Verdict, absent, judge_costs, judge_scores, new
+from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, find_runs, read_all, store_errors
+from attriflow.tracking.stored import EvaluationStore
+
+if TYPE_CHECKING:
+    from mlflow.models import MetricThreshold
+
+FEWEST, LONG = 3, 10.0
+"""A cost is judged from so many timings, or from one that took so many seconds."""
+_Rows = Mapping[str, Mapping[str, Any]]
+
+
+def check_runs(baseline: str, run: str, rules: Rules, tracking_uri: str | None = None) -> list[Verdict]:
+    """Judge an evaluation by another one.
+
+    Args:
+        baseline, run: Ids of the runs.
+        rules: Limits.
+        tracking_uri: The store; MLflow's own setting by default.
+
+    Raises:
+        InputError: There are no such evaluations, or they explained different inputs.
+    """
+    store = EvaluationStore(tracking_uri)
+    with store_errors(store.uri):
+        before, after = (find_runs(store.client, run_ids=[name])[0] for name in (baseline, run))
+        _check_comparable(before, after)
+        tables = read_all(store.uri, [before, after])
+    old, now = ({row["method"]: row for row in table.leaderboard} for table in tables)
+    _check_names(rules, tables)
+    gone = [
+        absent(name, "quality", float("nan"), rules.missing == "fail", _why(now.get(name)))
+        for name, row in old.items()
+        if row["status"] == "ok" and now.get(name, {}).get("status") != "ok"
+    ]
+    added = [new(name, "quality", float("nan")) for name in now if name not in old]
+    both = {name for name in old if all(rows.get(name, {}).get("status") == "ok" for rows in (old, now))}
+    scores, without = _scores(tables, [name for name in old if name in both])
+    missing = [absent(name, "quality", mean, rules.missing == "fail") for name, mean in without.items()]
+    costs = judge_costs(_costs(before, old, both), _costs(after, now, both), rules)
+    costs = [_if_long_enough(v, [(before, old), (after, now)]) for v in costs]
+    return [*gone, *missing, *added, *costs, *judge_scores(scores, rules)]
+
+
+def _check_comparable(before: EvaluationRun, after: EvaluationRun) -> None:
+    """Examples can be paired only when both runs explained the same inputs, and the same function of them."""
+    if before.inputs != after.inputs:
+        raise InputError(
+            f"the runs {before.run_id} and {after.run_id} explained different inputs ({before.data}, {after.data}): "
+            "their examples cannot be paired"
+        )
+    if before.shared != after.shared:
+        raise InputError(f"the runs explained different functions: {before.shared} and {after.shared}")
+    options = [r.setting("metric_options") for r in (before, after)]
+    if options[0] != options[1]:
+        raise InputError(f"the runs have different options of metrics: {options[0]} and {options[1]}")
+
+
+def _check_names(rules: Rules, tables: Iterable[RunTables]) -> None:
+    known = {metric for table in tables for metric in table.metrics}
+    for name in rules.metrics:
+        if name not in known:
+            raise UnknownNameError(unknown("metric in the rules", name, known))
+
+
+def _why(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else f"it failed: {row.get('reason') or 'no reason given'}"
+
+
+def _costs(run: EvaluationRun, rows: _Rows, names: set[str]) -> dict[str, tuple[float, ...]]:
+    """Forward-pass equivalents of each round, or their median where the run tells no more."""
+    medians = {name: row.get("forward_equivalents") for name, row in rows.items() if name in names}
+    known = {name: value for name, value in medians.items() if value is not None}
+    return {name: tuple(map(float, run.cost_rounds.get(name) or [value])) for name, value in known.items()}
+
+
+def _if_long_enough(verdict: Verdict, sides: Sequence[tuple[EvaluationRun, _Rows]]) -> Verdict:
+    """A verdict that rests on a few short timings is none: other programs can slow down a second twofold."""
+    if verdict.outcome != REGRESSION:
+        return verdict
+    for run, rows in sides:
+        rounds, seconds = len(run.cost_rounds.get(verdict.name, [])), rows[verdict.name].get("seconds") or 0.0
+        if rounds < FEWEST and seconds < LONG:
+            why = f"but {max(rounds, 1)} timing of {seconds:.2g} s says too little; attriflow benchmark measures more"
+            return replace(verdict, outcome=UNTESTED, failed=False, message=f"{verdict.message}, {why}")
+    return verdict
+
+
+def _scores(tables: list[RunTables], methods: list[str]) -> tuple[list[Scores], dict[str, float]]:
+    """What both runs have values for; and method/metric -> mean of what only the first one has."""
+    values = example_values(tables)
+    values = values[values["method"].isin(methods)]
+    wide = values.pivot(index="example", columns=["run", "method", "metric"], values="value")
+    empty = pd.Series(np.nan, index=wide.index)
+    higher = directions({m: h for table in tables for m, h in table.directions.items()})
+    out, gone = list[Scores](), dict[str, float]()
+    for method in methods:
+        for metric in tables[0].metrics:
+            before, after = (wide.get((i, method, metric), empty) for i in range(2))
+            if metric not in higher or before.isna().all():
+                continue
+            if after.isna().all():
+                gone[f"{method}/{metric}"] = float(before.mean())
+                continue
+            sides = {"baseline": before.to_numpy(float), "current": after.to_numpy(float)}
+            out.append(Scores(method=method, metric=metric, higher_is_better=higher[metric], **sides))
+    return out, gone
+
+
+def directions(noted: Mapping[str, bool]) -> dict[str, bool]:
+    """Metric -> whether higher is better: as the registry knows it, else as the runs noted it."""
+    out = dict(noted)
+    for name in noted:
+        try:
+            known = metric_registry.info(name).meta.get("higher_is_better")
+        except UnknownNameError:
+            continue
+        if isinstance(known, bool):
+            out[name] = known
+    return out
+
+
+def thresholds(
+    rules: Rules, candidate: Mapping[str, float], baseline: Mapping[str, float] | None = None, *, speed: bool = False
+) -> dict[str, MetricThreshold]:
+    """Rules as what `mlflow.validate_evaluation_results` takes.
+
+    MLflow compares single numbers, so noise counts as much as a drop: for that, there is `attriflow check`.
+
+    Args:
+        rules: Limits; those that nothing has are left out.
+        candidate: Metrics of the evaluation to judge (`result.metrics`), named method/metric.
+        baseline: Metrics of the baseline; without them, only `min_value` and `max_value` count.
+        speed: Limit costs as well; only for evaluations that take long, as MLflow knows no spread.
+    """
+    from mlflow.models import MetricThreshold
+
+    found = {}
+    for name in [*candidate, *(n for n in baseline or {} if n not in candidate)]:
+        method, _, metric = name.rpartition("/")
+        before = (baseline or {}).get(name)
+        if metric == "forward_equivalents":
+            most, slack = rules.speed(method)
+            if speed and most is not None and before is not None:
+                limit = max(most * before, before + slack)
+                found[name] = MetricThreshold(threshold=float(limit), greater_is_better=False)
+            continue
+        higher = _direction(metric)
+        if not method or higher is None:
+            continue
+        drop, bound = rules.quality(method, metric, higher)
+        worst = [] if bound is None else [float(bound)]
+        if drop is not None and before is not None:
+            worst.append(before - drop if higher else before + drop)
+        if worst:
+            limit = max(worst) if higher else min(worst)
+            found[name] = MetricThreshold(threshold=float(limit), greater_is_better=higher)
+    return found
+
+
+def _direction(metric: str) -> bool | None:
+    if metric not in metric_registry.names():
+        return None
+    known = metric_registry.info(metric).meta.get("higher_is_better")
+    return known if isinstance(known, bool) else None
