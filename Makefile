@@ -27,7 +27,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup browser demo test test-fast lint format bench docs lock clean
+.PHONY: help setup browser demo test test-fast lint format bench bench-toy baseline docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -82,8 +82,21 @@ format: $(STAMP) ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+BENCH = $(BIN)/python -m pytest benchmarks -q -rf --benchmark-only --benchmark-quiet $(PYTEST_ARGS)
+
 bench: $(STAMP) ## run the benchmarks
-	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+	@mkdir -p .benchmarks
+	$(BENCH) --benchmark-json=.benchmarks/latest.json
+
+# What a regression check compares with benchmarks/baselines/toy.json
+bench-toy: $(STAMP) ## run the smallest benchmarks into .benchmarks/toy.json
+	@mkdir -p .benchmarks
+	$(BENCH) --scale toy --benchmark-json=.benchmarks/toy.json
+
+baseline: $(STAMP) ## record benchmarks/baselines/toy.json anew, from three runs
+	@mkdir -p .benchmarks
+	for run in 1 2 3; do $(BENCH) --scale toy --benchmark-json=.benchmarks/toy-$$run.json; done
+	$(BIN)/python benchmarks/baseline.py .benchmarks/toy-{1,2,3}.json --out benchmarks/baselines/toy.json
 
 docs: $(STAMP) ## regenerate the tables made from the registries and build the site into site/
 	$(BIN)/python recipes/make_docs.py

@@ -12,19 +12,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from random_models import NoTokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from attriflow.model import AttributionModel
 from attriflow.models.causal import CausalLM
 from attriflow.types import Example, Token
-
-
-class NoTokenizer:
-    """Ids only: this benchmark has no text."""
-
-    pad_token_id = eos_token_id = bos_token_id = None
-    unk_token_id = 0
-    all_special_ids = ()
 
 
 def loop_saliency(hf: torch.nn.Module, ids: list[int], start: int) -> list[torch.Tensor]:

@@ -73,6 +73,15 @@ def test_leaderboard(tmp_path):
     assert won == {"recall"}
 
 
+def test_gpu_throughput(tmp_path):
+    """On whatever device there is."""
+    printed = run(
+        tmp_path, "gpu_throughput.py", "--methods", "saliency,dummy", "--largest-batch", "4", "--batch-seconds", "60"
+    )
+    assert "| `saliency` |" in printed and "saliency: fastest with" in printed and "4+" in printed
+    assert (tmp_path / "throughput-output" / "batches.png").stat().st_size > 10_000
+
+
 def test_data_set(tmp_path):
     settings = str(RECIPES / "attribute_dataset.yaml")
     code = f"from attriflow.cli import main; main(['attribute-dataset', '--config', {settings!r}])"
