@@ -64,6 +64,8 @@ class Gradients:
         for count in range(1, min(n - first, 16) + 1):
             edges = [first + round(i * (n - first) / count) for i in range(count + 1)]
             ranges = [slice(a, b) for a, b in itertools.pairwise(edges)]
+            # in a batch whose prompts differ in length, the steps between may see nothing that moves, either
+            ranges = [r for r in ranges if self._prefix(r) > self.unchanged]
             cost = sum((r.stop - r.start + 1) * (source + self._prefix(r) - self.unchanged) for r in ranges)
             if cost < 0.97 * least:
                 best, least = ranges, cost

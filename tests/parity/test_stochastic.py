@@ -87,6 +87,17 @@ def test_var_grad_is_the_variance_of_the_samples_of_smooth_grad(golden_model):
     torch.testing.assert_close(variance, samples.var(0).sum(-1), atol=1e-10, rtol=1e-6, equal_nan=True)
 
 
+def test_sequential_paths_of_prompts_that_differ_in_length(golden_model):
+    """Later steps of a short prompt see less than the first step of a long one."""
+    model = golden_model("gpt2")
+    texts, targets = ["a dog", "where is it now"], ["barked twice", "here"]
+    examples = model.encode(texts, targets, continuation=True)
+    together = model.attribute_examples(examples, "sequential_integrated_gradients", n_steps=2)
+    for example, found in zip(examples, together, strict=True):
+        (alone,) = model.attribute_examples([example], "sequential_integrated_gradients", n_steps=2)
+        assert torch.allclose(found.scores, alone.scores, atol=1e-10, equal_nan=True)
+
+
 def test_sequential_sums_are_exact_differences(golden_model):
     """The sum over dimensions of one token's path is what the token's absence changes, without any gradient."""
     for model, target in (("gpt2", {}), ("bart", {"attribute_target": True})):

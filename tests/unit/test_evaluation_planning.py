@@ -39,6 +39,10 @@ def test_says_passes_and_time():
     unmeasured = dataclasses.replace(PLAN, seconds_per_pass=None, n_again=0, again=0, untried=("odd",))
     assert unmeasured.seconds is None
     assert str(unmeasured).endswith("(12 000 to explain, 92 500 for changed inputs); not counted: odd")
+    few = dataclasses.replace(PLAN, n_methods=1, explaining=0, again=0, untried=("odd",), shared=30, changed=70)
+    assert str(few).endswith(
+        " 100 forward passes (100 for changed inputs), about 1 s in the model; not counted: explaining"
+    )
 
 
 def test_a_plan_is_printed_and_holds(model, monkeypatch, capsys):

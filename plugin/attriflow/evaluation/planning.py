@@ -65,17 +65,19 @@ class Plan:
 
     def __str__(self) -> str:
         """Two lines for the console."""
-        parts = [f"{_count(self.explaining)} to explain"]
-        if self.n_again:
+        parts = [f"{_count(self.explaining)} to explain"] if len(self.untried) < self.n_methods else []
+        if self.again:
             parts.append(f"{_count(self.again)} to explain again")
         if self.shared or self.changed:
             parts.append(f"{_count(self.shared + self.changed)} for changed inputs")
         time_ = "" if self.seconds is None else f", about {_duration(self.seconds)} in the model"
-        untried = f"; not counted: {', '.join(self.untried)}" if self.untried else ""
+        untried = "explaining" if len(self.untried) == self.n_methods else ", ".join(self.untried)
+        untried = f"; not counted: {untried}" if untried else ""
+        kinds = f" ({', '.join(parts)})" if parts else ""
         return (
             f"plan: {self.n_methods} methods x {self.n_examples} examples ({self.n_steps} steps), "
             f"{self.n_metrics} metrics\n"
-            f"      {_count(self.passes)} forward passes ({', '.join(parts)}){time_}{untried}"
+            f"      {_count(self.passes)} forward passes{kinds}{time_}{untried}"
         )
 
 
