@@ -214,9 +214,9 @@ def test_samples_are_spread(n, most, expected):
 REEXPLAINING = ["efficient_mprt", "noise_stability", "random_logit", "seed_variance"]
 
 
-def evaluation(model, fn="probability", **settings):
-    texts = ("the cat sat on the mat", "a dog", "where is it now")
-    data = EvaluationData(inputs=texts, targets=("and slept", "barked twice", "here"))
+def evaluation(model, fn="probability", n=3, **settings):
+    texts = ("where is it now", "a dog", "the cat sat on the mat")[:n]
+    data = EvaluationData(inputs=texts, targets=("here", "barked", "and slept")[:n])
     given = {"methods": ["saliency"], "step_functions": [], "throughput": False, "attributed_fn": fn, **settings}
     return Evaluation(model, data, EvaluationConfig.from_dict(given))
 
@@ -296,7 +296,7 @@ def test_all_metrics_of_all_methods(model):
     options = {p.name: {o: n for o, n in few.items() if o in p.options} for p in methods}
     options = {name: given for name, given in options.items() if given}
     evaluated = evaluation(
-        model, methods="all", metrics="all", fail_fast=True, reexplain_examples=1, method_options=options
+        model, n=2, methods="all", metrics="all", fail_fast=True, reexplain_examples=1, method_options=options
     )
     run(evaluated)
     assert {r.name for r in evaluated.results} == {p.name for p in methods} - {"dummy"}
