@@ -1,6 +1,6 @@
-"""Take the pictures of the views for the docs: docs/images/*.png.
+"""Take the pictures of the views and of the app for the docs: docs/images/*.png.
 
-Needs Chromium (`make browser`) and, for the pictures of a report, the one that `make demo` writes.
+Needs Chromium (`make browser`); for the app, gradio; for pictures of evaluations, what `make demo` writes.
 Usage: python recipes/make_screenshots.py [NAME ...] [--output docs/images] [--report demo-output/report.html]
 """
 
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,37 @@ SCORES = ("probability", "entropy", "margin")
 COLORS = 256  # of a picture's palette: half the bytes, and nobody sees it
 
 
+class App:
+    """The app in a process of its own, from the first picture of it on."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        self.folder, self.store = folder, store
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def address(self) -> str:
+        """Where it is."""
+        log = self.folder / "app.log"
+        if self.process is None:
+            program = "from attriflow.cli import main; main()"
+            command = [sys.executable, "-c", program, "app", "--model", "demo/translate", "--port", "0"]
+            if self.store.exists():
+                command += ["--tracking-uri", f"sqlite:///{self.store.parent.name}/{self.store.name}"]
+            home = self.store.parent.parent if self.store.exists() else self.folder
+            with log.open("wb") as out:
+                self.process = subprocess.Popen(command, stdout=out, stderr=out, cwd=home)
+        while self.process.poll() is None:
+            if found := re.search(r"attriflow is at (\S+)", log.read_text()):
+                return found[1]
+            time.sleep(0.2)
+        raise SystemExit(f"the app did not start:\n{log.read_text()}")
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+
+
 class Studio:
     """A browser, and attributions of the demo models to take pictures of."""
 
@@ -29,6 +63,7 @@ class Studio:
         import attriflow
 
         self.browser, self.folder, self.report = browser, folder, report
+        self.app = App(folder, report.with_name("mlflow.db").absolute())
         self.model = attriflow.load_model("demo/translate", "occlusion")
 
     def explain(self, *methods: str, text: str = TEXT, **options: Any) -> list[Any]:
@@ -47,6 +82,18 @@ class Studio:
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
         )
         page.goto(source.resolve().as_uri())
+        yield page
+        page.close()
+
+    @contextmanager
+    def app_tab(self, name: str, width: int = 1280, height: int = 900, scheme: str = "light") -> Iterator[Any]:
+        """A tab of the app."""
+        page = self.browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        page.set_default_timeout(120_000)
+        page.goto(self.app.address())
+        page.get_by_role("tab", name=name, exact=True).click()
         yield page
         page.close()
 
@@ -161,8 +208,58 @@ def report_methods(studio: Studio) -> bytes:
         return page.screenshot()
 
 
+def app_explain(studio: Studio) -> bytes:
+    """A text explained live."""
+    with studio.app_tab("Explain", height=800) as page:
+        page.get_by_role("button", name="Explain", exact=True).click()
+        frame = page.frame_locator("#explained iframe")
+        frame.locator(".steps button").nth(7).hover()
+        return _settled(page)
+
+
+def app_compare(studio: Studio) -> bytes:
+    """Methods compared, and how far they agree."""
+    with studio.app_tab("Compare", height=1860) as page:
+        page.get_by_role("button", name="Compare", exact=True).click()
+        frame = page.frame_locator("#compared iframe")
+        frame.locator(".steps button").nth(7).hover()
+        page.locator("#comparison img").wait_for()
+        return _settled(page)
+
+
+def app_context(studio: Studio) -> bytes:
+    """What depends on context."""
+    with studio.app_tab("Context", height=880) as page:
+        page.get_by_role("button", name="Find what depends on context", exact=True).click()
+        page.frame_locator("#context iframe").locator("[data-cues]").first.click()
+        return _settled(page)
+
+
+def app_runs(studio: Studio) -> bytes:
+    """The leaderboard of a tracked run."""
+    with studio.app_tab("Runs", height=900) as page:
+        page.get_by_label("Evaluation").click()
+        page.get_by_role("option").first.click()
+        page.locator("#leaderboard").get_by_text("occlusion").first.wait_for()
+        return _settled(page)
+
+
+def app_phone(studio: Studio) -> bytes:
+    """The app on a small screen in the dark."""
+    with studio.app_tab("Context", width=390, height=1180, scheme="dark") as page:
+        page.get_by_role("button", name="Find what depends on context", exact=True).click()
+        page.frame_locator("#context iframe").locator("[data-cues]").first.click()
+        return _settled(page)
+
+
+def _settled(page: Any) -> bytes:
+    page.wait_for_timeout(2500)  # frames take the height of what is in them
+    return page.screenshot()
+
+
 SHOTS: tuple[Callable[[Studio], bytes], ...] = (
     console, text, heatmap, contrast, steps, phone, plot_heatmap, plot_comparison, report, report_methods,
+    app_explain, app_compare, app_context, app_runs, app_phone,
 )  # fmt: skip
 
 
@@ -193,14 +290,17 @@ def main(names: list[str], output: Path, demo: Path) -> int:
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         studio = Studio(browser, Path(folder), demo)
-        for name in names or known:
-            if name.startswith("report") and not demo.exists():
-                print(f"{name}: left out, since there is no {demo} (`make demo` writes it)")
-                continue
-            path = output / f"{name}.png"
-            path.write_bytes(small(known[name](studio)))
-            print(f"{path}: {path.stat().st_size // 1000} kB")
-        browser.close()
+        try:
+            for name in names or known:
+                if name in ("report", "report_methods", "app_runs") and not demo.exists():
+                    print(f"{name}: left out, since there is no {demo} (`make demo` writes it)")
+                    continue
+                path = output / f"{name}.png"
+                path.write_bytes(small(known[name](studio)))
+                print(f"{path}: {path.stat().st_size // 1000} kB")
+        finally:
+            studio.app.stop()
+            browser.close()
     return 0
 
 
