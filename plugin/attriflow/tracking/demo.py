@@ -1,4 +1,4 @@
-"""`attriflow demo`: both demo models evaluated with everything there is, into a fresh MLflow store."""
+"""`attriflow demo`: both demo models evaluated with every method and ferret's metrics, into a fresh MLflow store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPERIMENT = "attriflow demo"
 SETTINGS: dict[str, Any] = {
     "inputs": "input",
     "rationale": "rationale",
-    # methods, step functions and metrics: all, by default
+    # methods and step functions: all, metrics: ferret's six, by default
     "method_options": {
         # fewer points and samples than the defaults: a demo is looked at while it runs
         "integrated_gradients": {"n_steps": 20},
