@@ -135,3 +135,19 @@ def test_the_heat_map_puts_alike_methods_side_by_side(tmp_path):
         agreement_heatmap(agreement_table({"one": one}))
     with pytest.raises(UnknownNameError, match="did you mean 'spearman'"):
         agreement_heatmap(table, "spearmn")
+
+
+def test_the_title_fits_a_small_heat_map_and_nothing_is_minus_zero():
+    import pandas as pd
+    from matplotlib.text import Text
+
+    from attriflow.rank_agreement import MEASURES
+    from attriflow.views.agreement import agreement_heatmap
+
+    rows = [{"first": "a", "second": "b", **dict.fromkeys(MEASURES, -0.001)}]
+    for measure in MEASURES:
+        figure = agreement_heatmap(pd.DataFrame(rows), measure).figure
+        figure.canvas.draw()
+        (title,) = [t for t in figure.findobj(Text) if t.get_text().startswith("Agreement")]
+        assert title.get_window_extent().x1 <= figure.bbox.x1
+        assert "-0.00" not in {t.get_text() for t in figure.findobj(Text)}

@@ -19,6 +19,9 @@ from attriflow.views.figures import NOTE, NOTHING, TITLE, rgb255, save_figure, s
 if TYPE_CHECKING:
     from seaborn.matrix import ClusterGrid
 
+NARROWEST = 5.0
+"""Inches that the longest title takes."""
+
 
 def agreement_matrix(table: pd.DataFrame, measure: str = "spearman") -> pd.DataFrame:
     """Methods x methods, 1 on the diagonal, NaN where a pair has no value.
@@ -69,7 +72,7 @@ def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: s
     tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
     negative = measure in ("spearman", "kendall")
     labels = 0.3 + 0.078 * max(len(printable(str(name))) for name in matrix.index)  # inches
-    size = 1.6 + 0.38 * count + labels
+    size = max(1.6 + 0.38 * count + labels, NARROWEST)
     grid = sns.clustermap(
         matrix, mask=matrix.isna(), row_linkage=tree, col_linkage=tree, figsize=(size, size),
         cmap="vlag" if negative else sns.light_palette("#56B4E9", as_cmap=True), vmin=-1 if negative else 0, vmax=1,
@@ -80,7 +83,9 @@ def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: s
     pyplot.close(grid.figure)
     _annotate(grid, matrix)
     grid.ax_heatmap.set_facecolor(NOTHING)
-    grid.ax_col_dendrogram.set_title(f"Agreement between methods: {measure.replace('_', ' ')}", **TITLE)
+    title = {key: value for key, value in TITLE.items() if key != "loc"}
+    text = f"Agreement between methods: {measure.replace('_', ' ')}"
+    grid.figure.text(0.02, 1 - 0.08 / size, text, va="top", **title)
     if "n" in table:
         n = int(table.loc[table["measure"] == measure, "n"].max())
         grid.figure.text(0.01, 0.005, f"means over {n} example{'s' * (n != 1)}", **NOTE)
@@ -99,7 +104,15 @@ def _annotate(grid: ClusterGrid, matrix: pd.DataFrame) -> None:
     for (i, j), value in np.ndenumerate(shown):
         if not np.isnan(value):
             color = hexadecimal(ink(rgb255(mesh.cmap(mesh.norm(value)))))
-            axes.text(j + 0.5, i + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=small, color=color)
+            axes.text(
+                j + 0.5,
+                i + 0.5,
+                f"{round(float(value), 2) + 0.0:.2f}",
+                ha="center",
+                va="center",
+                fontsize=small,
+                color=color,
+            )
     places = np.arange(len(names)) + 0.5
     axes.set_xticks(places, names, rotation=90, fontsize=9, parse_math=False)
     axes.set_yticks(places, names, rotation=0, fontsize=9, parse_math=False)
