@@ -348,6 +348,7 @@ class TestFiles:
 class TestProcesses:
     """The commands of the library that attriflow's users come from, with only the program's name changed."""
 
+    @pytest.mark.slow
     def test_attribute(self, tmp_path):
         seed = ("attribute", "--model_name_or_path", "demo/translate", "--attribution_method", "saliency")
         done = process(*seed, "--input_texts", "the red house", cwd=tmp_path)

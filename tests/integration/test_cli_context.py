@@ -24,6 +24,7 @@ def run(*arguments: str, code: int = 0) -> None:
     assert exited.value.code == code
 
 
+@pytest.mark.slow
 def test_the_seed_document_in_a_real_process(tmp_path):
     command = [sys.executable, "-c", "from attriflow.cli import main; main()", "attribute-context", *RECALL]
     done = subprocess.run(

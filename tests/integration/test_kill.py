@@ -27,6 +27,7 @@ def killed(folder: Path, trials: int, rows: int, *options: str) -> list[dict]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_a_few_times(tmp_path):
     found = killed(tmp_path, 1, 60, "-a", "dummy")
     lines = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines()

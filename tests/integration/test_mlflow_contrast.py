@@ -56,6 +56,7 @@ def test_rows_with_and_without_foils(store, kind, causal_folder, seq2seq_folder)
     np.testing.assert_allclose(row, own.step_scores["contrast_prob_diff"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_other_sources_and_prompts(store, causal_folder, seq2seq_folder):
     for folder in (causal_folder, seq2seq_folder):
         data = DATA.drop(columns="contrast_target").assign(other=["the blue cat", float("nan"), ""])
@@ -65,6 +66,7 @@ def test_other_sources_and_prompts(store, causal_folder, seq2seq_folder):
         assert set(table[table.step_function == "entropy"].example) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_what_is_explained_may_be_contrastive(store, causal_folder):
     data = DATA.dropna()
     result, _ = evaluate(causal_folder, data, attributed_fn="contrast_prob_diff", contrast_targets_alignments="auto")

@@ -79,6 +79,7 @@ def test_can_evaluate_declines_without_raising(question: dict[str, Any]) -> None
     assert AttributionEvaluator.can_evaluate(**{**question, "model_type": "text-attribution"}) is True
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.filterwarnings("ignore")
 def test_a_classifier_evaluated_without_naming_evaluators_is_the_same_with_and_without_attriflow() -> None:

@@ -28,7 +28,7 @@ def run_fresh(code: str | Path, folder: Path, *arguments: str, timeout: float = 
     exist in this folder.
     """
     if not hasattr(os, "fork"):
-        raise NotImplementedError("needs fork")
+        raise RuntimeError("needs fork")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fresh_imports"])
     out, err = folder / ".stdout", folder / ".stderr"

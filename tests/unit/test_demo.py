@@ -208,6 +208,7 @@ def test_recipe_runs(name: str, tmp_path: Path) -> None:
     assert (tmp_path / name / "tokenizer.json").read_bytes() == (demo_path(name) / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_recipe_does_not_replace_the_models_by_a_quick_run() -> None:
     pytest.importorskip("transformers")
     command = [sys.executable, str(RECIPE), "recall", "--quick"]

@@ -100,7 +100,7 @@ class TestTexts:
         assert out.target_text == "zzz has a red hat . what color is the hat ? red"
         assert out.target_text[out.targets[0].start : out.targets[0].end] == "red"
 
-    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
     def test_half_precision_models_have_single_precision_scores(self, dtype):
         text = "anna has a red hat . tom has a blue car . what color is the car ?"
         models = [attriflow.load_model("demo/recall", dtype=d) for d in (dtype, "float32")]

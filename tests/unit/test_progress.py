@@ -37,6 +37,7 @@ def in_terminal(show: bool, pause: float) -> str:
     return out.decode(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_appears_after_two_seconds_in_a_terminal():
     assert "saliency" in in_terminal(True, 0.35)
