@@ -91,7 +91,7 @@ def _table(pairs: pd.DataFrame) -> str:
     from attriflow.views.common import number
 
     rows = [
-        (escape(row.first), escape(row.second), number(row.spearman), number(row.top_k_overlap))
+        (escape(str(row.first)), escape(str(row.second)), number(row.spearman), number(row.top_k_overlap))
         for row in pairs.itertuples()
     ]
     head = "".join(f'<th scope="col">{name}</th>' for name in _HEADS)
