@@ -1,19 +1,20 @@
 """How cost grows: time against prompt length, target length, batch, n_steps and layers, with the fitted exponent.
 
-Usage: ``python benchmarks/scaling.py [--rounds 5] [--threads 1] [--out docs/images]``. Writes `scaling.png` into the
-folder and prints the table. The sizes of a curve are measured in turn, round after round, so that a machine that slows
-down does so for all of them; a point is the median over rounds. The expected curve is the method's arithmetic floor
-(`attriflow.evaluation.floors`) at the same sizes: its exponent is fitted in the same way, so both are slopes over the
-same range, not limits.
+Usage: ``python benchmarks/scaling.py [--rounds 5] [--threads 1] [--out docs/images]``. Writes `scaling.png` and
+`scaling.json` into the folder and prints the table. The sizes of a curve are measured in turn, round after round, so
+that a machine that slows down does so for all of them; a point is the median over rounds. The expected curve is the
+method's arithmetic floor (`attriflow.evaluation.floors`) at the same sizes: its exponent is fitted in the same way, so
+both are slopes over the same range, not limits.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,27 +134,31 @@ def table(found: Sequence[Measured]) -> str:
 
 
 def plot(found: Sequence[Measured], path: Path) -> None:
-    """One panel per axis: measured points, and the multiply-adds scaled to them, dashed."""
+    """One panel per axis: measured points, and the multiply-adds scaled to them, dashed; exponents of both."""
     import seaborn as sns
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
-    axes_names = list(dict.fromkeys(m.curve.axis for m in found))
+    names = list(dict.fromkeys(m.curve.axis for m in found))
     sns.set_theme(style="whitegrid")
-    figure, panels = plt.subplots(1, len(axes_names), figsize=(3.4 * len(axes_names), 4.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(names), figsize=(3.3 * len(names), 4.6), squeeze=False, layout="constrained")
     palette = sns.color_palette("colorblind")
-    for panel, name in zip(panels[0], axes_names, strict=True):
+    for panel, name in zip(panels[0], names, strict=True):
         for color, m in zip(palette, [m for m in found if m.curve.axis == name], strict=False):
             scale = np.exp(np.mean(np.log(m.seconds)) - np.mean(np.log(m.floor)))
-            label = f"{m.curve.method}\n{m.exponent:.2f}, expected {m.expected:.2f}"
+            label = f"{m.curve.method}: {m.exponent:.2f} ({m.expected:.2f})"
             panel.plot(m.curve.points, m.seconds, "o-", color=color, ms=4, label=label)
             panel.plot(m.curve.points, [scale * f for f in m.floor], "--", color=color, lw=1)
-            panel.set_xticks(m.curve.points, [str(p) for p in m.curve.points])
-        panel.set(xscale="log", yscale="log", xlabel=name, title=name)
-        panel.set_xticks(m.curve.points, [str(p) for p in m.curve.points])
-        panel.minorticks_off()
-        panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
+            points = m.curve.points
+        panel.set(xscale="log", yscale="log", title=name)
+        panel.set_xticks(points, [str(p) for p in points])
+        panel.xaxis.minorticks_off()
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.minorticks_off()
+        panel.tick_params(labelsize=9)
+        panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.08), frameon=False, handlelength=1.2)
     panels[0][0].set_ylabel("seconds")
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -172,6 +177,8 @@ def main() -> None:
         found.append(measure(curve, options.rounds))
         print(f"{curve.axis} {curve.method}: {found[-1].exponent:.2f}, expected {found[-1].expected:.2f}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
+    numbers = [{**asdict(m), "exponent": m.exponent, "expected": m.expected} for m in found]
+    (options.out / "scaling.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     plot(found, options.out / "scaling.png")
     print(table(found))
 
