@@ -255,7 +255,8 @@ def examples_needed(a: Values, b: Values, *, level: float = 0.95, power: float =
         power: Probability to find the difference.
 
     Returns:
-        A number of examples; None where no difference was seen, or from fewer than two examples.
+        A number of examples; None where no difference was seen, or one of rounding's size that a billion would not
+        show, or from fewer than two examples.
     """
     _check("level", level)
     _check("power", power)
@@ -266,7 +267,8 @@ def examples_needed(a: Values, b: Values, *, level: float = 0.95, power: float =
     if math.isinf(size):
         return fewest
     critical, wanted = NormalDist().inv_cdf((1 + level) / 2), NormalDist().inv_cdf(power)
-    return max(fewest, math.ceil(((critical + wanted) / size) ** 2 + critical**2 / 2))
+    needed = ((critical + wanted) / size) ** 2 + critical**2 / 2
+    return None if needed > 1e9 else max(fewest, math.ceil(needed))
 
 
 def power_note(a: Values, b: Values, *, level: float = 0.95, power: float = 0.8) -> str:

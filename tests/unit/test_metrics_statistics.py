@@ -160,3 +160,8 @@ def test_compare_pairs_examples_and_not_steps():
     alone = paired_bootstrap_difference([1.0, 2.0], [0.0, math.nan])
     assert (alone.mean, alone.n) == (1.0, 1)
     assert compare(pd.DataFrame({"method": ["a"], "example": [0], "value": [1.0]})).empty
+
+
+def test_differences_of_rounding_need_no_number_of_examples():
+    a = np.array([0.5, 0.25, 0.125])
+    assert examples_needed(a + np.array([1e-12, -1e-12, 1e-20]), a) is None
