@@ -72,7 +72,7 @@ def test_a_method_that_is_really_broken_fails(tmp_path):
     arguments = ["--runs", "0", "--times", "3", "--examples", "16", "--timed", "mine", "--output", str(tmp_path)]
     done = run_fresh(script, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"3 times: 1 of 1 failed\n  mine: slower: [234]\.\d\d times the cost", done.stdout), done.stdout
+    assert re.search(r"3 times: 1 of 1 failed\n  mine: slower: \d+\.\d\d times the cost", done.stdout), done.stdout
     worse = re.findall(r"^  mine/(\w+): worse by 0\.\d+", done.stdout, re.M)
     assert set(worse) == {"aopc_compr", "aopc_suff", "auprc_plau", "token_f1_plau"}
     assert "shuffled scores: 4 of 16 failed" in done.stdout
