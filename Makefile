@@ -67,10 +67,10 @@ browser: ## install Chromium for the tests (as root on Debian)
 test test-fast: export OMP_NUM_THREADS := 1
 
 test: $(STAMP) browser ## run all tests
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## run all but the slow tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, types and the layering
 	$(BIN)/ruff check .

@@ -28,16 +28,10 @@ def killed(folder: Path, trials: int, rows: int, *options: str) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_killed_a_few_times(tmp_path):
-    found = killed(tmp_path, 1, 60, "-a", "dummy")
-    lines = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["row"] for line in lines] == list(range(60))
-    assert any(trial["rows at each kill"] for trial in found)
-
-
-@pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path):
-    found = killed(tmp_path, 20, 128, "-a", "saliency")
+    found = killed(tmp_path, 20, 96, "-a", "saliency")
+    lines = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["row"] for line in lines] == list(range(96))
     moments = [rows for trial in found for rows in trial["rows at each kill"]]
     print("rows done when killed:", moments)
     assert len(moments) >= 20 and len(set(moments)) >= 3  # a multiple of 32 rows is done, or none, or all

@@ -10,9 +10,10 @@ import attriflow
 from attriflow.demo import load_demo_dataset
 from attriflow.errors import AttriflowError
 from attriflow.tracking import genai
+from attriflow_metrics.ferret import ferret_available
 
-scorers = pytest.importorskip("mlflow.genai.scorers", reason="this MLflow has no mlflow.genai")
-pytest.importorskip("ferret")
+pytest.importorskip("mlflow.genai.scorers", reason="this MLflow has no mlflow.genai")
+pytestmark = pytest.mark.skipif(not ferret_available(), reason="ferret is not installed")
 
 
 @pytest.fixture(scope="module")

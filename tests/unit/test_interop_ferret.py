@@ -11,8 +11,9 @@ import attriflow
 from attriflow.errors import AttriflowError
 from attriflow.interop import ferret
 from attriflow.registry import methods
+from attriflow_metrics.ferret import ferret_available
 
-pytest.importorskip("ferret")
+pytestmark = pytest.mark.skipif(not ferret_available(), reason="ferret is not installed")
 TEXT = "anna has a red hat . tom has a blue car . what color is the car ?"
 QUICK = {"explainer": "lime", "call_args": {"num_samples": 40}}
 
