@@ -27,9 +27,8 @@ def _one_thread_per_worker() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _own_parts_only():
-    """What a test registers is gone after it; built-in parts, which register when they are imported, stay."""
+def own_parts_only():
+    """What is registered in between is gone afterwards; built-in parts, which register when they are imported, stay."""
     from attriflow import registry
 
     every = [r for r in vars(registry).values() if isinstance(r, registry.Registry)]
@@ -41,6 +40,17 @@ def _own_parts_only():
             if not module.startswith(("attriflow.", "attriflow_metrics")):
                 one.unregister(name)
         one._aliases = {alias: name for alias, name in one._aliases.items() if alias in aliases or ":" not in alias}
+
+
+@pytest.fixture(autouse=True)
+def _own_parts_of_a_test():
+    yield from own_parts_only()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_parts_of_a_module():
+    """What fixtures register that several tests share."""
+    yield from own_parts_only()
 
 
 @pytest.fixture(scope="session")
