@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -72,9 +73,9 @@ class Curves(Removal):
         """Every point of the curve."""
         yield from (ask for _, ask in self.points(step))
 
+    @abstractmethod
     def points(self, step: Step) -> list[tuple[float, Ask]]:
         """(x, changed input) of each point, x ascending."""
-        raise NotImplementedError
 
     def measure(self, step: Step, answers: Answers) -> Measured:
         """Area under the curve, and the curve."""

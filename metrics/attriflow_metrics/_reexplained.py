@@ -68,6 +68,29 @@ class Reexplained:
         return collected(len(attribution.targets), found, skipped)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Noisy(Reexplained):
+    """Base of those that look at noise on the embeddings, the same for all of them.
+
+    Attributes:
+        noise: Standard deviation of the noise, as a share of the embeddings' root mean square.
+        n_samples: Explanations of noisy inputs.
+    """
+
+    noise: float = 0.1
+    n_samples: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.noise > 0:
+            raise InputError(f"noise must be above 0, not {self.noise!r}")
+        check_count("n_samples", self.n_samples)
+
+    def changes(self) -> Sequence[Mapping[str, Any]]:
+        """One explanation per draw."""
+        return [{"noise": self.noise, "draw": draw} for draw in range(self.n_samples)]
+
+
 def _scores(again: Attribution, attribution: Attribution) -> np.ndarray:
     scores = again.token_scores()
     if scores.shape != attribution.scores.shape[:2]:
@@ -80,14 +103,3 @@ def check_count(name: str, value: int) -> None:
     """Raise `InputError` for a number of repetitions that is none."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} must be a whole number from 1, not {value!r}")
-
-
-def check_noise(noise: float) -> None:
-    """Raise `InputError` for noise that is none."""
-    if not noise > 0:
-        raise InputError(f"noise must be above 0, not {noise!r}")
-
-
-def noises(noise: float, n_samples: int) -> list[dict[str, Any]]:
-    """Changes that put noise on the embeddings; the same ones for all metrics that ask for the same."""
-    return [{"noise": noise, "draw": draw} for draw in range(n_samples)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from attriflow.registry import metrics
-from attriflow_metrics._reexplained import Reexplained, check_count, check_noise, noises
+from attriflow_metrics._reexplained import Noisy
 from attriflow_metrics._rescored import Measured
 from attriflow_metrics._steps import Step
 
@@ -27,7 +26,7 @@ from attriflow_metrics._steps import Step
     default=False,
 )
 @dataclass(frozen=True, kw_only=True)
-class MaxSensitivity(Reexplained):
+class MaxSensitivity(Noisy):
     r"""How far the explanation moves at most under noise on the embeddings; lower is better.
 
     $$\max_k \frac{\lVert s(x + \epsilon_k) - s(x) \rVert}{\lVert s(x) \rVert}$$
@@ -43,18 +42,6 @@ class MaxSensitivity(Reexplained):
         noise: Standard deviation of the noise, as a share of the embeddings' root mean square.
         n_samples: Explanations of noisy inputs.
     """
-
-    noise: float = 0.1
-    n_samples: int = 3
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_noise(self.noise)
-        check_count("n_samples", self.n_samples)
-
-    def changes(self) -> Sequence[Mapping[str, Any]]:
-        """The same noise for every metric that asks for it."""
-        return noises(self.noise, self.n_samples)
 
     def measure(self, step: Step, others: np.ndarray) -> Measured:
         """The number that captum gives, which sees explanations by their number: 0 is that of the input itself."""

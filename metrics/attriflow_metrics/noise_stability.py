@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from attriflow.rank_agreement import similarity
 from attriflow.registry import metrics
-from attriflow_metrics._reexplained import Reexplained, check_count, check_noise, noises
+from attriflow_metrics._reexplained import Noisy
 from attriflow_metrics._rescored import Measured
 from attriflow_metrics._steps import Step
 
@@ -26,7 +24,7 @@ from attriflow_metrics._steps import Step
     default=False,
 )
 @dataclass(frozen=True, kw_only=True)
-class NoiseStability(Reexplained):
+class NoiseStability(Noisy):
     r"""How well the order of the magnitudes survives noise on the embeddings; higher is better.
 
     $$\frac1n \sum_{k=1}^n \rho\big(|s(x)|, |s(x + \epsilon_k)|\big)$$
@@ -44,18 +42,6 @@ class NoiseStability(Reexplained):
         noise: Standard deviation of the noise, as a share of the embeddings' root mean square.
         n_samples: Explanations of noisy inputs.
     """
-
-    noise: float = 0.1
-    n_samples: int = 3
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_noise(self.noise)
-        check_count("n_samples", self.n_samples)
-
-    def changes(self) -> Sequence[Mapping[str, Any]]:
-        """The same noise for every metric that asks for it."""
-        return noises(self.noise, self.n_samples)
 
     def measure(self, step: Step, others: np.ndarray) -> Measured:
         """Mean similarity."""
