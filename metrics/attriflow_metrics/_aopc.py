@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -71,11 +72,21 @@ class AreaOverPerturbationCurve(Faithfulness):
 
     def kept_inputs(self, step: Step) -> Iterator[tuple[int, ...]]:
         """The inputs that stay, selected at each threshold by ferret's own functions."""
-        parts = ferret.load()
-        removal = parts.parse_arguments(self.arguments())[2]
-        select = parts.discretiser(removal["based_on"])
         inputs = np.array(step.inputs)
-        for threshold in removal["thresholds"]:
-            selected = select(step.scores, threshold, True)
-            if selected is not None:
-                yield tuple(self.kept(inputs, np.sort(selected)).tolist())
+        for selected in _selected(np.asarray(step.scores, dtype=np.float64).tobytes(), self.based_on, self.thresholds):
+            yield tuple(self.kept(inputs, np.array(selected, dtype=np.int64)).tolist())
+
+
+# Comprehensiveness and sufficiency select the same places, each once to plan and once to measure.
+@lru_cache(maxsize=4096)
+def _selected(scores: bytes, based_on: str, thresholds: tuple[float, ...] | None) -> tuple[tuple[int, ...], ...]:
+    """The places of float64 scores that ferret selects at each threshold, ascending; none where it selects nothing."""
+    parts = ferret.load()
+    arguments: dict[str, Any] = {"based_on": based_on}
+    if thresholds is not None:
+        arguments["thresholds"] = list(thresholds)
+    removal = parts.parse_arguments({"removal_args": arguments})[2]
+    select = parts.discretiser(removal["based_on"])
+    values = np.frombuffer(scores, dtype=np.float64)
+    found = (select(values, threshold, True) for threshold in removal["thresholds"])
+    return tuple(tuple(np.sort(places).tolist()) for places in found if places is not None)

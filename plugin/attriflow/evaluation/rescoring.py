@@ -77,27 +77,28 @@ class Rescorer:
             requests: (number of the example, change) pairs.
             shared: They do not depend on any explanation, so that every method will ask for them.
         """
+        self._compute(((index, *self._canonical(index, variant)) for index, variant in requests), shared)
+
+    def scores(self, requests: Iterable[tuple[int, Variant]]) -> list[Tensor]:
+        """Log-probabilities per request: `[1]` for one step, `[step]` for all."""
+        asked = [(index, *self._canonical(index, variant)) for index, variant in requests]
+        self._compute(asked, shared=False)
+        return [self._shared[k] if k in self._shared else self._transient[k] for _, k, _ in asked]
+
+    def release(self) -> None:
+        """Forget the scores of changes that depend on an explanation."""
+        self._transient.clear()
+
+    def _compute(self, requests: Iterable[tuple[int, Key, Variant]], shared: bool) -> None:
         missing: dict[Key, tuple[int, Variant]] = {}
-        for index, variant in requests:
-            key, canonical = self._canonical(index, variant)
+        for index, key, variant in requests:
             if key not in self._shared and key not in self._transient:
-                missing[key] = (index, canonical)
+                missing[key] = (index, variant)
             if len(missing) >= self.chunk:
                 self._run(missing, shared)
                 missing = {}
         if missing:
             self._run(missing, shared)
-
-    def scores(self, requests: Iterable[tuple[int, Variant]]) -> list[Tensor]:
-        """Log-probabilities per request: `[1]` for one step, `[step]` for all."""
-        asked = list(requests)
-        self.prefetch(asked)
-        keys = [self._canonical(index, variant)[0] for index, variant in asked]
-        return [self._shared[k] if k in self._shared else self._transient[k] for k in keys]
-
-    def release(self) -> None:
-        """Forget the scores of changes that depend on an explanation."""
-        self._transient.clear()
 
     def _run(self, missing: dict[Key, tuple[int, Variant]], shared: bool) -> None:
         begin = time.perf_counter()

@@ -15,7 +15,7 @@ from torch import Tensor
 from attriflow.errors import InputError
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.cost import measure, synchronize
+from attriflow.evaluation.cost import measure, old_objects_uncollected, synchronize
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.planning import Plan, make_plan, say
 from attriflow.evaluation.rationale import rationale_matrix, rationale_size
@@ -70,6 +70,10 @@ class Evaluation:
 
     def run(self) -> Iterator[Event]:
         """Encode (or generate), then step functions, then every method with its metrics."""
+        with old_objects_uncollected():
+            yield from self._run()
+
+    def _run(self) -> Iterator[Event]:
         self.examples = self._encode()
         self.rationales = self._match_rationales()
         self.step_scores = self._score_steps()

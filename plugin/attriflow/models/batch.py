@@ -49,11 +49,10 @@ class Batch:
 def pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Right-pad id lists: ids `[row, position]` and mask (1 = token)."""
     width = max(1, max(len(r) for r in rows))
-    ids = torch.full((len(rows), width), value, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[i, : len(row)] = 1
+    # plain lists: for rows this short several times faster than a tensor per row
+    ids = torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(width) < lengths[:, None]).long()
     return ids.to(device), mask.to(device)
 
 

@@ -19,6 +19,8 @@ _BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 def printable(text: str, keep: str = "\n\t") -> str:
     """Replace what a page or a terminal must not receive: control characters, bidi controls, lone surrogates."""
+    if text.isprintable():  # none of those is, by Unicode's categories
+        return text
     return "".join(char if char in keep else _printable(char) for char in text)
 
 

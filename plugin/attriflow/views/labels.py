@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +51,10 @@ def place_labels(figure: Figure, axes: Axes, x: Sequence[float], y: Sequence[flo
     taken = [_around(spot, radius) for spot in spots]
     legend = axes.get_legend()
     if legend is not None:
-        taken.append(legend.get_window_extent(renderer))
+        taken.append(np.array(legend.get_window_extent(renderer).extents))
     lines = _along_lines(axes)
+    # far enough from its point to need a line to it
+    has_line = np.array([max(abs(dx), abs(dy)) > 16 for dx, dy, _, _ in _OFFSETS])
     for number, name in enumerate(names):
         label = axes.annotate(
             name, (x[number], y[number]), xytext=(0, 0), textcoords="offset points", fontsize=10, parse_math=False,
@@ -62,50 +63,56 @@ def place_labels(figure: Figure, axes: Axes, x: Sequence[float], y: Sequence[flo
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip
         label.set_in_layout(False)
-        boxes = []
-        for dx, dy, ha, va in _OFFSETS:
-            label.set(position=(dx, dy), horizontalalignment=ha, verticalalignment=va)
-            label.update_positions(renderer)
-            # The extent of the text alone: an annotation's own would include the line to its point.
-            boxes.append(Text.get_window_extent(label, renderer))
-
-        def cost(index: int, boxes: Sequence[Bbox] = boxes, own: int = number) -> tuple[int, float]:
-            box = boxes[index]
-            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
-            distances = [_distance(box, spot) for spot in spots]
-            nearest = min((d for i, d in enumerate(distances) if i != own), default=np.inf)
-            # A label that is as near to another point would seem to be that one's.
-            misleading = nearest < distances[own] + clearance and not _has_line(index)
-            crossed = sum(box.overlaps(part) for part in lines)
-            # A crossed line is better than a label far away, covering anything else is not.
-            hard = 2 * (outside + sum(box.overlaps(other) for other in taken)) + misleading
-            return hard, min(crossed, 1) * 14 + index
-
-        chosen = min(range(len(boxes)), key=cost)
+        label.update_positions(renderer)
+        # The extent of the text alone: an annotation's own would include the line to its point.
+        extent = Text.get_window_extent(label, renderer)
+        boxes = _candidates(spots[number], extent.width, extent.height, figure.dpi / 72)
+        outside = (boxes[:, :2] < (frame.x0, frame.y0)).any(1) | (boxes[:, 2:] > (frame.x1, frame.y1)).any(1)
+        distances = _distances(boxes, spots)
+        others = np.delete(distances, number, axis=1).min(1, initial=np.inf)
+        # A label that is as near to another point would seem to be that one's.
+        misleading = (others < distances[:, number] + clearance) & ~has_line
+        # A crossed line is better than a label far away, covering anything else is not.
+        hard = 2 * (outside + _overlaps(boxes, np.array(taken)).sum(1)) + misleading
+        soft = 14 * _overlaps(boxes, lines).any(1) + np.arange(len(boxes))
+        chosen = int(np.lexsort((soft, hard))[0])
         dx, dy, ha, va = _OFFSETS[chosen]
         label.set(position=(dx, dy), horizontalalignment=ha, verticalalignment=va)
         taken.append(boxes[chosen])
         if label.arrow_patch is not None:
-            label.arrow_patch.set_visible(_has_line(chosen))
+            label.arrow_patch.set_visible(bool(has_line[chosen]))
 
 
-def _has_line(index: int) -> bool:
-    """Whether a label at this offset is far enough from its point to need a line to it."""
-    dx, dy, _, _ = _OFFSETS[index]
-    return max(abs(dx), abs(dy)) > 16
+def _candidates(spot: np.ndarray, width: float, height: float, scale: float) -> np.ndarray:
+    """Corners `[place, (x0, y0, x1, y1)]` of a label at each of `_OFFSETS`, in pixels."""
+    left = {"left": 0.0, "center": 0.5, "right": 1.0}
+    low = {"bottom": 0.0, "center": 0.5, "top": 1.0}
+    low_left = np.array(
+        [
+            (spot[0] + dx * scale - left[ha] * width, spot[1] + dy * scale - low[va] * height)
+            for dx, dy, ha, va in _OFFSETS
+        ]
+    )
+    return np.hstack([low_left, low_left + np.array([width, height])])
 
 
-def _around(spot: np.ndarray, radius: float) -> Bbox:
-    return Bbox.from_extents(spot[0] - radius, spot[1] - radius, spot[0] + radius, spot[1] + radius)
+def _distances(boxes: np.ndarray, spots: np.ndarray) -> np.ndarray:
+    """From each box to each spot, `[box, spot]`."""
+    apart = np.maximum(np.maximum(boxes[:, None, :2] - spots, spots - boxes[:, None, 2:]), 0)
+    return np.asarray(np.hypot(apart[..., 0], apart[..., 1]))
 
 
-def _distance(box: Bbox, spot: np.ndarray) -> float:
-    dx = max(box.x0 - spot[0], 0, spot[0] - box.x1)
-    dy = max(box.y0 - spot[1], 0, spot[1] - box.y1)
-    return float(np.hypot(dx, dy))
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether boxes cover others, `[box, other]`."""
+    covers = (boxes[:, None, :2] <= others[:, 2:]).all(-1) & (others[:, :2] <= boxes[:, None, 2:]).all(-1)
+    return np.asarray(covers)
 
 
-def _along_lines(axes: Axes) -> list[Bbox]:
+def _around(spot: np.ndarray, radius: float) -> np.ndarray:
+    return np.concatenate([spot - radius, spot + radius])
+
+
+def _along_lines(axes: Axes) -> np.ndarray:
     """Small boxes along every line that is drawn in data coordinates."""
     boxes = []
     for line in axes.get_lines():
@@ -118,4 +125,4 @@ def _along_lines(axes: Axes) -> list[Bbox]:
         for start, stop in pairwise(corners):
             count = max(2, int(np.abs(stop - start).max() / 6))
             boxes += [_around(start + (stop - start) * part, 2) for part in np.linspace(0, 1, count)]
-    return boxes
+    return np.array(boxes).reshape(-1, 4)
