@@ -299,13 +299,13 @@ def compare(
     Args:
         table: Rows of one metric: the columns `method`, `example` and `value`, one row per step or per example.
         method, example, value: Names of these columns.
-        level: Coverage of intervals, and confidence of `examples_needed`.
+        level: Coverage of intervals, and confidence of all tests together.
         seed: For resampling.
 
     Returns:
         One row per pair: `a`, `b`, `difference` (mean of a - b), `low`, `high` (its bootstrap interval), `n`
         (examples), `p` (paired permutation), `p_holm` (adjusted for the number of pairs), `effect` (d_z),
-        `examples_needed` (in all) and `note` (see `power_note`).
+        `examples_needed` (in all, at a level that is divided among the pairs) and `note` (see `power_note`).
     """
     means = example_means(table, [method], example=example, value=value)
     wide = means.pivot(index=example, columns=method, values=value)
@@ -315,11 +315,13 @@ def compare(
     place = {name: i for i, name in enumerate(names)}
     differences = np.array([values[place[a]] - values[place[b]] for a, b in pairs]).reshape(len(pairs), len(wide))
     intervals = bootstrap_intervals(differences.T, level=level, seed=seed) if pairs else []
-    p_values = permutation_p_values(differences, seed=seed)
+    # fine enough that the smallest p-value there can be survives the correction, and a plan that expects the correction
+    p_values = permutation_p_values(differences, n=max(10000, 40 * len(pairs)), seed=seed)
+    strict = 1 - (1 - level) / max(1, len(pairs))
     rows = []
     for pair, row, interval, p in zip(pairs, differences, intervals, p_values, strict=True):
         zero = np.zeros_like(row)
-        needed = examples_needed(row, zero, level=level)
+        needed = examples_needed(row, zero, level=strict)
         effect, note = effect_size(row, zero), _power_note(needed, interval.n)
         rows.append((*pair, *interval, p, effect, needed, note))
     columns = ["a", "b", "difference", "low", "high", "n", "p", "effect", "examples_needed", "note"]

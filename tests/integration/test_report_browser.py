@@ -8,6 +8,7 @@ import torch
 from browser_support import in_browser, nameless, overflow, poor_contrasts
 from view_data import causal
 
+from attriflow.evaluation.significance import comparison_table, summary_table
 from attriflow.views import evaluation_plots
 from attriflow.views.figures import to_png
 from attriflow.views.page import in_tabs
@@ -19,7 +20,7 @@ PROMPT = [*"anna has a red hat . what color ?".split(), "</script><img src=x one
 ANSWER = ["red", "hat", "of-a-name-that-is-much-too-long-for-a-telephone-" * 3]
 METHODS = {"occlusion": (0.8, 0.1), "saliency": (0.6, 0.3), "random": (0.1, 0.9)}
 DIRECTIONS = {"aopc_compr": True, "aopc_suff": False}
-TABS = ("leaderboard", "methods", "steps", "throughput", "settings")
+TABS = ("leaderboard", "certainty", "methods", "steps", "throughput", "settings")
 
 
 def attribution(method, evidence):
@@ -45,9 +46,14 @@ def report(title="A report"):
     ]  # fmt: skip
     rationale = torch.zeros(len(ANSWER), len(PROMPT) + len(ANSWER), dtype=torch.bool)
     rationale[0, 3] = rationale[1, 4] = True
+    scores = pd.DataFrame(
+        {"example": e, "step": 0, "token": "t", "method": m, "metric": k, "value": v + e % 3 / 100, "skipped": None}
+        for e in range(12) for m, values in METHODS.items() for k, v in zip(DIRECTIONS, values, strict=True)
+    )  # fmt: skip
     return report_html(
         title=title, leaderboard=board, directions=DIRECTIONS, scores=pd.DataFrame(), step_scores=pd.DataFrame(steps),
         attributions={m: [attribution(m, (3, 4, i)), attribution(m, (0, 1, 2))] for i, m in enumerate(METHODS)},
+        summary=summary_table(scores), comparisons=comparison_table(scores, DIRECTIONS),
         rationales=[rationale, None], settings={"model": "toy", "long": "x" * 400},
         figures={"metric_heatmap": to_png(evaluation_plots.metric_heatmap(board, DIRECTIONS))},
     )  # fmt: skip
@@ -151,6 +157,18 @@ def test_sorting_by_mouse_and_keyboard(page):
     assert costs.locator("tbody th bdi").all_inner_texts() == ["random", "saliency", "occlusion"]
     costs.locator("thead th", has_text="seconds").locator("button").click()
     assert costs.locator("tbody th bdi").all_inner_texts() == ["saliency", "random", "occlusion"]
+
+
+def test_certainty_of_every_method_on_every_metric(page):
+    panel = choose(page, "certainty")
+    rows = panel.locator("tbody tr")
+    assert rows.count() == len(METHODS) * len(DIRECTIONS)
+    first = rows.first.locator("td, th").all_text_contents()
+    # the values 0.8, 0.81 and 0.82, each four times; both other methods are beaten
+    assert [text.strip() for text in first[:3]] == ["aopc_compr\u00a0↑", "occlusion", "0.810"]
+    assert [text.strip() for text in first[4:8]] == ["12", "2", "0", "0"]
+    panel.get_by_role("button", name="worse than").click()
+    assert panel.locator("th[aria-sort]").text_content().strip() == "worse than"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -61,12 +61,32 @@ def test_pairs_are_tested_within_each_metric():
         assert (row["difference"], row["low"], row["high"], row["n"]) == pytest.approx(interval)
         assert row["p"] == paired_permutation(a, b)
         assert row["effect"] == pytest.approx(effect_size(a, b))
-        assert row["examples_needed"] == examples_needed(a, b)
-        assert row["note"] == power_note(a, b) == f"enough examples to separate these two (n={interval.n})"
+        strict = 1 - 0.05 / 3  # three pairs
+        assert row["examples_needed"] == examples_needed(a, b, level=strict)
+        assert (
+            row["note"] == power_note(a, b, level=strict) == f"enough examples to separate these two (n={interval.n})"
+        )
     one = found[found["metric"] == "up"]
     pd.testing.assert_frame_equal(
         one.drop(columns=["metric", "better"]), compare(table[table["metric"] == "up"]), check_dtype=False
     )
+
+
+def test_notes_expect_the_correction_for_many_pairs():
+    """No pair is told that its examples are enough while the correction takes its difference away."""
+    rng = np.random.default_rng(1)
+    rows = [
+        (example, 0, f"m{number}", "up", 0.02 * number + rng.normal(0, 0.08))
+        for example in range(30)
+        for number in range(24)
+    ]
+    found = comparison_table(pd.DataFrame(rows, columns=["example", "step", "method", "metric", "value"]), {"up": True})
+    assert len(found) == 276
+    enough = found["examples_needed"] <= found["n"]
+    assert enough.sum() > 50 and found[enough]["better"].notna().mean() > 0.95
+    assert found["note"].str.startswith("enough").eq(enough).all()
+    # the smallest p-value that there can be is still one after it was multiplied by the number of pairs
+    assert found["p_holm"].min() < 0.03
 
 
 def test_what_examples_do_not_tell_is_not_called_better():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from view_data import ANSWER, DIRECTIONS, HOSTILE, PROMPT, Page, board, causal, metric_table, step_table
 
+from attriflow.evaluation.significance import comparison_table, summary_table
 from attriflow.views import evaluation_plots as plots
+from attriflow.views.certainty import certainty
+from attriflow.views.common import compact
 from attriflow.views.figures import to_png
 from attriflow.views.report import report_html
 
@@ -30,7 +34,9 @@ def report(**changes):
     rationale[0, [4, 5]] = True
     options = {
         "title": "Toy <report> & more", "leaderboard": board(), "directions": DIRECTIONS, "scores": metric_table(),
-        "step_scores": step_table(), "attributions": items, "rationales": [rationale, None],
+        "step_scores": step_table(), "summary": summary_table(metric_table()),
+        "comparisons": comparison_table(metric_table(), DIRECTIONS), "attributions": items,
+        "rationales": [rationale, None],
         "settings": {"model": 'toy"><script>alert(3)</script>', "seed": 0, "versions": {"torch": "2", "x": ["a", "b"]}},
         "figures": {"metric_heatmap": picture()},
     }  # fmt: skip
@@ -48,7 +54,7 @@ def test_report_is_well_formed_and_accessible():
     for text in ("no rule for <b>GELU</b>", "empty rationale", "versions.torch", "a, b", "aopc_suff\u00a0↓"):
         assert text in page.texts["main"], text
     tabs = [attrs["data-tab"] for attrs in page.all("button") if "data-tab" in attrs]
-    assert tabs == ["leaderboard", "methods", "steps", "throughput", "settings"]
+    assert tabs == ["leaderboard", "certainty", "methods", "steps", "throughput", "settings"]
     assert [attrs["id"] for attrs in page.all("section")] == tabs
     assert [attrs["data-explorer"] for attrs in page.all("div") if "data-explorer" in attrs] == [
         "text heatmap",
@@ -74,6 +80,28 @@ def test_report_shows_every_method_on_every_example():
     assert [axis["name"] for axis in first["views"][3]["axes"]] == ["layer", "head"]
     assert [(score["name"], score["unit"]) for score in first["scores"]] == [("probability", ""), ("entropy", "nats")]
     assert second["scores"][0]["values"] == [1.0, 1.1]
+
+
+def test_certainty_counts_what_the_tests_decided():
+    rng = np.random.default_rng(0)
+    means = {"good": 0.8, "fair": 0.79, "random": 0.1}
+    scores = pd.DataFrame(
+        {"example": e, "step": 0, "method": m, "metric": "aopc_suff", "value": v + rng.normal(0, 0.05)}
+        for e in range(20)
+        for m, v in means.items()
+    )
+    pairs = comparison_table(scores, {"aopc_suff": False})
+    table = certainty(summary_table(scores), pairs, {"aopc_suff": False})
+    heads = [column["label"] for column in table["head"]]
+    rows = {row["cells"][1]["text"]: dict(zip(heads, row["cells"], strict=True)) for row in table["rows"]}
+    assert next(iter(rows)) == "random"  # lower is better here
+    counts = {m: [row[k]["text"] for k in ("better than", "not told apart", "worse than")] for m, row in rows.items()}
+    assert counts == {"random": ["2", "0", "0"], "fair": ["0", "1", "1"], "good": ["0", "1", "1"]}
+    undecided = pairs[pairs["better"].isna()].iloc[0]
+    missing = undecided["examples_needed"] - 20
+    assert {rows[m]["examples missing"]["text"] for m in ("good", "fair")} == {compact(missing)}
+    assert rows["good"]["p against random"]["text"] == "< 0.001" and rows["random"]["p against random"]["text"] == "–"
+    assert certainty(pd.DataFrame(), pd.DataFrame(), {"aopc_suff": False}) == {"head": [], "rows": []}
 
 
 def test_throughput_is_a_table_from_cheap_to_dear():

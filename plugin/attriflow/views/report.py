@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attriflow.types import Attribution
 from attriflow.views.boards import cell, column, figure
+from attriflow.views.certainty import certainty
 from attriflow.views.common import as_float, as_text, compact, number
 from attriflow.views.evaluated import evaluated
 from attriflow.views.leaderboard import arrow, best, metric_names, records
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 BUDGET = 1_500_000  # bytes for the scores of the examples
 _SECTIONS = {
     "leaderboard": "Leaderboard",
+    "certainty": "Certainty",
     "methods": "Methods on one example",
     "steps": "Step scores",
     "throughput": "Throughput",
@@ -79,13 +81,15 @@ def report_html(
     directions: Mapping[str, bool],
     scores: pd.DataFrame,
     step_scores: pd.DataFrame,
+    summary: pd.DataFrame,
+    comparisons: pd.DataFrame,
     attributions: Mapping[str, Sequence[Attribution]],
     rationales: Sequence[Tensor | None] | None = None,
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
     max_examples: int = 5,
 ) -> str:
-    """One self-contained page: leaderboard, methods on one example, step scores, throughput, settings, as tabs.
+    """One self-contained page whose tabs are the sections: leaderboard, certainty, methods on one example and so on.
 
     The page forbids itself every network access (content security policy) and escapes all text.
 
@@ -95,6 +99,8 @@ def report_html(
         directions: Metric -> whether higher is better.
         scores: Tidy table with the columns example, step, token, method, metric, value, skipped.
         step_scores: Tidy table with the columns example, step, token, step_function, value, unit.
+        summary: Means with intervals, see `certainty`.
+        comparisons: Tests of all pairs of methods, see `certainty`.
         attributions: Method -> one attribution per example.
         rationales: Per example the evidence, bool `[step, input]`, or None.
         settings: What was run with what; nested mappings become dotted names.
@@ -116,6 +122,7 @@ def report_html(
         headline=_headline(flat, rows),
         summary=_summary(rows),
         leaderboard=_leaderboard(rows, metric_names(leaderboard, directions), directions),
+        certainty=certainty(summary, comparisons, directions),
         throughput=_throughput(rows),
         skipped=_skipped(scores),
         figures={
