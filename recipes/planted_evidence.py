@@ -32,21 +32,6 @@ CONTENT, EARLIER = 400.0, 200.0  # how much a head prefers words of its kind, an
 LOUD = 10.0  # the same where only the kind matters: nearly all of the attention, and not quite saturated
 LOGIT = 8.0
 SPECIALS = ("<unk>", "<pad>", "</s>")
-# Few points and samples: the texts are short. Everything else is left at its default.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "integrated_gradients": {"n_steps": 20},
-    "discretized_integrated_gradients": {"n_steps": 20},
-    "sequential_integrated_gradients": {"norms": False},
-    "layer_integrated_gradients": {"n_steps": 20},
-    "gradient_shap": {"n_samples": 10},
-    "smooth_grad": {"n_samples": 10},
-    "var_grad": {"n_samples": 10},
-    "kernel_shap": {"n_samples": 128},
-    "lime": {"n_samples": 128},
-    "shapley_sampling": {"n_samples": 8},
-    "reagent": {"num_probes": 4, "max_probe_steps": 16},
-    "context_cite": {"unit": "word"},
-}
 
 
 class Features:
@@ -169,13 +154,16 @@ def scores(task: str, examples: int, methods: Any, metric: str, **options: Any) 
     from attriflow.evaluation.runner import Evaluation
     from attriflow.evaluation.significance import summary_table
     from attriflow.evaluation.tables import scores_table
+    from attriflow.tracking.demo import SETTINGS
 
     frame = s.planted(task, examples, **options)
     features, targets = frame.drop(columns=["target", "contrast_target"]), list(frame["target"])
     settings = {"inputs": "input", "rationale": "rationale", "methods": methods, "metrics": [metric],
                 "step_functions": [], "throughput": False}  # fmt: skip
     chosen = EvaluationConfig.from_dict(settings, columns=list(features), targets="target").methods
-    settings["method_options"] = {name: OPTIONS[name] for name in chosen if name in OPTIONS}
+    # few points and samples: the texts are short
+    options = {**SETTINGS["method_options"], "layer_integrated_gradients": {"n_steps": 20}}
+    settings["method_options"] = {name: given for name, given in options.items() if name in chosen}
     config = EvaluationConfig.from_dict(settings, columns=list(features), targets="target")
     evaluation = Evaluation(explained(task), EvaluationData.from_frame(features, config, targets), config)
     for _ in evaluation.run():

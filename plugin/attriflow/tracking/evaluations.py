@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PAGE, THREADS = 1000, 8
 SCORES = {"example": pa.int64, "method": pa.string, "metric": pa.string, "value": pa.float64}
-_EVALUATED = "tags.`attriflow.device` LIKE '%'"  # evaluations; runs of single methods have no such tag
+EVALUATED = "tags.`attriflow.device` LIKE '%'"  # evaluations; runs of single methods have no such tag
 _SHARED = ("attributed_fn", "attributed_fn_args", "attribute_target", "contrast_target", "contrast_source")
 """Settings that change what is explained."""
 
@@ -136,7 +136,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _pages(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
-    query, token = f"{_EVALUATED} AND attributes.status = 'FINISHED'", None
+    query, token = f"{EVALUATED} AND attributes.status = 'FINISHED'", None
     while True:
         page = client.search_runs(experiments, query, max_results=PAGE, page_token=token)
         yield from page
@@ -153,7 +153,7 @@ def store_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, requests.RequestException) as error:
+    except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
         lines = str(error).strip().splitlines()
         raise InputError(
             f"cannot read the MLflow store {uri}: {lines[0] if lines else type(error).__name__}"

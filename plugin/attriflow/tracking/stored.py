@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from attriflow.errors import InputError, check_choice
 from attriflow.tracking.artifacts import read_table
+from attriflow.tracking.evaluations import EVALUATED, store_errors
 from attriflow.tracking.quiet import no_artifact_bars
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from attriflow.output import AttributionOutput
 
-_EVALUATED = "tags.`attriflow.device` LIKE '%'"  # runs of evaluations; those of single methods have no such tag
 _LEADERBOARD, _REPORT, _PLOTS, _ATTRIBUTIONS = "leaderboard.json", "report.html", "plots", "attributions"
 _MOST = 200
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -65,7 +65,7 @@ class EvaluationStore:
         """Name and time -> id of the evaluations of an experiment, the latest first."""
         with self._asking():
             found = self.client.search_runs(
-                [experiment_id], filter_string=_EVALUATED, max_results=_MOST, order_by=["attributes.start_time DESC"]
+                [experiment_id], filter_string=EVALUATED, max_results=_MOST, order_by=["attributes.start_time DESC"]
             )
         named = dict[str, str]()
         for run in found:
@@ -91,17 +91,11 @@ class EvaluationStore:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """A server that does not answer is an error in seconds, not minutes, and every error is one message."""
-        import requests
-        from sqlalchemy.exc import SQLAlchemyError
-
         before = {name: os.environ.get(name) for name in _PATIENCE}
         os.environ.update({name: value for name, value in _PATIENCE.items() if before[name] is None})
         try:
-            yield
-        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
-            reason = str(error).strip().splitlines()
-            message = f"cannot read the MLflow store {self.uri}: {reason[0] if reason else type(error).__name__}"
-            raise InputError(message) from error
+            with store_errors(self.uri):
+                yield
         finally:
             for name, value in before.items():
                 if value is None:
