@@ -82,7 +82,14 @@ def readable(name: str) -> bool:
 
 NEEDS_INTERFACE = [n for n in METHODS if methods.info(n).meta.get("interface")]
 UNREADABLE = [n for n in ARCHITECTURES if not readable(n)]
-PAIRS = [(n, m) for n in ARCHITECTURES for m in METHODS if not (n in UNREADABLE and m in NEEDS_INTERFACE)]
+# one architecture of each kind is tried by every run, their relatives by the full ones
+QUICK = ("gpt2", "llama-gqa", "bart", "t5")
+PAIRS = [
+    pytest.param(n, m, marks=() if n in QUICK else pytest.mark.slow)
+    for n in ARCHITECTURES
+    for m in METHODS
+    if not (n in UNREADABLE and m in NEEDS_INTERFACE)
+]
 
 
 @pytest.mark.parametrize("name", [*UNREADABLE, "gptj"])
