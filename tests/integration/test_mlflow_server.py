@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -16,8 +17,12 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow_support import hide_mlflow_state, register_evaluator
+from rich.console import Console
 
 import attriflow
+from attriflow.regression.rules import Rules
+from attriflow.tracking.leaderboard import leaderboard_command
+from attriflow.tracking.regression import check_runs
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +101,19 @@ def test_evaluate_over_http_and_read_everything_back(server: str, causal_folder:
         assert len(attriflow.load(saved)) == 2
         assert attriflow.load_model(info.model_uri).generate("the red cat", max_new_tokens=2)
         assert attriflow.load_model(f"models:/{info.model_id}").name
+
+        # boards and checks read such a store, too, and log into it
+        files = [str(tmp_path / name) for name in ("board.html", "board.csv", "board.json")]
+        board = leaderboard_command(
+            console=Console(file=io.StringIO()), experiments=["over http"], output=files, log_to=run.info.run_id,
+            tracking_uri=server,
+        )  # fmt: skip
+        assert set(board.rows["row"]) == {"random", "saliency"}
+        assert all(Path(name).stat().st_size for name in files)
+        logged_files = {item.path for item in client.list_artifacts(run.info.run_id, "leaderboard/method")}
+        assert {f"leaderboard/method/leaderboard.{kind}" for kind in ("html", "csv")} <= logged_files
+        verdicts = check_runs(run.info.run_id, run.info.run_id, Rules(), server)
+        assert verdicts and not any(verdict.failed for verdict in verdicts)
     finally:
         hide_mlflow_state()
         mlflow.set_tracking_uri(before)
