@@ -315,8 +315,8 @@ def compare(
     place = {name: i for i, name in enumerate(names)}
     differences = np.array([values[place[a]] - values[place[b]] for a, b in pairs]).reshape(len(pairs), len(wide))
     intervals = bootstrap_intervals(differences.T, level=level, seed=seed) if pairs else []
-    # fine enough that the smallest p-value there can be survives the correction, and a plan that expects the correction
-    p_values = permutation_p_values(differences, n=max(10000, 40 * len(pairs)), seed=seed)
+    # fine enough that the smallest p-value there can be is far below the level after the correction, too
+    p_values = permutation_p_values(differences, n=max(10000, 200 * len(pairs)), seed=seed)
     strict = 1 - (1 - level) / max(1, len(pairs))
     rows = []
     for pair, row, interval, p in zip(pairs, differences, intervals, p_values, strict=True):
