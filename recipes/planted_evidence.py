@@ -162,8 +162,8 @@ def scores(task: str, examples: int, methods: Any, metric: str, **options: Any) 
                 "step_functions": [], "throughput": False}  # fmt: skip
     chosen = EvaluationConfig.from_dict(settings, columns=list(features), targets="target").methods
     # few points and samples: the texts are short
-    options = {**SETTINGS["method_options"], "layer_integrated_gradients": {"n_steps": 20}}
-    settings["method_options"] = {name: given for name, given in options.items() if name in chosen}
+    quick = {**SETTINGS["method_options"], "layer_integrated_gradients": {"n_steps": 20}}
+    settings["method_options"] = {name: given for name, given in quick.items() if name in chosen}
     config = EvaluationConfig.from_dict(settings, columns=list(features), targets="target")
     evaluation = Evaluation(explained(task), EvaluationData.from_frame(features, config, targets), config)
     for _ in evaluation.run():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from attriflow.evaluation import cost
-from attriflow.evaluation.cost import Cost, PeakMemory, forward_time, measure, memory_kind
+from attriflow.evaluation.cost import Cost, PeakMemory, forward_time, measure, memory_kind, old_objects_uncollected
 
 CPU = torch.device("cpu")
 
@@ -111,3 +112,13 @@ def test_an_error_passes_through_and_stops_the_sampling() -> None:
 def test_the_kind_of_memory_is_stated() -> None:
     assert "resident" in memory_kind(CPU)
     assert "allocated" in memory_kind(torch.device("cuda"))
+
+
+def test_old_objects_are_left_alone_for_a_while():
+    with old_objects_uncollected():
+        assert gc.get_freeze_count() > 1000
+        frozen = gc.get_freeze_count()
+        with old_objects_uncollected():  # frozen already: nothing to do, and nothing to undo
+            pass
+        assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() == 0

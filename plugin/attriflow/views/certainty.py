@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attriflow.views.boards import cell, column
-from attriflow.views.common import as_float, as_text, compact, number
+from attriflow.views.common import as_float, as_text, compact, number, rows_of
 from attriflow.views.leaderboard import arrow
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def certainty(summary: pd.DataFrame, comparisons: pd.DataFrame, directions: Mapp
     pairs = _by_method(comparisons)
     rows = []
     for name, higher in directions.items():
-        found = _records(summary[summary["metric"] == name]) if len(summary) else []
+        found = rows_of(summary[summary["metric"] == name]) if len(summary) else []
         for row in sorted(found, key=lambda row: (as_float(row["mean"]) or 0.0) * (-1 if higher else 1)):
             method = as_text(row["method"])
             rows.append(_row(f"{name}\u00a0{arrow(higher)}", method, row, pairs.get((name, method), [])))
@@ -86,11 +86,7 @@ def _p_value(value: Any) -> str:
 def _by_method(comparisons: pd.DataFrame) -> dict[tuple[str, str], list[Row]]:
     """The pairs that each method takes part in, by metric and method."""
     found: dict[tuple[str, str], list[Row]] = {}
-    for row in _records(comparisons):
+    for row in rows_of(comparisons):
         for method in (row["a"], row["b"]):
             found.setdefault((as_text(row["metric"]), as_text(method)), []).append(row)
     return found
-
-
-def _records(frame: pd.DataFrame) -> list[Row]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]

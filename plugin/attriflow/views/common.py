@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError
 from attriflow.types import Attribution
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEGMENTS = ("source", "prompt", "generated")
 
@@ -31,6 +34,11 @@ def _printable(char: str) -> str:
     if code in _BIDI or code in (0x2028, 0x2029) or unicodedata.category(char) == "Cc":
         return f"<U+{code:04X}>"
     return char
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as mappings."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def token_text(text: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attriflow.views.common import as_float, as_text
+from attriflow.views.common import as_float, as_text, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ def arrow(higher_is_better: bool) -> str:
 
 def records(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of a leaderboard with `failed` added: best rank first, then unranked, then failed ones."""
-    rows = [{str(key): value for key, value in row.items()} for row in leaderboard.to_dict("records")]
+    rows = rows_of(leaderboard)
     for row in rows:
         row["failed"] = as_text(row.get("status")) == "failed"
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from attriflow.standings import Standings
 from attriflow.views.boards import cell, column, figure
-from attriflow.views.common import as_float, as_text, compact, number
+from attriflow.views.common import as_float, as_text, compact, number, rows_of
 from attriflow.views.leaderboard import arrow, best
 from attriflow.views.page import FRAME, render
 
@@ -58,15 +58,11 @@ def as_json(board: Standings, runs: Sequence[Row] = ()) -> str:
             name: {"family": board.families[name], "higher_is_better": board.higher_is_better.get(name)}
             for name in board.metrics
         },
-        **{name: [_plain(row) for row in _records(frame)] for name, frame in frames.items()},
+        **{name: [_plain(row) for row in rows_of(frame)] for name, frame in frames.items()},
         "notes": list(board.notes),
         "runs": [_plain(row) for row in runs],
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -83,7 +79,7 @@ def markdown(board: Standings) -> str:
     names = list(board.metrics)
     heads = ["", "rank", "wins–ties–losses", *(_head(n, board) for n in names), "forward equivalents"]
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for row in _records(board.rows):
+    for row in rows_of(board.rows):
         label = _escaped(as_text(row["label"]))
         if row["status"] == "failed":
             lines.append(f"| {label} | failed: {_escaped(as_text(row['reason']))} |" + " |" * (len(heads) - 2))
@@ -143,7 +139,7 @@ def standings_html(
         runs: Where the numbers come from: name, run id, model, data, start, of each run.
         facts: What opens the page, by name.
     """
-    rows = _records(board.rows)
+    rows = rows_of(board.rows)
     homes = {"quality_cost": "costs", "critical_differences": "comparisons"}
     shown: dict[str, list[dict[str, Any]]] = {"leaderboard": [], "comparisons": [], "costs": []}
     for name, png in figures.items():
@@ -168,7 +164,7 @@ def standings_html(
         costs=_cost_table(board, rows),
         failures=[
             (as_text(f["row"]), as_text(f["model"]), as_text(f["metric"]) or "all metrics", as_text(f["reason"]))
-            for f in _records(board.failures)
+            for f in rows_of(board.failures)
         ],
         runs=[[as_text(value) for value in row.values()] for row in runs],
         run_heads=list(runs[0]) if runs else [],
@@ -263,7 +259,7 @@ def _families(board: Standings) -> dict[str, Any]:
         heads.insert(1, column("model", kind="text"))
     models = dict(zip(board.rows["group"], board.rows["model"], strict=True))
     body = []
-    for row in _records(table):
+    for row in rows_of(table):
         cells: list[dict[str, Any]] = [
             {"kind": "name", "text": as_text(row["family"]) or "other"},
             cell(row["methods"], compact),
@@ -286,7 +282,7 @@ def _matrix(board: Standings, group: str) -> dict[str, Any]:
         return {"title": "", "names": [], "rows": []}
     won: dict[tuple[str, str], int] = {}
     tests: dict[frozenset[str], int] = {}
-    for pair in _records(pairs):
+    for pair in rows_of(pairs):
         tests[frozenset((pair["a"], pair["b"]))] = tests.get(frozenset((pair["a"], pair["b"])), 0) + 1
         if pair["winner"]:
             key = (pair["winner"], pair["b"] if pair["winner"] == pair["a"] else pair["a"])
