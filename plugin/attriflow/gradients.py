@@ -1,8 +1,9 @@
 """Gradients of all target steps from shared graphs: the engine's second primitive.
 
-One graph per chunk of path points serves all steps: the gradient first goes from every step's value to the hidden state
-it is read from (one backward through the LM head for all steps), then one batched vector-Jacobian product per chunk of
-steps goes down to the inputs.
+One graph per chunk of path points serves all steps: the gradient first goes from every step's value as far down as the
+steps can be told apart by their positions (one backward for all of them: through the LM head and most of the last
+block, see `cuts` and `last_block`), then one batched vector-Jacobian product per chunk of steps goes down to the
+inputs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ import torch
 from torch import Tensor
 
 from attriflow import engine as settings
+from attriflow.cuts import AtHead, AtValues, Cut
 from attriflow.engine import Embed, Engine, Reduce, Sites, site_output
 from attriflow.errors import OutOfMemoryError
+from attriflow.last_block import LastBlock, NotSeparableError
 from attriflow.linearised import linearised
 from attriflow.models.base import Rows
+
+_FIXED_TOKENS, _FIXED_WIDTH = 64, 1e7
+"""What a graph costs whatever its length, in tokens of a product (measured on CPUs with models 128 and 768 wide)."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +58,28 @@ class Gradients:
     def _groups(self) -> list[slice]:
         """Ranges of steps that get graphs of their own, each no longer than its last step's prefix.
 
-        A product through a shorter graph costs less, a further forward pass costs more: the number of equal ranges
-        with the least cost is taken, counted in tokens.
+        A product through a shorter graph costs less, a further graph costs more: its forward, about two products, and
+        what does not depend on its length (starting operations, reading weights). The number of equal ranges with the
+        least cost is taken, counted in tokens.
         """
         batch, n = self.engine.batch, self.engine.batch.n_steps
         first = int((batch.query >= self.unchanged).any(0).long().argmax())  # earlier steps see nothing that moves
         if self.within is not None or self.sites is not None or not self.engine.objective.stepwise:
             return [slice(0, n)]
         source = 0 if batch.source_ids is None else batch.source_ids.shape[1]
+        reach = [int(q) + 1 for q in batch.query.max(0).values]
+        rows = len(self.alphas) * batch.size
+        graphs = -(-rows // min(rows, max(batch.size, self.engine.rows_at_once(grad=True))))
+        fixed = graphs * (_FIXED_TOKENS + _FIXED_WIDTH / self.engine.model.hidden_size**2) / rows
         best, least = [slice(first, n)], float("inf")
         for count in range(1, min(n - first, 16) + 1):
             edges = [first + round(i * (n - first) / count) for i in range(count + 1)]
-            ranges = [slice(a, b) for a, b in itertools.pairwise(edges)]
+            ranges = [(a, b, max(reach[a:b])) for a, b in itertools.pairwise(edges)]
             # in a batch whose prompts differ in length, the steps between may see nothing that moves, either
-            ranges = [r for r in ranges if self._prefix(r) > self.unchanged]
-            cost = sum((r.stop - r.start + 1) * (source + self._prefix(r) - self.unchanged) for r in ranges)
+            ranges = [r for r in ranges if r[2] > self.unchanged]
+            cost = sum((b - a + 2) * (source + width - self.unchanged) + fixed for a, b, width in ranges)
             if cost < 0.97 * least:
-                best, least = ranges, cost
+                best, least = [slice(a, b) for a, b, _ in ranges], cost
         return best
 
     def _prefix(self, steps: slice) -> int:
@@ -124,12 +135,8 @@ class Gradients:
         dtype = engine.model.dtype
         leaves = {b: torch.cat([m[b] for m in made]).to(dtype).detach().requires_grad_(True) for b in made[0]}
         with torch.enable_grad():
-            hidden, values = self._graph(leaves, alphas, steps)
-            weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device).repeat_interleave(size)
-            counted = engine.batch.step_mask[:, steps] & (engine.batch.query[:, steps] >= self.unchanged)
-            values = values * weight.unsqueeze(-1) * counted.repeat(n, 1)
-            place = None if hidden is None else self._places(hidden, steps).repeat(n, 1)
-            for part, grads in self._products(hidden, place, values, list(leaves.values())):
+            cut = self._cut(leaves, alphas, weights, steps)
+            for part, grads in self._products(cut, steps.stop - steps.start, n * size, list(leaves.values())):
                 done = slice(steps.start + part.start, steps.start + part.stop)
                 yield done, {b: self._summed(b, g, alphas) for b, g in zip(leaves, grads, strict=True)}
 
@@ -147,31 +154,76 @@ class Gradients:
             return self.reduce(block, grads.to(self.engine.dtype), alphas).transpose(0, 1)
         return grads.sum(1, dtype=self.engine.dtype).transpose(0, 1)
 
+    def _cut(
+        self, leaves: Mapping[str, Tensor], alphas: Sequence[float], weights: Sequence[float], steps: slice
+    ) -> Cut | None:
+        """One graph, and how far all steps go down in it together; None where no value depends on the leaves."""
+        model = self.engine.model
+        if self._separable(len(alphas), steps):
+            try:
+                return self._graph(leaves, alphas, weights, steps, apart=True)
+            except NotSeparableError as error:
+                if error.model and self.sites is None:
+                    model.last_block_separable = False
+        return self._graph(leaves, alphas, weights, steps, apart=False)
+
+    def _separable(self, points: int, steps: slice) -> bool:
+        """Whether to try to tell the steps apart below the last block (see `last_block`)."""
+        engine, objective, query = self.engine, self.engine.objective, self.engine.batch.query[:, steps]
+        if self.within is not None or not objective.stepwise or objective.passes:
+            return False
+        if engine.model.last_block_separable is False:
+            return False
+        span = int(query.max()) - int(query.min()) + 1
+        width = engine.batch.target_ids.shape[1]
+        return points * engine.attention_bytes() * span / width <= settings.CHUNK_BYTES / 8
+
     def _graph(
-        self, leaves: Mapping[str, Tensor], alphas: Sequence[float], steps: slice
-    ) -> tuple[Tensor | None, Tensor]:
-        """Hidden states that feed the LM head (None when it cannot be told apart by step), values `[row, step]`."""
-        engine = self.engine
+        self,
+        leaves: Mapping[str, Tensor],
+        alphas: Sequence[float],
+        weights: Sequence[float],
+        steps: slice,
+        *,
+        apart: bool,
+    ) -> Cut | None:
+        """One graph; with `apart`, cut at the last block."""
+        engine, model, n = self.engine, self.engine.model, len(alphas)
         embeds = leaves if self.embed is None else self.embed(leaves, alphas)
         changes = {} if self.sites is not None else {f"{block}_embeds": e for block, e in embeds.items()}
-        rows = self._cut(engine.rows(len(alphas), **changes), steps)
+        rows = self._shortened(engine.rows(n, **changes), steps)
         caught: list[Tensor] = []
-        head = engine.model.hf.get_output_embeddings() if engine.objective.stepwise else None
+        head = model.hf.get_output_embeddings() if engine.objective.stepwise else None
+        last = LastBlock(rows.query) if apart else None
         with ExitStack() as stack:
             if head is not None:
                 stack.enter_context(_hook(head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))))
             for block, module in (self.sites or {}).items():
                 stack.enter_context(_hook(module.register_forward_hook(_replace(leaves[block]))))
+            if last is not None:
+                stack.enter_context(last.watch(model.hf, model.is_encoder_decoder))
             stack.enter_context(
-                self.within() if self.within is not None else linearised(engine.model.hf, settings.CHUNK_BYTES / 8)
+                self.within() if self.within is not None else linearised(model.hf, settings.CHUNK_BYTES / 8, last)
             )
             forward = engine.run(rows, steps)
             values = engine.objective(forward)
-        if len(alphas) == 1 and self.sites is None and not self.unchanged:
+        if n == 1 and self.sites is None and not self.unchanged:
             engine.offer_base(forward, embeds, steps)
-        return (caught[0] if len(caught) == 1 and caught[0].requires_grad else None), values
+        if not values.requires_grad:
+            return None
+        if last is not None:
+            last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
+            model.last_block_separable = True
+        weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
+        counted = engine.batch.step_mask[:, steps] & (engine.batch.query[:, steps] >= self.unchanged)
+        values = values * weight.repeat_interleave(engine.batch.size).unsqueeze(-1) * counted.repeat(n, 1)
+        if last is not None:
+            return last.cut(values)
+        if len(caught) == 1 and caught[0].requires_grad:
+            return AtHead(caught[0], values, rows.query)
+        return AtValues(values)
 
-    def _cut(self, rows: Rows, steps: slice) -> Rows:
+    def _shortened(self, rows: Rows, steps: slice) -> Rows:
         """The rows without what comes after the prefix of a range of steps, and without what does not change."""
         width, query = self._prefix(steps), rows.query[:, steps]
         if self.sites is not None or (width == self.engine.ids("target").shape[1] and not self.unchanged):
@@ -188,34 +240,24 @@ class Gradients:
         return dataclasses.replace(rows, query=(query - self.unchanged).clamp(min=0), **cut)
 
     def _products(
-        self, hidden: Tensor | None, place: Tensor | None, values: Tensor, leaves: list[Tensor]
+        self, cut: Cut | None, n_steps: int, n_rows: int, leaves: list[Tensor]
     ) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Vector-Jacobian products of every step of `values`, `[step, row, position, hidden]` per leaf.
+        """Vector-Jacobian products of every step, `[step, row, position, hidden]` per leaf.
 
         Args:
-            hidden: Hidden states that feed the LM head, `[row, position, hidden]`, or None.
-            place: Where each step is read in `hidden`, `[row, step]`.
-            values: What is differentiated, `[row, step]`.
+            cut: Where they start; None where they are zero (a constant custom objective).
+            n_steps, n_rows: How many steps, and rows of the graph.
             leaves: With respect to what.
         """
-        start, stop = 0, values.shape[1]
-        if not values.requires_grad:
-            # the objective does not depend on the input (a constant custom function): zero is the answer
-            yield slice(start, stop), [leaf.new_zeros((stop - start, *leaf.shape)) for leaf in leaves]
+        if cut is None:
+            yield slice(0, n_steps), [leaf.new_zeros((n_steps, *leaf.shape)) for leaf in leaves]
             return
-        if hidden is not None:
-            # one backward through head and step function for all steps: a step only reads its own hidden state
-            (cotangent,) = torch.autograd.grad(values.sum(), hidden, retain_graph=True)
-            output = hidden
-        else:
-            cotangent, output = torch.ones_like(values), values
-        size = max(1, (self.together or self.engine.rows_at_once(grad=True)) // values.shape[0])
-        at, batched = start, True
-        while at < stop:
-            end = min(stop, at + size)
+        size = max(1, (self.together or self.engine.rows_at_once(grad=True)) // n_rows)
+        at, batched = 0, True
+        while at < n_steps:
+            part = slice(at, min(n_steps, at + size))
             try:
-                vectors = torch.stack([_one_step(cotangent, t, place) for t in range(at, end)])
-                grads = _vjp(output, leaves, vectors, batched)
+                grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise OutOfMemoryError("out of memory in the backward pass of a single step") from None
@@ -227,15 +269,9 @@ class Gradients:
                     raise
                 batched = False
                 continue
-            self.engine.counter.backward_rows += (end - at) * values.shape[0]
-            yield slice(at, end), grads
-            at = end
-
-    def _places(self, hidden: Tensor, steps: slice) -> Tensor:
-        """Where each step is read in the head's input, `[batch, step]`: the head may see a span of positions only."""
-        query = (self.engine.batch.query[:, steps] - self.unchanged).clamp(min=0)
-        low, high = int(query.min()), int(query.max())
-        return (query - low if hidden.shape[1] == high - low + 1 else query).to(hidden.device)
+            self.engine.counter.backward_rows += (part.stop - at) * n_rows
+            yield part, grads
+            at = part.stop
 
 
 @contextmanager
@@ -258,28 +294,20 @@ def _replace(leaf: Tensor) -> Callable[..., Any]:
     return hook
 
 
-def _one_step(cotangent: Tensor, step: int, place: Tensor | None) -> Tensor:
-    """The cotangent with everything but one step's entry set to zero."""
-    out = torch.zeros_like(cotangent)
-    if place is None:
-        out[:, step] = cotangent[:, step]
-    else:
-        row = torch.arange(cotangent.shape[0], device=cotangent.device)
-        out[row, place[:, step]] = cotangent[row, place[:, step]]
-    return out
+def _vjp(roots: list[Tensor], leaves: list[Tensor], vectors: list[Tensor], batched: bool) -> list[Tensor]:
+    """Products `vectors[i] . d roots / d leaf`, stacked over i; zeros for leaves the roots do not depend on."""
+    n = len(vectors[0])
 
-
-def _vjp(output: Tensor, leaves: list[Tensor], vectors: Tensor, batched: bool) -> list[Tensor]:
-    """Products `vectors[i] . d output / d leaf`, stacked over i; zeros for leaves the output does not depend on."""
-    if batched and len(vectors) > 1:
-        grads = torch.autograd.grad(
-            output, leaves, vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
+    def products(given: list[Tensor], together: bool) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(
+            roots, leaves, given, retain_graph=True, allow_unused=True, is_grads_batched=together
         )
-        return [
-            g if g is not None else leaf.new_zeros((len(vectors), *leaf.shape))
-            for g, leaf in zip(grads, leaves, strict=True)
-        ]
-    single = [torch.autograd.grad(output, leaves, v, retain_graph=True, allow_unused=True) for v in vectors]
+
+    if batched and n > 1:
+        found = products(vectors, True)
+        return [leaf.new_zeros((n, *leaf.shape)) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+    single = [products([v[i] for v in vectors], False) for i in range(n)]
     return [
-        torch.stack([torch.zeros_like(leaf) if s[i] is None else s[i] for s in single]) for i, leaf in enumerate(leaves)
+        torch.stack([torch.zeros_like(leaf) if g is None else g for g in found])
+        for found, leaf in zip(zip(*single, strict=True), leaves, strict=True)
     ]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attriflow.last_block import LastBlock
 from attriflow.secants import activations
 
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
@@ -64,23 +65,40 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         unit, scale = ctx.saved_tensors
-        g = grad * scale
-        along = (g * unit).mean(-1, keepdim=True)
-        out = torch.addcmul(g - g.mean(-1, keepdim=True), unit, along, value=-1)
+        # only operations that have a batched form: others are done product by product (mean, addcmul)
+        g, n = grad * scale, unit.shape[-1]
+        along = (g * unit).sum(-1, keepdim=True) * (1 / n)
+        out = g - g.sum(-1, keepdim=True) * (1 / n) - unit * along
         return out.to(grad.dtype), None, None, None
 
 
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last axis, its backward written in operations that have a batched form."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        weights = x.softmax(-1)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        g = grad * weights
+        return g - weights * g.sum(-1, keepdim=True)
+
+
 class _Mode(TorchFunctionMode):
-    def __init__(self, attention_bytes: float) -> None:
+    def __init__(self, attention_bytes: float, last: LastBlock | None) -> None:
         super().__init__()
-        self.attention_bytes = attention_bytes
+        self.attention_bytes, self.last = attention_bytes, last
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         x = args[0] if args else kwargs.get("input")
         if isinstance(x, Tensor) and x.requires_grad:
             if func is torch.nn.functional.scaled_dot_product_attention:
-                return _attention(self.attention_bytes, func, args, kwargs)
+                return _attention(self.attention_bytes, self.last, func, args, kwargs)
             if func in _NORMS:
                 return _layer_norm(func, args, kwargs)
             if func in _ELEMENTWISE and not kwargs.get("inplace", False):
@@ -112,7 +130,7 @@ def _layer_norm(func: Any, args: Any, kwargs: Any) -> Any:
     return _LayerNorm.apply(x, weight, bias, given.get("eps", 1e-5))  # type: ignore[no-untyped-call]
 
 
-def _attention(limit: float, func: Any, args: Any, kwargs: Any) -> Tensor:
+def _attention(limit: float, last: LastBlock | None, func: Any, args: Any, kwargs: Any) -> Tensor:
     """Attention as matrix products and a softmax, where the weights are small enough to be kept.
 
     In half precision the fused kernel keeps more digits between its steps.
@@ -121,6 +139,8 @@ def _attention(limit: float, func: Any, args: Any, kwargs: Any) -> Tensor:
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     query, key = given["query"], given["key"]
     size = query.shape[:-1].numel() * key.shape[-2] * query.element_size()
+    if last is not None and last.inside and not given.get("dropout_p"):
+        return last.attend(**{k: v for k, v in given.items() if k != "dropout_p"})
     if given.get("dropout_p") or size > limit or query.dtype in (torch.bfloat16, torch.float16):
         return func(*args, **kwargs)  # type: ignore[no-any-return]
     return written_out(**{k: v for k, v in given.items() if k != "dropout_p"})
@@ -168,18 +188,19 @@ def _activation_hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) ->
 
 
 @contextmanager
-def linearised(hf: Any, attention_bytes: float) -> Iterator[None]:
+def linearised(hf: Any, attention_bytes: float, last: LastBlock | None = None) -> Iterator[None]:
     """Run the model with shared local derivatives.
 
     Args:
         hf: The model, frozen (parameters without gradients) and in evaluation mode.
         attention_bytes: Compute attention as plain matrix products, whose backward runs for many products at once,
             where the weights of a layer take no more than this.
+        last: Computes the attention of the last block.
     """
     classes = tuple(activations())
     with ExitStack() as stack:
         for module in hf.modules():
             if isinstance(module, classes):
                 stack.callback(module.register_forward_hook(_activation_hook).remove)
-        stack.enter_context(_Mode(attention_bytes))
+        stack.enter_context(_Mode(attention_bytes, last))
         yield

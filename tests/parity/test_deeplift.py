@@ -192,7 +192,7 @@ def test_two_passes_and_batched_products(model, name, monkeypatch):
     vjp = gradients._vjp
 
     def spy(output, leaves, vectors, batched):
-        calls.append((batched, len(vectors)))
+        calls.append((batched, len(vectors[0])))
         return vjp(output, leaves, vectors, batched)
 
     monkeypatch.setattr(gradients, "_vjp", spy)

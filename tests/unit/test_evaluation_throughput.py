@@ -84,6 +84,16 @@ def test_a_method_that_is_not_known_is_counted_as_it_states():
         methods.unregister("silent")
 
 
+def test_a_product_needs_one_row_of_the_last_layer_and_its_keys_and_values():
+    """Two layers 4 wide, prefix of 3 tokens: 12 h^2 per token and layer, 2 h^2 of them for keys and values."""
+    p = Problem(Work.of_shape(layers=2, width=4, vocabulary=10), 0, 4, 2)
+    h, pair = 16, 2 * 4
+    first = 3 * 12 * h + 2 * pair * (1 + 2 + 3)
+    last = 12 * h + 2 * pair * 3 + 3 * 2 * h
+    assert p.product(2) == first + last
+    assert p.products() == p.head() + p.product(2) + p.product(3)
+
+
 def test_occlusion_recomputes_less_than_whole_passes():
     p = Problem(GPT, 0, 12, 6)
     assert p.forward() < floor("occlusion", {}, p) < 13 * p.forward()

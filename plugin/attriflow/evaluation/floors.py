@@ -28,6 +28,8 @@ class Work:
         pair: A decoder token and one that it attends to, in all layers: its weight and its part of the output.
         head: A position in the LM head.
         after_attention: The part of `token` that follows attention (the feed-forward blocks).
+        keys: The part of `token` that makes keys and values.
+        layers: Decoder layers.
         source_token, source_pair: The same of the encoder; 0 where there is none.
         cross_token: A source token's keys and values in all decoder layers.
         cross_pair: A decoder token and a source token.
@@ -37,6 +39,8 @@ class Work:
     pair: float
     head: float
     after_attention: float
+    keys: float
+    layers: int
     source_token: float = 0.0
     source_pair: float = 0.0
     cross_token: float = 0.0
@@ -51,6 +55,8 @@ class Work:
             pair=float(layers * 2 * h),
             head=float(h * vocabulary),
             after_attention=float(layers * 8 * h * h),
+            keys=float(layers * 2 * h * h),
+            layers=layers,
             source_token=float(encoder_layers * 12 * h * h),
             source_pair=float(encoder_layers * 2 * h),
             cross_token=float(layers * 2 * h * h) if both else 0.0,
@@ -73,10 +79,18 @@ class Work:
         shared = (getattr(config, "num_key_value_heads", None) or heads) / heads
         own = layers * 2 * width * inner * (1 + shared)  # queries and output, keys and values
         keys = layers * 2 * width * inner
+        own_keys = float(keys * shared)
         head = float(width * hf.get_input_embeddings().weight.shape[0])
         if not model.is_encoder_decoder:
             token = _weights(hf, embeddings=hf)
-            return cls(token=token, pair=layers * 2.0 * inner, head=head, after_attention=max(0.0, token - own))
+            return cls(
+                token=token,
+                pair=layers * 2.0 * inner,
+                head=head,
+                after_attention=max(0.0, token - own),
+                keys=own_keys,
+                layers=layers,
+            )
         decoder, encoder = _weights(hf.get_decoder(), hf), _weights(hf.get_encoder(), hf)
         encoder_layers = next((n for k in _ENCODER_LAYERS if isinstance(n := getattr(config, k, None), int)), layers)
         return cls(
@@ -84,6 +98,8 @@ class Work:
             pair=layers * 2.0 * inner,
             head=head,
             after_attention=max(0.0, decoder - own - 2 * keys),
+            keys=own_keys,
+            layers=layers,
             source_token=encoder,
             source_pair=encoder_layers * 2.0 * inner,
             cross_token=float(keys),
@@ -146,13 +162,19 @@ class Problem:
         return self.encoder() + self.cross_keys() + self.layers() + self.head()
 
     def products(self) -> float:
-        """One vector-Jacobian product per step, each over its own prefix; the head once for all."""
-        total = self.head()
-        for query in self.steps:
-            prefix = Problem(self.work, self.source, query + 1, query)
-            attention = self.work.pair * sum(range(1, query + 2))
-            total += prefix.layers() + attention + self.cross_keys() + self.encoder()
-        return total
+        """One vector-Jacobian product per step, each over its own prefix."""
+        return self.head() + sum(self.product(query) for query in self.steps)
+
+    def product(self, query: int, start: int = 0) -> float:
+        """One product back to positions from `start` on, without the head.
+
+        In the last layer only the step's own position has a gradient, but for keys and values.
+        """
+        w, tokens, cross = self.work, query + 1 - start, self.work.cross_pair * self.source
+        own = w.token + cross + 2 * w.pair * (query + 1)
+        every = tokens * (w.token + cross) + 2 * w.pair * sum(range(start + 1, query + 2))
+        source = (self.cross_keys() + self.encoder()) if start == 0 else 0.0
+        return (own + (w.layers - 1) * every + tokens * w.keys) / w.layers + source
 
     def changed(self, position: int) -> float:
         """A forward with one decoder position changed: what follows it, and the steps that can see it."""
@@ -173,9 +195,7 @@ class Problem:
             total += self.changed(i)
             for query in self.steps:
                 if query >= i:
-                    part = Problem(self.work, self.source, query + 1, query)
-                    total += part.layers(i) + self.work.pair * sum(range(i + 1, query + 2))
-                    total += part.head(1)
+                    total += self.product(query, i) + self.head(1)
         return total
 
     def values_zeroed(self) -> float:

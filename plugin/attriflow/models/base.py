@@ -55,6 +55,8 @@ class LanguageModel(ABC):
         self._scales: dict[str, float] = {}
         self.reuses_prefix: bool | None = None
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
+        self.last_block_separable: bool | None = None
+        """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
         parameters = inspect.signature(hf.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self.takes_positions = "position_ids" in parameters

@@ -1,0 +1,73 @@
+"""Where the products of all steps begin: tensors of one graph, and what each step's value gives to them.
+
+A step's value depends on the logits at its own position only, and these on the LM head's input at that position only.
+One backward for all steps together therefore goes down to there, and every step finds its own share in its own place.
+From there on each step needs a product of its own. (`last_block` goes one block further.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Cut(ABC):
+    """The part of a graph that every step needs a product of its own through.
+
+    Attributes:
+        roots: Tensors of the graph that the products start from.
+    """
+
+    roots: list[Tensor]
+
+    @abstractmethod
+    def vectors(self, steps: slice) -> list[Tensor]:
+        """What the values of some steps give to each root, `[step, *root]`."""
+
+
+class AtValues(Cut):
+    """The values themselves, for objectives that may mix steps."""
+
+    def __init__(self, values: Tensor) -> None:
+        """Take the values, `[row, step]`."""
+        self.roots = [values]
+
+    def vectors(self, steps: slice) -> list[Tensor]:
+        """Ones."""
+        (values,) = self.roots
+        out = values.new_zeros((steps.stop - steps.start, *values.shape))
+        for i, t in enumerate(range(steps.start, steps.stop)):
+            out[i, :, t] = 1
+        return [out]
+
+
+class AtHead(Cut):
+    """The input of the LM head."""
+
+    def __init__(self, hidden: Tensor, values: Tensor, query: Tensor) -> None:
+        """Send all values through the head.
+
+        Args:
+            hidden: `[row, position, hidden]`, of all positions or of the span between the first and the last query.
+            values: `[row, step]`.
+            query: The position each step is read at, `[row, step]`.
+        """
+        low, high = int(query.min()), int(query.max())
+        self.place = (query - low if hidden.shape[1] == high - low + 1 else query).to(hidden.device)
+        self.roots = [hidden]
+        (self.cotangent,) = torch.autograd.grad(values.sum(), hidden, retain_graph=True)
+
+    def vectors(self, steps: slice) -> list[Tensor]:
+        """Zero but at the step's position."""
+        return [at_places(self.cotangent, self.place, steps)]
+
+
+def at_places(cotangent: Tensor, place: Tensor, steps: slice) -> Tensor:
+    """`[step, row, position, hidden]`: what steps find at their `place [row, step]` in that of all, zero elsewhere."""
+    out = cotangent.new_zeros((steps.stop - steps.start, *cotangent.shape))
+    row = torch.arange(cotangent.shape[0], device=cotangent.device)
+    for i, t in enumerate(range(steps.start, steps.stop)):
+        out[i, row, place[:, t]] = cotangent[row, place[:, t]]
+    return out
