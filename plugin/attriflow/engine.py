@@ -33,9 +33,9 @@ from attriflow.types import Example, Forward
 CHUNK_BYTES = 512 * 2**20
 """Working memory that one chunk of rows or of vector-Jacobian products may take."""
 
-CACHE_BYTES = 4 * 2**20
+CACHE_BYTES = 2 * 2**20
 """Size of the widest activation up to which calls on a CPU gain from more rows: beyond it, elementwise operations wait
-for memory."""
+for memory. Products gain up to twice that, since every batch of them traverses the graph."""
 
 Sites = Mapping[str, nn.Module]
 """Block -> the module whose output is looked at in place of the block's input embeddings."""
@@ -452,7 +452,7 @@ class Engine:
         """Sequences that a call (or, with `grad`, a graph or a batch of products) may hold."""
         rows = CHUNK_BYTES // self.bytes_per_row(grad=grad)
         width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
-        return max(1, int(min(rows, tokens_per_call(self.model) // width)))
+        return max(1, int(min(rows, tokens_per_call(self.model, grad) // width)))
 
     def products_at_once(self) -> int:
         """Products of the batch that may be in one layer together, for graphs that are dear to traverse."""
@@ -481,11 +481,11 @@ class Engine:
         return max(1.0, item * (activations + vocabulary))
 
 
-def tokens_per_call(model: LanguageModel) -> float:
+def tokens_per_call(model: LanguageModel, grad: bool) -> float:
     """Tokens beyond which a call on a CPU only gets slower; no limit elsewhere."""
     if model.device.type != "cpu":
         return float("inf")
-    return max(512, CACHE_BYTES // (4 * model.hidden_size * (torch.finfo(model.dtype).bits // 8)))
+    return max(512, (2 if grad else 1) * CACHE_BYTES // (4 * model.hidden_size * (torch.finfo(model.dtype).bits // 8)))
 
 
 def site_output(output: Any, shape: Sequence[int]) -> Tensor:

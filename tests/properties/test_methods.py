@@ -264,9 +264,9 @@ def test_completeness(model, name, method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_memory_does_not_grow_over_200_calls(model, method):
+def test_memory_does_not_grow_over_200_calls(tokenizers, method):
     """Neither tensors that stay alive nor memory of the process, as hooks or caches that pile up would show."""
-    m = model("llama-gqa")
+    m = attriflow.load_model(build("llama-gqa", num_hidden_layers=1), tokenizer=tokenizers["gpt2"])
     prompt, target = "ki nakol temo", "ki nakol temo te pari"
     process = psutil.Process()
 

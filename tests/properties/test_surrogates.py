@@ -162,7 +162,7 @@ def test_lime_is_weighted_ridge_regression(gpt2, linear):
         patch.setattr(Coalitions, "values", spy)
         out = gpt2.attribute(TEXTS, TARGETS, method="lime", n_samples=40, alpha=0.5, return_fit=True)
     coalitions, keep = caught[0]
-    keep = torch.cat([keep, torch.ones_like(keep[:1])])
+    assert keep[-1].all()  # the whole input
     y = values(coalitions, len(keep), lambda a, b: keep[a:b])
     for row, one in enumerate(out):
         for step in range(one.scores.shape[0]):

@@ -58,10 +58,11 @@ class KernelShap:
         pairs = (self.n_samples + 1) // 2
         chosen = coalitions.uniform(pairs, "kernel_shap") < coalitions.uniform_samples(pairs, "kernel_shap:p")
         keep = torch.stack([chosen, ~chosen], 1).flatten(0, 1)[: self.n_samples]
-        values = coalitions.values(self.n_samples, lambda start, stop: keep[start:stop])
-        empty = coalitions.empty()
-        gain = coalitions.full() - empty  # [batch, step]
-        values = values - empty
+        ends = torch.stack([torch.zeros_like(keep[0]), torch.ones_like(keep[0])])
+        versions = torch.cat([keep, ends])  # everything absent and everything there, in the same calls as the samples
+        *values, empty, full = coalitions.values(len(versions), lambda start, stop: versions[start:stop])
+        gain = full - empty  # [batch, step]
+        values = torch.stack(values) - empty
         effects = torch.zeros_like(coalitions.players, dtype=torch.float64)
         for row, steps, design, players in coalitions.designs(keep):
             found = _solve(design, values[:, row, steps].T, gain[row, steps], players)

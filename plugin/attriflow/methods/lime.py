@@ -66,9 +66,8 @@ class Lime:
         """Scores of a batch."""
         coalitions = Coalitions(engine, self.unit, self.baseline)
         keep = coalitions.uniform(self.n_samples, "lime") >= self.mask_prob
-        values = coalitions.values(self.n_samples, lambda start, stop: keep[start:stop])
-        values = torch.cat([values, coalitions.full().unsqueeze(0)])  # [sample, batch, step]
-        keep = torch.cat([keep, torch.ones_like(keep[:1])])
+        keep = torch.cat([keep, torch.ones_like(keep[:1])])  # the whole input, in the same calls as the samples
+        values = coalitions.values(len(keep), lambda start, stop: keep[start:stop])  # [sample, batch, step]
         effects = torch.zeros_like(coalitions.players, dtype=torch.float64)
         fit = torch.ones(engine.batch.step_mask.shape, dtype=torch.float64)
         for row, steps, design, players in coalitions.designs(keep):
