@@ -209,11 +209,11 @@ class Gradients:
             values = engine.objective(forward)
         if n == 1 and self.sites is None and not self.unchanged:
             engine.offer_base(forward, embeds, steps)
-        if not values.requires_grad:
-            return None
         if last is not None:
             last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
             model.last_block_separable = True
+        if not values.requires_grad:
+            return None
         weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
         counted = engine.batch.step_mask[:, steps] & (engine.batch.query[:, steps] >= self.unchanged)
         values = values * weight.repeat_interleave(engine.batch.size).unsqueeze(-1) * counted.repeat(n, 1)

@@ -66,6 +66,7 @@ class LastBlock:
         self.low, self.high = int(query.min()), int(query.max()) + 1
         self.entry: Tensor | None = None
         self.calls: list[_Attention] = []
+        self.passed = 0
         self.runs = 0
         self.inside = False
 
@@ -85,18 +86,20 @@ class LastBlock:
                 handle.remove()
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make the block's input a tensor that only this block reads."""
-        places = [*range(len(args)), *kwargs]
-        given = [*args, *kwargs.values()]
-        for place, x in zip(places, given, strict=True):
-            if isinstance(x, Tensor) and x.ndim == 3 and x.requires_grad:
-                self.runs += 1
-                self.inside = True
-                self.entry = x.view_as(x)
-                if isinstance(place, str):
-                    return args, {**kwargs, place: self.entry}
-                return (*args[:place], self.entry, *args[place + 1 :]), kwargs
-        return None
+        """Make the block's input, the first tensor of hidden states, one that only this block reads."""
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        hidden = (
+            place for place, x in given.items() if isinstance(x, Tensor) and x.ndim == 3 and x.is_floating_point()
+        )
+        place = next(hidden, None)
+        self.passed += 1
+        if place is None or not given[place].requires_grad:
+            return None  # another pass than that of the gradients, or one whose leaves come in elsewhere
+        self.runs += 1
+        self.inside = True
+        self.entry = given[place].view_as(given[place])
+        given[place] = self.entry
+        return tuple(given[i] for i in range(len(args))), {name: given[name] for name in kwargs}
 
     def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         self.inside = False
@@ -143,12 +146,14 @@ class LastBlock:
         Raises:
             NotSeparableError: It cannot.
         """
+        if self.passed and not self.runs:
+            raise NotSeparableError("the last block's input does not depend on the leaves", model=False)
         if self.runs != 1 or self.entry is None or not self.calls:
             raise NotSeparableError("no last block that runs once, with attention of a known form", model=True)
-        if _reaches(values, self.entry, leaves):
+        if not values.requires_grad or _reaches(values, self.entry, leaves):
             raise NotSeparableError("something leads around the last block's input", model=False)
         if probe:
-            (grad,) = torch.autograd.grad(values[:, -1].sum(), self.entry, retain_graph=True)
+            (grad,) = torch.autograd.grad(values[:, -1].sum(), self.entry, retain_graph=True, materialize_grads=True)
             grad = grad.clone()
             grad[torch.arange(len(grad), device=grad.device), self.query[:, -1].to(grad.device)] = 0
             if grad.any():

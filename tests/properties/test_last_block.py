@@ -83,6 +83,21 @@ def test_one_block_only(load, name):
     same(found, scores(m, "input_x_gradient"), name)
 
 
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_one_block_that_reads_the_source_only_by_its_keys(load, cuts, name):
+    """The block's own input does not depend on the source then, so there is nothing to go down to."""
+    few = {k: 1 for k in ("decoder_layers", "num_layers") if k in CONFIGS[name][1]}
+    m = load(name, **few)
+    found = [a.scores.nan_to_num(0) for a in m.attribute(PROMPTS, TARGETS[True], method="saliency")]
+    assert not cuts
+    assert m.wrapped.last_block_separable is None
+    m.wrapped.last_block_separable = False
+    same(found, [a.scores.nan_to_num(0) for a in m.attribute(PROMPTS, TARGETS[True], method="saliency")], name)
+    m.wrapped.last_block_separable = None
+    scores(m, "saliency")  # of the target prefix, too
+    assert cuts
+
+
 @pytest.mark.parametrize("name", ["gemma2", *OUTSIDE])
 def test_other_attention_is_left_alone(load, cuts, name):
     m = load(name)
