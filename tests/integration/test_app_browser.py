@@ -26,7 +26,9 @@ TABS = ("Explain", "Compare", "Context", "Runs")
 
 def started(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
     """The command in a process of its own, and the address it tells."""
-    log, code = folder / "app.log", "from attriflow.cli import main; main()"
+    # background jobs of a shell ignore the interrupt, and what they start inherits that
+    awake = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    log, code = folder / "app.log", f"{awake}; from attriflow.cli import main; main()"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "app", "--port", "0", "--device", "cpu", *arguments],
@@ -43,7 +45,10 @@ def started(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str
 
 def stopped(process: subprocess.Popen[bytes]) -> int:
     process.send_signal(2)
-    return process.wait(60)
+    try:
+        return process.wait(60)
+    finally:
+        process.kill()  # leaves none behind that would not stop
 
 
 @pytest.fixture(scope="module")
