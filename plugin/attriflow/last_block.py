@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from attriflow.blocks import find_blocks
 from attriflow.cuts import Cut, at_places
+from attriflow.models.attention import additive_mask
 
 
 class NotSeparableError(Exception):
@@ -122,13 +123,9 @@ class LastBlock:
             k, v = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (k, v))
         q = query[:, :, span].to(wide) * (query.shape[-1] ** -0.5 if scale is None else scale)
         scores = q @ k.transpose(-1, -2)
-        mask = attn_mask
-        if is_causal:
-            mask = torch.ones(query.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-        if mask is not None:
-            mask = mask[..., span, :] if mask.shape[-2] == query.shape[2] else mask
-            if mask.dtype == torch.bool:
-                mask = torch.zeros_like(mask, dtype=wide).masked_fill(~mask, torch.finfo(wide).min)
+        mask = additive_mask(attn_mask, is_causal, scores, query.shape[2])
+        if mask is not None and mask.shape[-2] == query.shape[2]:
+            mask = mask[..., span, :]
         weights = (scores if mask is None else scores + mask).softmax(-1)
         output = weights @ v
         self.calls.append(_Attention(key, value, q, scores, weights, output))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attriflow.last_block import LastBlock
+from attriflow.models.attention import additive_mask
 from attriflow.secants import activations
 
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
@@ -70,22 +71,6 @@ class _LayerNorm(torch.autograd.Function):
         along = (g * unit).sum(-1, keepdim=True) * (1 / n)
         out = g - g.sum(-1, keepdim=True) * (1 / n) - unit * along
         return out.to(grad.dtype), None, None, None
-
-
-class _Softmax(torch.autograd.Function):
-    """Softmax over the last axis, its backward written in operations that have a batched form."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        weights = x.softmax(-1)
-        ctx.save_for_backward(weights)
-        return weights
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (weights,) = ctx.saved_tensors
-        g = grad * weights
-        return g - weights * g.sum(-1, keepdim=True)
 
 
 class _Mode(TorchFunctionMode):
@@ -161,11 +146,7 @@ def written_out(
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
-    mask = attn_mask
-    if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
+    mask = additive_mask(attn_mask, is_causal, scores, query.shape[-2])
     if mask is not None:
         scores = scores + mask  # no masking of gradients: the softmax has none where its output is 0
     weights = scores.softmax(-1)

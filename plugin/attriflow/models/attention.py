@@ -71,6 +71,21 @@ def _attention(
     return output, weights
 
 
+def additive_mask(mask: Tensor | None, is_causal: bool, scores: Tensor, queries: int) -> Tensor | None:
+    """What `scaled_dot_product_attention` adds to scores for its mask arguments, `[..., query or 1, key]`.
+
+    Args:
+        mask, is_causal: As given to the function.
+        scores: `[..., key]`, for their type and number of keys.
+        queries: Number of queries.
+    """
+    if is_causal:
+        mask = torch.ones(queries, scores.shape[-1], dtype=torch.bool, device=scores.device).tril()
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
+
+
 def eager(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:
