@@ -35,7 +35,7 @@ CHUNK_BYTES = 512 * 2**20
 
 CACHE_BYTES = 2 * 2**20
 """Size of the widest activation up to which calls on a CPU gain from more rows: beyond it, elementwise operations wait
-for memory. Products gain up to twice that, since every batch of them traverses the graph."""
+for memory. Products gain up to four times that, since every batch of them traverses the graph."""
 
 Sites = Mapping[str, nn.Module]
 """Block -> the module whose output is looked at in place of the block's input embeddings."""
@@ -485,7 +485,7 @@ def tokens_per_call(model: LanguageModel, grad: bool) -> float:
     """Tokens beyond which a call on a CPU only gets slower; no limit elsewhere."""
     if model.device.type != "cpu":
         return float("inf")
-    return max(512, (2 if grad else 1) * CACHE_BYTES // (4 * model.hidden_size * (torch.finfo(model.dtype).bits // 8)))
+    return max(512, (4 if grad else 1) * CACHE_BYTES // (4 * model.hidden_size * (torch.finfo(model.dtype).bits // 8)))
 
 
 def site_output(output: Any, shape: Sequence[int]) -> Tensor:

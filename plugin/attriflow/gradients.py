@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -298,16 +299,13 @@ def _vjp(roots: list[Tensor], leaves: list[Tensor], vectors: list[Tensor], batch
     """Products `vectors[i] . d roots / d leaf`, stacked over i; zeros for leaves the roots do not depend on."""
     n = len(vectors[0])
 
-    def products(given: list[Tensor], together: bool) -> Sequence[Tensor | None]:
-        return torch.autograd.grad(
-            roots, leaves, given, retain_graph=True, allow_unused=True, is_grads_batched=together
-        )
+    def product(*vector: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(roots, leaves, vector, retain_graph=True, materialize_grads=True)
 
     if batched and n > 1:
-        found = products(vectors, True)
-        return [leaf.new_zeros((n, *leaf.shape)) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
-    single = [products([v[i] for v in vectors], False) for i in range(n)]
-    return [
-        torch.stack([torch.zeros_like(leaf) if g is None else g for g in found])
-        for found, leaf in zip(zip(*single, strict=True), leaves, strict=True)
-    ]
+        with warnings.catch_warnings():
+            # fused attention is done product by product, as it has to be: nothing that users could change
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            return list(torch.vmap(product)(*vectors))
+    single = [product(*(v[i] for v in vectors)) for i in range(n)]
+    return [torch.stack(found) for found in zip(*single, strict=True)]

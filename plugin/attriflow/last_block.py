@@ -123,7 +123,7 @@ class LastBlock:
             k, v = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (k, v))
         q = query[:, :, span].to(wide) * (query.shape[-1] ** -0.5 if scale is None else scale)
         scores = q @ k.transpose(-1, -2)
-        mask = additive_mask(attn_mask, is_causal, scores, query.shape[2])
+        mask = additive_mask(attn_mask, is_causal, query, key)
         if mask is not None and mask.shape[-2] == query.shape[2]:
             mask = mask[..., span, :]
         weights = (scores if mask is None else scores + mask).softmax(-1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attriflow.attention_products import attention
 from attriflow.last_block import LastBlock
 from attriflow.models.attention import additive_mask
 from attriflow.secants import activations
@@ -145,11 +146,12 @@ def written_out(
     if enable_gqa:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
-    mask = additive_mask(attn_mask, is_causal, scores, query.shape[-2])
-    if mask is not None:
-        scores = scores + mask  # no masking of gradients: the softmax has none where its output is 0
-    weights = scores.softmax(-1)
+    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    mask = additive_mask(attn_mask, is_causal, query, key)
+    if drop is None and (mask is None or not mask.requires_grad):
+        return attention(query, key, value, mask)
+    scores = query @ key.transpose(-1, -2)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
     return (weights if drop is None else drop(weights)) @ value
 
 

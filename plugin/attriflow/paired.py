@@ -51,6 +51,11 @@ class Paired:
         self.tape = Tape()
 
     @property
+    def rules(self) -> bool:
+        """Whether anything in the model has a rule, so that replays differ from plain passes."""
+        return self.functions or bool(self.modules)
+
+    @property
     def by_rows(self) -> bool:
         """Whether attention can go by groups of rows."""
         return self.limits is not None and self.functions and interface_works(self.hf)

@@ -84,9 +84,39 @@ def anchor(x: Tensor) -> Tensor:
     return finite - finite.detach()
 
 
+class _Sloped(torch.autograd.Function):
+    """A value whose derivative is the slope; as a function of its own, many products go through in one operation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        ctx.dtype = x.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (grad * slope).to(ctx.dtype), None, None
+
+
 def sloped(value: Tensor, x: Tensor, slope: Tensor) -> Tensor:
-    """The value, with the given slope as derivative; infinite slopes belong to masked entries."""
-    return value.detach() + slope.detach().nan_to_num(0.0, 0.0, 0.0) * anchor(x)
+    """The value, with the given slope as derivative; infinite slopes and inputs belong to masked entries."""
+    slope = torch.where(x.detach().isfinite(), slope.detach().nan_to_num(0.0, 0.0, 0.0), 0.0)
+    out: Tensor = _Sloped.apply(x, value.detach(), slope)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Instead(torch.autograd.Function):
+    """A value, with the gradient of another computation of the same shape."""
+
+    @staticmethod
+    def forward(ctx: Any, middle: Tensor, value: Tensor) -> Tensor:
+        ctx.dtype = middle.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.to(ctx.dtype), None
 
 
 def product(f: Callable[..., Tensor], value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -95,7 +125,8 @@ def product(f: Callable[..., Tensor], value: Tensor, pairs: Sequence[tuple[Tenso
     `f(x) - f(x')` of a quadratic function is its gradient at `(x + x') / 2` times `x - x'`, exactly.
     """
     middle = f(*[x + (0.5 * (b - x)).detach() if x.requires_grad else x for x, b in pairs])
-    return middle - middle.detach() + value.detach()
+    out: Tensor = _Instead.apply(middle, value.detach())  # type: ignore[no-untyped-call]
+    return out
 
 
 def quotient(r: Tensor, rb: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,12 +148,48 @@ def _weights(log_p: Tensor, log_b: Tensor, dim: Any) -> tuple[Tensor, Tensor]:
     return mean, mean / mean.sum(dim, keepdim=True).clamp(min=torch.finfo(mean.dtype).tiny)
 
 
+class _Softmax(torch.autograd.Function):
+    """A value that moves with x by `mean * (dx - sum of weights * dx)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, mean: Tensor, weights: Tensor, dim: int) -> Tensor:
+        ctx.save_for_backward(mean, weights)
+        ctx.dim, ctx.dtype = dim, x.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        mean, weights = ctx.saved_tensors
+        moved = grad * mean
+        return (moved - weights * moved.sum(ctx.dim, keepdim=True)).to(ctx.dtype), None, None, None, None
+
+
 def softmax(value: Tensor, x: Tensor, b: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax whose gradient maps differences of scores exactly to differences of probabilities."""
     log_p, log_b = (F.log_softmax(t.detach(), dim, dtype=dtype) for t in (x, b))
-    mean, weights = _weights(log_p, log_b, dim)
-    a = anchor(x).to(mean.dtype)
-    return value.detach() + mean * (a - (weights * a).sum(dim, keepdim=True))
+    out: Tensor = _Softmax.apply(x, value.detach(), *_weights(log_p, log_b, dim), dim)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Norm(torch.autograd.Function):
+    """A value that moves with x by `across * dc + along * sum(between * dc)`, c being x less its mean if centred."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, value: Tensor, across: Tensor, along: Tensor, between: Tensor, width: int, centre: bool
+    ) -> Tensor:
+        ctx.save_for_backward(across, along, between)
+        ctx.dims, ctx.centre, ctx.dtype = tuple(range(-width, 0)), centre, x.dtype
+        ctx.share = 1 / between.shape[-width:].numel()
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        across, along, between = ctx.saved_tensors
+        out = grad * across + between * (grad * along).sum(ctx.dims, keepdim=True)
+        if ctx.centre:
+            out = out - out.sum(ctx.dims, keepdim=True) * ctx.share
+        return (out.to(ctx.dtype), *[None] * 6)
 
 
 def normalised(
@@ -130,14 +197,17 @@ def normalised(
 ) -> Tensor:
     """Layer norm or RMS norm over the last `width` axes: square by midpoint, inverse root by secant, quotient."""
     dims = tuple(range(-width, 0))
-    a, c, cb = anchor(x), x.detach(), b
+    c, cb = x.detach(), b
     if centre:
-        a, c, cb = (t - t.mean(dims, keepdim=True) for t in (a, c, cb))
+        c, cb = (t - t.mean(dims, keepdim=True) for t in (c, cb))
     r, rb = ((t.square().mean(dims, keepdim=True) + eps).rsqrt() for t in (c, cb))
-    change = -((r * rb) ** 2) / (r + rb) * ((c + cb) * a).mean(dims, keepdim=True)
     slope_c, slope_r = quotient(r, rb, c, cb)
-    moved = slope_c * a + slope_r * change
-    return value.detach() + (moved if scale is None else moved * scale)
+    scale = slope_c.new_ones(()) if scale is None else scale.detach()
+    between = -((r * rb) ** 2) / (r + rb) * (c + cb) / c.shape[-width:].numel()
+    out: Tensor = _Norm.apply(  # type: ignore[no-untyped-call]
+        x, value.detach(), slope_c * scale, slope_r * scale, between, width, centre
+    )
+    return out
 
 
 # -- calls and their rules ---------------------------------------------------------------------------------------------

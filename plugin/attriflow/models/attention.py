@@ -71,19 +71,18 @@ def _attention(
     return output, weights
 
 
-def additive_mask(mask: Tensor | None, is_causal: bool, scores: Tensor, queries: int) -> Tensor | None:
+def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor, key: Tensor) -> Tensor | None:
     """What `scaled_dot_product_attention` adds to scores for its mask arguments, `[..., query or 1, key]`.
 
     Args:
         mask, is_causal: As given to the function.
-        scores: `[..., key]`, for their type and number of keys.
-        queries: Number of queries.
+        query, key: `[..., query, dim]` and `[..., key, dim]`, for their lengths and type.
     """
     if is_causal:
-        mask = torch.ones(queries, scores.shape[-1], dtype=torch.bool, device=scores.device).tril()
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     if mask is None or mask.dtype != torch.bool:
         return mask
-    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
 def eager(

@@ -1,0 +1,166 @@
+"""Attention as matrix products whose backward runs for many gradients at once, without copies of what they share.
+
+`torch.vmap` over the backward of a product of two matrices, one of which is the same for all, copies that one for
+every gradient first. Attention has four such products per layer, and its weights are the largest tensor of all. Here
+the gradients are an axis of ordinary batched products: they lie next to the queries, so that for each head
+
+    d weights = d output @ value^T,  d query = d scores @ key      are products of `[query * gradient, ...]`
+    d value = weights^T @ d output,  d key = d scores^T @ query    are products of `[..., gradient * ...]`
+
+by tiles of queries that stay in the processor's cache and leave out the keys that no query of the tile sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TILE = 128
+"""Queries per tile: fewer make products too small, more leave nothing out."""
+
+SMALL = 64 * 64
+"""Attention weights up to which copies cost less than finding out how many gradients there are (0.4 ms)."""
+
+Tile = tuple[slice, int]
+"""Queries, and how many keys they see."""
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention, `[row, head, query, dim]`.
+
+    Args:
+        query: Scaled, `[row, head, query, dim]`.
+        key, value: `[row, head, key, dim]`.
+        mask: Added to the scores, `[row or 1, head or 1, query or 1, key]`, without gradient; or None.
+    """
+    out: Tensor = _Attention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        scores = query @ key.transpose(-1, -2)
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        # heads are views of a projection; every product would copy them again
+        ctx.save_for_backward(query.contiguous(), key.contiguous(), value.contiguous(), weights)
+        ctx.tiles = _tiles(weights)
+        return weights @ value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[:3]
+        query, key, value, weights = ctx.saved_tensors
+        products: Any = _single if weights[0, 0].numel() <= SMALL else _Products.apply
+        found = iter(products(grad, query, key, value, weights, ctx.tiles, wanted))
+        return (*(next(found) if is_wanted else None for is_wanted in wanted), None)
+
+
+def _tiles(weights: Tensor) -> list[Tile]:
+    queries, keys = weights.shape[-2:]
+    if queries <= TILE:
+        return [(slice(0, queries), keys)]
+    seen = weights.flatten(0, -3).amax(0) != 0
+    tiles = []
+    for start in range(0, queries, TILE):
+        rows = slice(start, min(queries, start + TILE))
+        tiles.append((rows, int(seen[rows].any(0).nonzero().max()) + 1))
+    return tiles
+
+
+class _Products(torch.autograd.Function):
+    """Gradients of query, key and value, as many of them as are wanted; under `torch.vmap`, of many gradients."""
+
+    @staticmethod
+    def forward(
+        grad: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, tiles: list[Tile], wanted: list[bool]
+    ) -> tuple[Tensor, ...]:
+        return tuple(_single(grad, query, key, value, weights, tiles, wanted))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass  # no gradients of gradients
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[int | None], grad: Tensor, *shared: Any) -> tuple[Any, Any]:
+        if any(dim is not None for dim in in_dims[1:5]):
+            raise RuntimeError("gradients of attention run together for one graph only")
+        found = tuple(_together(grad.movedim(in_dims[0] or 0, 0), *shared))
+        return found, (0,) * len(found)
+
+
+def _single(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weights: Tensor,
+    _tiles: Sequence[Tile],
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    out = []
+    if wanted[0] or wanted[1]:
+        scores = torch._softmax_backward_data(grad @ value.transpose(-1, -2), weights, -1, weights.dtype)
+        if wanted[0]:
+            out.append(scores @ key)
+        if wanted[1]:
+            out.append(scores.transpose(-1, -2) @ query)
+    if wanted[2]:
+        out.append(weights.transpose(-1, -2) @ grad)
+    return out
+
+
+def _together(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weights: Tensor,
+    tiles: Sequence[Tile],
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    """The same for `grad [gradient, row, head, query, dim]`; the results begin with that axis, too."""
+    rows = grad.shape[1:3]
+    n, queries, many = rows.numel(), grad.shape[3], grad.shape[0]
+    query, key, value, weights = (t.flatten(0, 1) for t in (query, key, value, weights))
+    keys, dim, out_dim = key.shape[1], key.shape[2], value.shape[2]
+    grad = grad.permute(1, 2, 3, 0, 4).reshape(n, queries, many, out_dim)
+    whole = max(seen for _, seen in tiles) == keys
+    d_query = grad.new_empty(n, queries, many, dim)
+    d_key, d_value = (
+        grad.new_empty(shape) if whole else grad.new_zeros(shape)
+        for shape in ((n, many, keys, dim), (n, keys, many, out_dim))
+    )
+    fresh = whole
+    for part, seen in sorted(tiles, key=lambda tile: -tile[1]):  # the first of them fills all keys
+        height, w, g = part.stop - part.start, weights[:, part, :seen], grad[:, part]
+        if wanted[0] or wanted[1]:
+            scores = (g.reshape(n, -1, out_dim) @ value[:, :seen].transpose(1, 2)).view(n, height, many, seen)
+            scores *= w.unsqueeze(2)
+            scores.addcmul_(w.unsqueeze(2), scores.sum(-1, keepdim=True), value=-1)
+            if wanted[0]:
+                d_query[:, part] = (scores.view(n, -1, seen) @ key[:, :seen]).view(n, height, many, dim)
+            if wanted[1]:
+                found = scores.view(n, height, many * seen).transpose(1, 2) @ query[:, part]
+                _put(d_key[:, :, :seen], found.view(n, many, seen, dim), fresh)
+        if wanted[2]:
+            found = w.transpose(1, 2) @ g.reshape(n, height, many * out_dim)
+            _put(d_value[:, :seen], found.view(n, seen, many, out_dim), fresh)
+        fresh = False
+    out = (
+        d_query.unflatten(0, rows).permute(3, 0, 2, 1, 4),
+        d_key.unflatten(0, rows).permute(2, 0, 3, 1, 4),
+        d_value.unflatten(0, rows).permute(3, 0, 2, 1, 4),
+    )
+    # laid out as the projections that follow want them, heads next to each other
+    return [t.contiguous().transpose(2, 3) for t, is_wanted in zip(out, wanted, strict=True) if is_wanted]
+
+
+def _put(into: Tensor, what: Tensor, fresh: bool) -> None:
+    if fresh:
+        into.copy_(what)
+    else:
+        into += what
