@@ -129,7 +129,7 @@ def tasks(s: Sizes) -> list[Task]:
         Task(
             "deeplift",
             "single gradient",
-            {"": {"captum_compatible": True}},
+            {"": {"captum_compatible": True}, "complete": {}},
             {"inseq": inseq("deeplift", compare=BOTH)},
         ),
         Task(

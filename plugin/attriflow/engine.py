@@ -35,7 +35,8 @@ CHUNK_BYTES = 512 * 2**20
 
 CACHE_BYTES = 2 * 2**20
 """Size of the widest activation up to which calls on a CPU gain from more rows: beyond it, elementwise operations wait
-for memory. Products gain up to four times that, since every batch of them traverses the graph."""
+for memory. A graph gains up to twice that, a batch of products up to three times, since each of them traverses the
+graph."""
 
 Sites = Mapping[str, nn.Module]
 """Block -> the module whose output is looked at in place of the block's input embeddings."""
@@ -448,11 +449,14 @@ class Engine:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def rows_at_once(self, grad: bool = False) -> int:
-        """Sequences that a call (or, with `grad`, a graph or a batch of products) may hold."""
-        rows = CHUNK_BYTES // self.bytes_per_row(grad=grad)
+    def rows_at_once(self, grad: bool = False, products: bool = False) -> int:
+        """Sequences that a call (or, with `grad`, a graph; with `products`, a batch of them) may hold."""
+        rows = CHUNK_BYTES // self.bytes_per_row(grad=grad or products)
         width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
-        return max(1, int(min(rows, tokens_per_call(self.model, grad) // width)))
+        gain = 3 if products else 2 if grad else 1
+        if gain > 1 and self.batch.source_ids is not None:
+            gain -= 1  # two stacks, one of them with a second attention, hold more per token
+        return max(1, int(min(rows, tokens_per_call(self.model, gain) // width)))
 
     def products_at_once(self) -> int:
         """Products of the batch that may be in one layer together, for graphs that are dear to traverse."""
@@ -481,11 +485,11 @@ class Engine:
         return max(1.0, item * (activations + vocabulary))
 
 
-def tokens_per_call(model: LanguageModel, grad: bool) -> float:
+def tokens_per_call(model: LanguageModel, gain: float) -> float:
     """Tokens beyond which a call on a CPU only gets slower; no limit elsewhere."""
     if model.device.type != "cpu":
         return float("inf")
-    return max(512, (4 if grad else 1) * CACHE_BYTES // (4 * model.hidden_size * (torch.finfo(model.dtype).bits // 8)))
+    return max(512, gain * CACHE_BYTES // (4 * model.hidden_size * (torch.finfo(model.dtype).bits // 8)))
 
 
 def site_output(output: Any, shape: Sequence[int]) -> Tensor:

@@ -253,7 +253,7 @@ class Gradients:
         if cut is None:
             yield slice(0, n_steps), [leaf.new_zeros((n_steps, *leaf.shape)) for leaf in leaves]
             return
-        size = max(1, (self.together or self.engine.rows_at_once(grad=True)) // n_rows)
+        size = max(1, (self.together or self.engine.rows_at_once(products=True)) // n_rows)
         at, batched = 0, True
         while at < n_steps:
             part = slice(at, min(n_steps, at + size))

@@ -21,6 +21,7 @@ from attriflow.explain import (
     names_of,
     step_values,
 )
+from attriflow.inputs import given_texts, restricted
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.loading import load
@@ -154,7 +155,7 @@ class AttributionModel:
         inputs = read_inputs(self.tokenizer, input_texts)
         parts = read_segments(inputs, segments)
         if generated_texts is not None:
-            targets = _texts("generated_texts", generated_texts)
+            targets = given_texts("generated_texts", generated_texts)
             if len(targets) != len(inputs):
                 raise InputError(f"{len(inputs)} input texts but {len(targets)} generated texts")
             if generation_args:
@@ -176,7 +177,7 @@ class AttributionModel:
                     examples += new  # several sequences per text, one text's after the other's, when asked for
                     owners += [index[k * len(index) // len(new)] for k in range(len(new))]
         examples = [dataclasses.replace(e, segments=parts[i]) for e, i in zip(examples, owners, strict=True)]
-        return [_positions(e, attr_pos_start, attr_pos_end) for e in examples]
+        return [restricted(e, attr_pos_start, attr_pos_end) for e in examples]
 
     def generate(self, input_texts: Inputs, **generation_args: Any) -> list[str]:
         """Generated texts (for decoder-only models with their prompts)."""
@@ -312,13 +313,13 @@ class AttributionModel:
             segments=segments,
         )
         if contrasted:
-            targets = None if contrast_targets is None else _texts("contrast_targets", contrast_targets)
+            targets = None if contrast_targets is None else given_texts("contrast_targets", contrast_targets)
             if targets is not None and not self.is_encoder_decoder and len(targets) == len(inputs):
                 targets = [with_reply(prompt, text) for prompt, text in zip(inputs, targets, strict=True)]
             examples = add_contrasts(
                 self.wrapped,
                 examples,
-                None if contrast_sources is None else _texts("contrast_sources", contrast_sources),
+                None if contrast_sources is None else given_texts("contrast_sources", contrast_sources),
                 targets,
                 contrast_targets_alignments,
                 skip_special_tokens,
@@ -501,38 +502,3 @@ _ATTRIBUTE_OPTIONS = (
     "contrast_force_inputs",
     "segments",
 )
-
-
-def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    given = [texts] if isinstance(texts, str) else list(texts)
-    for text in given:
-        if not isinstance(text, str):
-            raise InputError(
-                f"{name} must be a string or a list of strings; found {type(text).__name__}: {text!r}"[:200]
-            )
-    if not given:
-        raise InputError(f"{name} is empty")
-    return given
-
-
-def _positions(example: Example, start: int | None, end: int | None) -> Example:
-    """Restrict the steps; the start is moved up to the first generated token, the end is exclusive.
-
-    Negative positions count from the end, as in Python; only the start of decoder-only models does not, where Inseq
-    (and so this) takes anything before the generated tokens, negative numbers too, for "from their beginning".
-    """
-    if start is None and end is None:
-        return example
-    length = len(example.target)
-    if start is not None and start < 0 and example.source:
-        start += length
-    if end is not None and end < 0:
-        end += length
-    low = max(example.start, example.start if start is None else start)
-    high = example.stop if end is None else min(end, example.stop)
-    if high <= low:
-        raise InputError(
-            f"no step left to explain: attr_pos_start={start}, attr_pos_end={end}, but the generated tokens are at "
-            f"positions {example.start} to {example.stop - 1}"
-        )
-    return dataclasses.replace(example, start=low, stop=high)

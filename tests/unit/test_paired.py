@@ -155,7 +155,7 @@ def test_without_a_difference_it_is_the_gradient(name):
 
 @pytest.mark.parametrize("name", ["masked softmax", "layer_norm", "gelu", "matmul", "in place", "attention"])
 def test_batched_products_equal_single_ones(name):
-    """`is_grads_batched` has a batching rule for everything that the rules are made of."""
+    """`torch.vmap` has a batching rule for everything that the rules are made of."""
     model = Wrapped(COMPOSED[name])
     pair = Paired(model, activations())
     with torch.no_grad(), pair.record():
@@ -166,7 +166,7 @@ def test_batched_products_equal_single_ones(name):
     vectors = torch.eye(value.numel(), dtype=value.dtype).view(-1, *value.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (batched,) = torch.autograd.grad(value, leaf, vectors, retain_graph=True, is_grads_batched=True)
+        (batched,) = torch.vmap(lambda v: torch.autograd.grad(value, leaf, v, retain_graph=True))(vectors)
     single = [torch.autograd.grad(value, leaf, v, retain_graph=True)[0] for v in vectors]
     torch.testing.assert_close(batched, torch.stack(single), atol=1e-14, rtol=0)
 
