@@ -46,7 +46,7 @@ class _Slope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(slope)
-        return value.view_as(value)
+        return value.clone()  # models change results in place, which a view forbids
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

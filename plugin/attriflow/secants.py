@@ -91,7 +91,7 @@ class _Sloped(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(slope)
         ctx.dtype = x.dtype
-        return value.view_as(value)
+        return value.clone()  # models change results in place, which views forbid
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -112,7 +112,7 @@ class _Instead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, middle: Tensor, value: Tensor) -> Tensor:
         ctx.dtype = middle.dtype
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -155,7 +155,7 @@ class _Softmax(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, value: Tensor, mean: Tensor, weights: Tensor, dim: int) -> Tensor:
         ctx.save_for_backward(mean, weights)
         ctx.dim, ctx.dtype = dim, x.dtype
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -181,7 +181,7 @@ class _Norm(torch.autograd.Function):
         ctx.save_for_backward(across, along, between)
         ctx.dims, ctx.centre, ctx.dtype = tuple(range(-width, 0)), centre, x.dtype
         ctx.share = 1 / between.shape[-width:].numel()
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

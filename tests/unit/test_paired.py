@@ -117,6 +117,9 @@ COMPOSED = {
         x.view(1, 2, 2, 2), x[:1].view(1, 1, 2, 2), x[1:].view(1, 1, 2, 2), enable_gqa=True
     ),
     "in place": in_place,
+    "results changed in place": lambda x: (
+        (x @ x.T).add_(0.5).sum() + F.gelu(x).mul_(C[0, 0]) + F.layer_norm(x, (4,)).sub_(0.3)
+    ),
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
     "hardtanh": lambda x: F.hardtanh(x, -0.5, 1.0),
     "clamp": lambda x: x.clamp(min=-0.5, max=1.0),
