@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from attriflow.attention_products import attention
 from attriflow.last_block import LastBlock
 from attriflow.models.attention import additive_mask
-from attriflow.secants import activations
+from attriflow.secants import activations, with_slope
 
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
 _ELEMENTWISE = (
@@ -38,20 +38,6 @@ _ELEMENTWISE = (
     Tensor.relu,
     Tensor.erf,
 )
-
-
-class _Slope(torch.autograd.Function):
-    """`value`, with the derivative `slope` with respect to x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return value.clone()  # models change results in place, which a view forbids
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return (grad * slope).to(grad.dtype), None, None
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -96,7 +82,7 @@ def _elementwise(func: Any, x: Tensor, args: Any, kwargs: Any) -> Tensor:
     leaf = _wide(x.detach()).requires_grad_(True)
     value = func(leaf, *args[1:], **kwargs) if args else func(**{**kwargs, "input": leaf})
     (slope,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
-    return _Slope.apply(x, value.detach().to(x.dtype), slope)  # type: ignore[no-any-return, no-untyped-call]
+    return with_slope(x, value.detach().to(x.dtype), slope)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -167,7 +153,7 @@ def _activation_hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) ->
         (slope,) = torch.autograd.grad(module.forward(leaf), leaf, torch.ones_like(wide))
     else:
         (slope,) = torch.autograd.grad(output, x, torch.ones_like(output))
-    return _Slope.apply(x, output.detach(), slope)  # type: ignore[no-untyped-call]
+    return with_slope(x, output.detach(), slope)
 
 
 @contextmanager

@@ -99,11 +99,16 @@ class _Sloped(torch.autograd.Function):
         return (grad * slope).to(ctx.dtype), None, None
 
 
+def with_slope(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    """A copy of the value, with the slope as derivative with respect to x (all of one shape)."""
+    out: Tensor = _Sloped.apply(x, value, slope)  # type: ignore[no-untyped-call]
+    return out
+
+
 def sloped(value: Tensor, x: Tensor, slope: Tensor) -> Tensor:
     """The value, with the given slope as derivative; infinite slopes and inputs belong to masked entries."""
     slope = torch.where(x.detach().isfinite(), slope.detach().nan_to_num(0.0, 0.0, 0.0), 0.0)
-    out: Tensor = _Sloped.apply(x, value.detach(), slope)  # type: ignore[no-untyped-call]
-    return out
+    return with_slope(x, value.detach(), slope)
 
 
 class _Instead(torch.autograd.Function):
