@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TILE = 128
+TILE = 64
 """Queries per tile: fewer make products too small, more leave nothing out."""
 
 SMALL = 64 * 64

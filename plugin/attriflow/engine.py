@@ -38,6 +38,9 @@ CACHE_BYTES = 2 * 2**20
 for memory. A graph gains up to twice that, a batch of products up to three times, since each of them traverses the
 graph."""
 
+LOGIT_BYTES = 32 * 2**20
+"""Size of the logits up to which calls on a CPU gain from more rows; step functions make copies of them."""
+
 Sites = Mapping[str, nn.Module]
 """Block -> the module whose output is looked at in place of the block's input embeddings."""
 
@@ -449,14 +452,24 @@ class Engine:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def rows_at_once(self, grad: bool = False, products: bool = False) -> int:
-        """Sequences that a call (or, with `grad`, a graph; with `products`, a batch of them) may hold."""
+    def rows_at_once(self, grad: bool = False, products: bool = False, left_out: int = 0) -> int:
+        """Sequences that a call (or, with `grad`, a graph; with `products`, a batch of them) may hold.
+
+        Args:
+            grad, products: What they are for.
+            left_out: Decoder positions that the sequences do not have.
+        """
         rows = CHUNK_BYTES // self.bytes_per_row(grad=grad or products)
         width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
+        width = max(1, width - left_out)
         gain = 3 if products else 2 if grad else 1
         if gain > 1 and self.batch.source_ids is not None:
             gain -= 1  # two stacks, one of them with a second attention, hold more per token
-        return max(1, int(min(rows, tokens_per_call(self.model, gain) // width)))
+        rows = min(rows, tokens_per_call(self.model, gain) // width)
+        if not (grad or products) and self.model.device.type == "cpu":
+            logits = self.batch.n_steps * self.model.vocab_size * torch.finfo(self.model.dtype).bits / 8
+            rows = min(rows, LOGIT_BYTES // logits)
+        return max(1, int(rows))
 
     def products_at_once(self) -> int:
         """Products of the batch that may be in one layer together, for graphs that are dear to traverse."""

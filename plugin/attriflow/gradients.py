@@ -93,6 +93,7 @@ class Gradients:
         limit = max(1, engine.rows_at_once(grad=True) // engine.batch.size)
         if self.max_rows is not None:
             limit = min(limit, max(1, self.max_rows // engine.batch.size))
+        limit = -(-n // -(-n // limit))  # graphs of about the same size
         if n <= limit:
             try:
                 yield from self._chunk(0, n, steps)
@@ -137,7 +138,7 @@ class Gradients:
         leaves = {b: torch.cat([m[b] for m in made]).to(dtype).detach().requires_grad_(True) for b in made[0]}
         with torch.enable_grad():
             cut = self._cut(leaves, alphas, weights, steps)
-            for part, grads in self._products(cut, steps.stop - steps.start, n * size, list(leaves.values())):
+            for part, grads in self._products(cut, steps, n * size, list(leaves.values())):
                 done = slice(steps.start + part.start, steps.start + part.stop)
                 yield done, {b: self._summed(b, g, alphas) for b, g in zip(leaves, grads, strict=True)}
 
@@ -241,19 +242,23 @@ class Gradients:
         return dataclasses.replace(rows, query=(query - self.unchanged).clamp(min=0), **cut)
 
     def _products(
-        self, cut: Cut | None, n_steps: int, n_rows: int, leaves: list[Tensor]
+        self, cut: Cut | None, steps: slice, n_rows: int, leaves: list[Tensor]
     ) -> Iterator[tuple[slice, list[Tensor]]]:
         """Vector-Jacobian products of every step, `[step, row, position, hidden]` per leaf.
 
         Args:
             cut: Where they start; None where they are zero (a constant custom objective).
-            n_steps, n_rows: How many steps, and rows of the graph.
+            steps: Which steps the graph is for; slices that are yielded count from the first of them.
+            n_rows: How many rows the graph has.
             leaves: With respect to what.
         """
+        n_steps = steps.stop - steps.start
         if cut is None:
             yield slice(0, n_steps), [leaf.new_zeros((n_steps, *leaf.shape)) for leaf in leaves]
             return
-        size = max(1, (self.together or self.engine.rows_at_once(products=True)) // n_rows)
+        left_out = self.engine.ids("target").shape[1] - self._prefix(steps) + self.unchanged
+        at_once = self.together or self.engine.rows_at_once(products=True, left_out=left_out)
+        size = max(1, at_once // n_rows)
         at, batched = 0, True
         while at < n_steps:
             part = slice(at, min(n_steps, at + size))

@@ -97,8 +97,13 @@ def rerun(engine: Engine, prefix: Prefix, length: int, embeds: Tensor) -> Forwar
             query=query,
             past=(prefix.cache(length, repeat), length),
         )
-        affected = (batch.query[:, first:] >= length).repeat(repeat, 1).unsqueeze(-1)
-        logits[:, first:] = torch.where(affected, engine.model.run(rows), logits[:, first:])
+        affected = (batch.query[:, first:] >= length).repeat(repeat, 1)
+        found = engine.model.run(rows)
+        if affected.all():
+            logits[:, first:] = found
+        else:
+            logits[:, first:][affected] = found[affected]
+        del found
         engine.counter.forward_rows += embeds.shape[0]
         engine.counter.forward_calls += 1
     return engine.forward_of(logits, rows=rows)

@@ -189,8 +189,11 @@ class LanguageModel(ABC):
         logits = self._call(rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same
-        index = (rows.query - offset).unsqueeze(-1).to(logits.device)
-        picked = logits.gather(1, index.expand(-1, -1, logits.shape[-1]))
+        index = (rows.query - offset).to(logits.device)
+        if torch.equal(index, torch.arange(logits.shape[1], device=index.device).expand(len(index), -1)):
+            picked = logits  # no copy of what is as large as the vocabulary
+        else:
+            picked = logits.gather(1, index.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
         return picked if picked.dtype == torch.float64 else picked.float()
 
     @abstractmethod
