@@ -103,7 +103,6 @@ def rerun(engine: Engine, prefix: Prefix, length: int, embeds: Tensor) -> Forwar
             logits[:, first:] = found
         else:
             logits[:, first:][affected] = found[affected]
-        del found
         engine.counter.forward_rows += embeds.shape[0]
         engine.counter.forward_calls += 1
     return engine.forward_of(logits, rows=rows)

@@ -17,6 +17,7 @@ from attriflow import engine, gradients, prefix
 from attriflow.engine import Engine, Objective
 from attriflow.gradients import Gradients
 from attriflow.models.attention import interface_works
+from attriflow.models.base import Rows
 from attriflow.registry import methods, step_functions
 
 METHODS = methods.names()
@@ -352,6 +353,36 @@ def test_long_targets_get_several_graphs(model, monkeypatch):
         assert len(found) >= groups
         assert (found[0].start, found[-1].stop) == (0, examples[0].n_steps)
         assert all(a.stop == b.start for a, b in itertools.pairwise(found))
+
+
+def test_calls_are_as_large_as_gains_anything(model, monkeypatch):
+    """Few rows where logits are large, many where sequences are short."""
+    m = model("gpt2")
+    examples = m.encode(PROMPTS[0], TARGETS[False][0])
+    bound = Engine(m.wrapped, examples, Objective(step_functions.info("logits").build()), ("target",))
+    wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")
+    plain, products = bound.rows_at_once(), bound.rows_at_once(products=True)
+    assert bound.rows_at_once(products=True, left_out=bound.batch.target_ids.shape[1] // 2) > products
+    size = bound.values().element_size() * bound.batch.n_steps * m.wrapped.vocab_size
+    monkeypatch.setattr(engine, "LOGIT_BYTES", 3 * size)
+    assert bound.rows_at_once() == 3 < plain
+    assert bound.rows_at_once(products=True) == products
+    for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):
+        same(a.scores, b.scores)
+
+
+def test_logits_are_copied_only_where_positions_are_picked(model):
+    """Steps at every kept position get the model's own logits, others theirs, in any order."""
+    m = model("gpt2")
+    caught = []
+    hook = m.model.register_forward_hook(lambda _module, _args, output: caught.append(output.logits))
+    try:
+        ids = torch.arange(10, 20).unsqueeze(0)
+        found = [m.wrapped.run(Rows(target_ids=ids, query=torch.tensor([q]))) for q in ([4, 5, 6, 7], [7, 4, 5, 5])]
+    finally:
+        hook.remove()
+    assert found[0].data_ptr() == caught[0].data_ptr() and found[1].data_ptr() != caught[1].data_ptr()
+    assert torch.equal(found[1], found[0][:, [3, 0, 1, 1]])
 
 
 @pytest.mark.parametrize("method", METHODS)
