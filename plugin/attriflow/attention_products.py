@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attriflow.vmapped import together
+
 TILE = 64
 """Queries per tile: fewer make products too small, more leave nothing out."""
-
-SMALL = 64 * 64
-"""Attention weights up to which copies cost less than finding out how many gradients there are (0.4 ms)."""
 
 Tile = tuple[slice, int]
 """Queries, and how many keys they see."""
@@ -54,8 +53,12 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[:3]
         query, key, value, weights = ctx.saved_tensors
-        products: Any = _single if weights[0, 0].numel() <= SMALL else _Products.apply
-        found = iter(products(grad, query, key, value, weights, ctx.tiles, wanted))
+        batched = together(grad)
+        if batched is None:
+            found = iter(_single(grad, query, key, value, weights, wanted))
+        else:
+            every, back = batched
+            found = map(back, _together(every, query, key, value, weights, ctx.tiles, wanted))
         return (*(next(found) if is_wanted else None for is_wanted in wanted), None)
 
 
@@ -71,34 +74,12 @@ def _tiles(weights: Tensor) -> list[Tile]:
     return tiles
 
 
-class _Products(torch.autograd.Function):
-    """Gradients of query, key and value, as many of them as are wanted; under `torch.vmap`, of many gradients."""
-
-    @staticmethod
-    def forward(
-        grad: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, tiles: list[Tile], wanted: list[bool]
-    ) -> tuple[Tensor, ...]:
-        return tuple(_single(grad, query, key, value, weights, tiles, wanted))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass  # no gradients of gradients
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Sequence[int | None], grad: Tensor, *shared: Any) -> tuple[Any, Any]:
-        if any(dim is not None for dim in in_dims[1:5]):
-            raise RuntimeError("gradients of attention run together for one graph only")
-        found = tuple(_together(grad.movedim(in_dims[0] or 0, 0), *shared))
-        return found, (0,) * len(found)
-
-
 def _single(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     weights: Tensor,
-    _tiles: Sequence[Tile],
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     out = []

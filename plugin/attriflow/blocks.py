@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
 from attriflow.models.attention import AttentionCall, eager, listen, replaced
+from attriflow.models.linear import fast_products
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +150,7 @@ class BlockRecord:
             return _pick(rows.output, row) if number < first else rows.attend(module, query, row)
 
         args, kwargs = _map((self.args, self.kwargs), lambda t: _crop(t, positions, self.width))
-        with replaced(attention):
+        with replaced(attention), fast_products(self.module):
             return _first(self.module(*args, **kwargs))
 
     def reproduces(self, row: Tensor, layer: int) -> bool:
@@ -197,7 +198,7 @@ class BlockRecord:
             return t.repeat(n, *([1] * (t.ndim - 1))) if t.ndim > 1 and t.shape[0] == batch else t
 
         args, kwargs = _map((self.args, self.kwargs), repeat)
-        with replaced(attention):
+        with replaced(attention), fast_products(self.module):
             output = _first(self.module(*args, **kwargs))
         return _pick(output, self.positions.repeat(n, 1)).unflatten(0, (n, batch))
 

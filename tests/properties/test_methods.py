@@ -16,6 +16,7 @@ import attriflow
 from attriflow import engine, gradients, prefix
 from attriflow.engine import Engine, Objective
 from attriflow.gradients import Gradients
+from attriflow.models import linear
 from attriflow.models.attention import interface_works
 from attriflow.models.base import Rows
 from attriflow.registry import methods, step_functions
@@ -308,6 +309,24 @@ def test_graphs_of_their_own_for_ranges_of_steps_change_nothing(model, name, met
         for a, b in zip(wanted, attribute(m, PROMPTS, targets, method, step_scores=["entropy"]), strict=True):
             same(a.scores, b.scores)
             same(a.step_scores["entropy"], b.step_scores["entropy"])
+
+
+@pytest.mark.skipif(linear._product() is None, reason="PyTorch without MKL or oneDNN")
+@pytest.mark.parametrize(("name", "method"), [p for p in PAIRS if p.values[1] not in NO_MODEL])
+def test_fast_products_change_nothing(tokenizers, name, method, monkeypatch):
+    """oneDNN in place of MKL, on layers that are far too small for it to be used."""
+    tokenizer = tokenizers["bart" if name in ENCODER_DECODERS else "gpt2"]
+    m = attriflow.load_model(build(name).float(), tokenizer=tokenizer)
+    used = []
+    multiplied = linear._multiplied
+    monkeypatch.setattr(linear, "_multiplied", lambda *a: used.append(a[0].shape) or multiplied(*a))
+    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    plain = attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method)
+    assert not used
+    monkeypatch.setattr(linear, "SMALLEST", 1)
+    for a, b in zip(plain, attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method), strict=True):
+        same(a.scores, b.scores, 1e-3 * float(a.scores.nan_to_num().abs().max()))
+    assert used
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in ENCODER_DECODERS])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.models.batch import Batch, collate
+from attriflow.models.linear import fast_products
 from attriflow.models.tokens import ids_to_tokens
 from attriflow.types import Example
 
@@ -186,7 +187,8 @@ class LanguageModel(ABC):
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        logits = self._call(rows, keep)
+        with fast_products(self.hf):
+            logits = self._call(rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same
         index = (rows.query - offset).to(logits.device)

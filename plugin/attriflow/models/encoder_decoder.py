@@ -12,6 +12,7 @@ from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.generation import cut_at_eos, generated_ids
+from attriflow.models.linear import fast_products
 from attriflow.models.segments import ChatText, turns_of
 from attriflow.models.tokens import Span, decode, decoded_spans, tokenize
 from attriflow.types import Example
@@ -110,7 +111,8 @@ class EncoderDecoder(LanguageModel):
             arguments["inputs_embeds"] = rows.source_embeds
         else:
             arguments["input_ids"] = rows.source_ids
-        states: Tensor = self.hf.get_encoder()(**arguments).last_hidden_state
+        with fast_products(self.hf):
+            states: Tensor = self.hf.get_encoder()(**arguments).last_hidden_state
         return states
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
