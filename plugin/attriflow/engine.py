@@ -38,7 +38,7 @@ CACHE_BYTES = 2 * 2**20
 for memory. A graph gains up to twice that, a batch of products up to three times, since each of them traverses the
 graph."""
 
-LOGIT_BYTES = 32 * 2**20
+LOGIT_BYTES = 16 * 2**20
 """Size of the logits up to which calls on a CPU gain from more rows; step functions make copies of them."""
 
 Sites = Mapping[str, nn.Module]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -79,18 +81,35 @@ def test_values_and_gradients(name: str, shape: tuple[int, ...], calls: list[tup
     assert (own_many[2:, ..., : shape[-2] // 2, :] == 0).all()
 
 
-def test_zero_rows_are_left_out(calls: list[tuple[int, ...]]) -> None:
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_zero_rows_are_left_out(multiple: int, calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "CHOSEN", multiple)
     layer = frozen("no bias")
-    x = torch.randn(4, 6).requires_grad_(True)
+    x = torch.randn(5, 6).requires_grad_(True)
     with fast_products(layer):
         out = layer(x)
-    vectors = torch.zeros(3, 4, 9)
-    vectors[0, :2], vectors[1, :1], vectors[2] = 1, torch.finfo(torch.float32).tiny, torch.nan
+    vectors = torch.zeros(3, 5, 9)
+    vectors[0, :2], vectors[1, :1], vectors[2, 1:] = 1, torch.finfo(torch.float32).tiny, torch.nan
     calls.clear()
-    got = torch.vmap(lambda v: torch.autograd.grad(out, x, v)[0])(vectors)
-    assert calls == [(2 + 1 + 4, 9)]
+
+    def product(v: Tensor) -> Tensor:
+        return torch.autograd.grad(out, x, v, retain_graph=True)[0]
+
+    got = torch.vmap(product)(vectors)
+    assert calls == [(2 + 1 + 4 if multiple == 1 else 8, 9)]
     assert torch.allclose(got, vectors @ layer.weight, equal_nan=True, atol=1e-6)
     assert (got[1, 0] != 0).any()
+    assert (torch.vmap(product)(torch.zeros_like(vectors)) == 0).all()
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_memory_for_compiled_products_is_limited(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    fast_products(frozen("linear"))
+    assert os.environ[name] == (given or str(linear.KEPT))
 
 
 def test_gradients_of_gradients() -> None:

@@ -2,11 +2,13 @@
 
 PyTorch computes products in single precision with MKL there. oneDNN, which it brings along, takes 5% to 50% less time
 where few rows meet many weights: short texts, one batch of gradients, an LM head. The numbers agree to rounding.
-`torch.backends.mkldnn.flags(enabled=False)` turns it off.
+`torch.backends.mkldnn.flags(enabled=False)` turns it off; the environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY
+decides how much memory it may take, and is set to a small number where it is not set.
 """
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,12 +21,22 @@ from attriflow.vmapped import together
 SMALLEST = 2**18
 """Weights of a layer from which on the faster product makes up for the dearer call."""
 
+KEPT = 32
+"""Compiled products that oneDNN keeps, one for each shape, 0.6 MB each; its own limit is 1,024."""
+
+CHOSEN = 32
+"""Rows that are picked out are filled up to a multiple of this, since their number is another every time."""
+
 
 def fast_products(hf: nn.Module) -> AbstractContextManager[Any]:
     """A context in which calls of a model, or of a part of it, use the faster products where they can."""
     if not torch.backends.mkldnn.enabled or _product() is None or torch.is_autocast_enabled("cpu"):  # type: ignore[attr-defined]
         return nullcontext()
-    return _Mode() if any(map(_fits, hf.parameters())) else nullcontext()
+    if not any(map(_fits, hf.parameters())):
+        return nullcontext()
+    # read once, at the first product; a process that has used oneDNN before keeps its limit
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT))
+    return _Mode()
 
 
 def _product() -> Any:
@@ -74,11 +86,16 @@ def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _without_zeros(x: Tensor, weight: Tensor) -> Tensor:
     """The product of the rows that are not zero: gradients of a step are, after the position it is read at."""
     rows = x.reshape(-1, x.shape[-1])
-    index = torch.linalg.vector_norm(rows, 1, -1).nonzero().squeeze(-1)
-    if len(index) > 0.9 * len(rows):
+    chosen = torch.linalg.vector_norm(rows, 1, -1).nonzero().squeeze(-1)
+    n = len(chosen)
+    size = -(-n // CHOSEN) * CHOSEN
+    if size > 0.95 * len(rows):
         return _multiplied(x, weight)
+    given = rows.new_empty(size, rows.shape[1])
+    torch.index_select(rows, 0, chosen, out=given[:n])
+    given[n:] = 0
     out = rows.new_zeros(len(rows), weight.shape[0])
-    out.index_copy_(0, index, _multiplied(rows.index_select(0, index), weight))
+    out.index_copy_(0, chosen, _multiplied(given, weight)[:n])
     return out.view(*x.shape[:-1], -1)
 
 
