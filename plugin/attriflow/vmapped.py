@@ -7,6 +7,7 @@ of the products that it is for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,22 +20,18 @@ def together(batched: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | Non
         batched: What a function under `torch.vmap` gets.
 
     Returns:
-        `[n, *shape]` in place of the `[*shape]` that the function sees, and the way back; None outside of `torch.vmap`.
-
-    Raises:
-        RuntimeError: Under several of them, or in a version of PyTorch that shows nothing of this.
+        `[n, *shape]` in place of the `[*shape]` that the function sees, and the way back. None outside of `torch.vmap`,
+        and where it cannot be seen (several transformations at once, another version of PyTorch): ordinary operations
+        do the same there.
     """
+    functorch: Any = getattr(torch._C, "_functorch", None)
     try:
-        functorch = torch._C._functorch  # type: ignore[attr-defined]
-        if not functorch.is_functorch_wrapped_tensor(batched):
+        if not functorch.is_batchedtensor(batched):
             return None
         level, axis = functorch.maybe_get_level(batched), functorch.maybe_get_bdim(batched)
-        plain = functorch.get_unwrapped(batched)
-        if not functorch.is_batchedtensor(batched) or functorch.is_functorch_wrapped_tensor(plain):
-            raise RuntimeError("several transformations at once")
-        if level != functorch.maybe_current_level():
-            raise RuntimeError("another transformation than the current one")
-        back = functorch._add_batch_dim
-    except AttributeError as error:
-        raise RuntimeError(f"this version of PyTorch does not show what torch.vmap runs: {error}") from None
+        plain, back = functorch.get_unwrapped(batched), functorch._add_batch_dim
+        if functorch.is_functorch_wrapped_tensor(plain) or level != functorch.maybe_current_level():
+            return None
+    except AttributeError:
+        return None
     return plain.movedim(axis, 0), lambda out: back(out, 0, level)

@@ -6,8 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from attriflow import attention_products
+from attriflow.attention_products import attention
+from attriflow.models import linear
 from attriflow.vmapped import together
 
 
@@ -33,17 +36,36 @@ def test_outside() -> None:
     torch.vmap(lambda x: x if together(outer) is None else x / 0)(outer)
 
 
-@pytest.mark.parametrize("transform", [torch.vmap, lambda f: torch.func.grad(lambda x: f(x).sum())])
-def test_several_at_once(transform) -> None:
-    def function(x: Tensor) -> Tensor:
-        with pytest.raises(RuntimeError, match="several transformations"):
-            together(x)
-        return x
-
-    transform(torch.vmap(function))(torch.ones(2, 3))
+def test_several_at_once() -> None:
+    seen = []
+    for transform in (torch.vmap, lambda f: torch.func.grad(lambda x: f(x).sum())):
+        transform(torch.vmap(lambda x: seen.append(together(x)) or x))(torch.ones(2, 3))
+    assert seen == [None, None]
 
 
 def test_another_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._C, "_functorch", SimpleNamespace())
-    with pytest.raises(RuntimeError, match="does not show"):
-        together(torch.ones(2))
+    for functorch in (SimpleNamespace(), None):
+        monkeypatch.setattr(torch._C, "_functorch", functorch)
+        assert together(torch.ones(2)) is None
+
+
+@pytest.mark.parametrize("name", ["linear", "attention"])
+def test_nothing_but_time_is_lost_where_it_cannot_be_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 5, 6, requires_grad=True)
+    if name == "linear":
+        monkeypatch.setattr(linear, "SMALLEST", 1)
+        layer = nn.Linear(6, 6).requires_grad_(False)
+        with linear.fast_products(layer):
+            out = layer(x)
+    else:
+        out = attention(x, x.detach(), x, None)
+    vectors = torch.randn(3, *out.shape)
+    found = []
+    for module in (linear, attention_products):
+        for see in (together, lambda _: None):
+            monkeypatch.setattr(module, "together", see)
+            found.append(torch.vmap(lambda v: torch.autograd.grad(out, x, v, retain_graph=True)[0])(vectors))
+    assert found[0].abs().max() > 0.1
+    for other in found[1:]:
+        assert torch.allclose(other, found[0], atol=1e-5)

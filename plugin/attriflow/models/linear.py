@@ -46,8 +46,8 @@ def _product() -> Any:
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
-def _fits(weight: Tensor) -> bool:
-    """Whether a tensor is a matrix of plain numbers, and large enough."""
+def _fits(weight: Any) -> bool:
+    """Whether something is a matrix of plain numbers, and large enough."""
     return (
         type(weight) in (Tensor, nn.Parameter)
         and weight.ndim == 2
@@ -103,21 +103,25 @@ class _Mode(TorchFunctionMode):
     """Takes `linear` and `addmm` (as GPT-2's layers call them)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if not kwargs and func is torch.nn.functional.linear:
-            x, weight, bias = (*args, None)[:3]
-            if _taken(x, weight, bias):
-                return _apply(x, weight, bias)
-        elif not kwargs and func is torch.addmm and len(args) == 3:
-            bias, x, weight = args
-            if isinstance(bias, Tensor) and bias.ndim == 1 and _taken(x, weight, bias):
-                return _apply(x, weight.t(), bias)
-        return func(*args, **kwargs)
+        given = None if kwargs else _operands(func, args)
+        if given is not None and _taken(*given):
+            return _apply(*given)
+        return func(*args, **(kwargs or {}))
+
+
+def _operands(func: Any, args: Any) -> tuple[Any, Any, Any] | None:
+    """Input, weight `[out, in]` and bias of a linear layer."""
+    if func is torch.nn.functional.linear:
+        x, weight, bias = (*args, None)[:3]
+        return x, weight, bias
+    if func is torch.addmm and len(args) == 3 and _fits(args[2]):
+        return args[1], args[2].t(), args[0]
+    return None
 
 
 def _taken(x: Any, weight: Any, bias: Any) -> bool:
     """Whether a layer is one of those: frozen, of plain single-precision numbers, with something to compute."""
-    if not (isinstance(weight, Tensor) and _fits(weight)):
+    if not _fits(weight):
         return False
     learns = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
     return (
@@ -125,8 +129,9 @@ def _taken(x: Any, weight: Any, bias: Any) -> bool:
         and type(x) is Tensor
         and x.dtype == weight.dtype
         and x.device == weight.device
+        and x.layout == torch.strided
         and x.numel() > 0
-        and (bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.dtype == weight.dtype))
+        and (bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.shape == weight.shape[:1]))
     )
 
 
