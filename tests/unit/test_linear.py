@@ -169,6 +169,14 @@ def test_tensors_of_other_kinds_are_left_alone(calls: list[tuple[int, ...]]) -> 
     assert calls == []
 
 
+@pytest.mark.parametrize("shape", [(1,), (3, 9), (1, 9)])
+def test_biases_of_other_shapes_are_left_alone(shape: tuple[int, ...], calls: list[tuple[int, ...]]) -> None:
+    weight, bias, x = torch.randn(6, 9), torch.randn(shape), torch.randn(3, 6)
+    with fast_products(frozen("linear")):
+        assert torch.allclose(torch.addmm(bias, x, weight), x @ weight + bias, atol=1e-5)
+    assert calls == []
+
+
 def test_small_models_are_not_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = frozen("linear")
     assert isinstance(fast_products(layer), TorchFunctionMode)
