@@ -27,7 +27,7 @@ from attriflow.models.attention import AttentionRecord, attentions_returned, imp
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
 from attriflow.passes import EnginePasses
-from attriflow.prefix import SHORTEST, Prefix, first_change, record, rerun, worthwhile
+from attriflow.prefix import SHORTEST, Prefix, agrees, first_change, moved_steps, record, rescored, worthwhile
 from attriflow.types import Example, Forward
 
 CHUNK_BYTES = 512 * 2**20
@@ -348,19 +348,19 @@ class Engine:
         does not change.
         """
         out: list[Tensor] = []
-        size = self._max_rows or max(1, self.rows_at_once() // self.batch.size)
         prefix = self.reusable_prefix() if in_order and worthwhile(self, n) else None
-        if prefix is not None:
-            size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
         at = 0
         while at < n:
-            end = min(n, at + size)
+            length = 0 if prefix is None else first_change(self, changes(at, at + 1))
+            read = self.batch.n_steps - moved_steps(self, length).start
+            size = max(1, self.rows_at_once(left_out=length, steps=read) // self.batch.size)
+            if prefix is not None:
+                size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
+            end = min(n, at + min(size, self._max_rows or size))
             try:
                 changed = dict(changes(at, end))
-                length = 0 if prefix is None else first_change(self, changed)
                 if prefix is not None and length >= SHORTEST:
-                    forward = rerun(self, prefix, length, changed["target_embeds"])
-                    out.append(self.objective(forward).unflatten(0, (end - at, self.batch.size)))
+                    out.append(rescored(self, prefix, length, changed["target_embeds"]))
                     at = end
                     continue
                 reusable = self.model.is_encoder_decoder and not self.objective.passes
@@ -369,9 +369,9 @@ class Engine:
                 forward = self.run(self.rows(end - at, **changed))
                 out.append(self.objective(forward).unflatten(0, (end - at, self.batch.size)))
             except torch.OutOfMemoryError:
-                if size == 1:
+                if end == at + 1:
                     raise OutOfMemoryError("out of memory with a single changed version of the batch") from None
-                size = self._max_rows = max(1, size // 2)
+                self._max_rows = (end - at) // 2
                 continue
             at = end
         return torch.cat(out)
@@ -386,10 +386,7 @@ class Engine:
         if self._prefix is None:
             self._prefix = record(self)
             if self._prefix is not None and self.model.reuses_prefix is None:
-                again = rerun(self, self._prefix, width // 2, self.embeddings("target")).logits
-                scale = float(self.base().logits.abs().max())
-                tolerance = (1e-4 if self.dtype == self.model.dtype else 3e-2) * scale
-                self.model.reuses_prefix = torch.allclose(again, self.base().logits, atol=tolerance, rtol=0)
+                self.model.reuses_prefix = agrees(self, self._prefix)
             if self._prefix is None or not self.model.reuses_prefix:
                 self.model.reuses_prefix, self._prefix = False, None
         return self._prefix
@@ -452,12 +449,15 @@ class Engine:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def rows_at_once(self, grad: bool = False, products: bool = False, left_out: int = 0) -> int:
+    def rows_at_once(
+        self, grad: bool = False, products: bool = False, left_out: int = 0, steps: int | None = None
+    ) -> int:
         """Sequences that a call (or, with `grad`, a graph; with `products`, a batch of them) may hold.
 
         Args:
             grad, products: What they are for.
             left_out: Decoder positions that the sequences do not have.
+            steps: How many steps are read; all when None.
         """
         rows = CHUNK_BYTES // self.bytes_per_row(grad=grad or products)
         width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
@@ -467,8 +467,8 @@ class Engine:
             gain -= 1  # two stacks, one of them with a second attention, hold more per token
         rows = min(rows, tokens_per_call(self.model, gain) // width)
         if not (grad or products) and self.model.device.type == "cpu":
-            logits = self.batch.n_steps * self.model.vocab_size * torch.finfo(self.model.dtype).bits / 8
-            rows = min(rows, LOGIT_BYTES // logits)
+            read = max(1, self.batch.n_steps if steps is None else steps)
+            rows = min(rows, LOGIT_BYTES // (read * self.model.vocab_size * torch.finfo(self.model.dtype).bits / 8))
         return max(1, int(rows))
 
     def products_at_once(self) -> int:

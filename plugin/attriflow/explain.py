@@ -13,6 +13,7 @@ from torch import Tensor
 from attriflow import __version__ as attriflow_version
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, check_keywords
+from attriflow.memory import give_back
 from attriflow.models.base import LanguageModel
 from attriflow.models.tokens import decode
 from attriflow.registry import PartInfo, methods, step_functions
@@ -97,6 +98,8 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
     values.update(scores.step_scores)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
+    seconds = time.perf_counter() - begin
+    give_back(seconds)
     provenance = Provenance(
         method=job.name,
         options=job.options,
@@ -113,7 +116,7 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
         forward_rows=counter.forward_rows / len(batch),
         forward_calls=counter.forward_calls / len(batch),
         backward_rows=counter.backward_rows / len(batch),
-        seconds=(time.perf_counter() - begin) / len(batch),
+        seconds=seconds / len(batch),
         generated=generated,
     )
     return [_unbatch(engine, i, scores, values, provenance) for i in range(len(batch))]

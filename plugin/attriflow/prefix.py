@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from attriflow.models.base import Rows
-from attriflow.types import Forward
 
 if TYPE_CHECKING:
     from attriflow.engine import Engine
@@ -82,27 +81,60 @@ def first_change(engine: Engine, changed: Mapping[str, Any]) -> int:
     return int(places[0]) if len(places) else embeds.shape[1]
 
 
-def rerun(engine: Engine, prefix: Prefix, length: int, embeds: Tensor) -> Forward:
-    """A forward of changed versions `[version * batch, position, hidden]` that starts at position `length`."""
+def rerun(engine: Engine, prefix: Prefix, length: int, embeds: Tensor) -> tuple[Tensor, Tensor, Rows]:
+    """Run changed versions of the batch from a position on.
+
+    Args:
+        engine: Of the batch.
+        prefix: Of the unchanged batch.
+        length: Positions before this one are as in the unchanged batch.
+        embeds: `[version * batch, position, hidden]`.
+
+    Returns:
+        Logits of the steps from the first on that may change for some example, `[version * batch, step, vocab]`; for
+        which examples each of them may change, bool `[batch, step]`; the rows that were run.
+    """
     batch, repeat = engine.batch, embeds.shape[0] // engine.batch.size
-    moved = (batch.query >= length).any(0).nonzero()
-    first = int(moved[0]) if len(moved) else batch.n_steps
-    base = engine.base()
-    logits = base.logits.repeat(repeat, 1, 1)
-    rows = Rows(query=batch.query, past=(None, length))
-    if first < batch.n_steps:
-        query = (batch.query[:, first:] - length).clamp(min=0).repeat(repeat, 1)
-        rows = Rows(
-            target_embeds=embeds[:, length:],
-            query=query,
-            past=(prefix.cache(length, repeat), length),
-        )
-        affected = (batch.query[:, first:] >= length).repeat(repeat, 1)
-        found = engine.model.run(rows)
-        if affected.all():
-            logits[:, first:] = found
-        else:
-            logits[:, first:][affected] = found[affected]
-        engine.counter.forward_rows += embeds.shape[0]
-        engine.counter.forward_calls += 1
-    return engine.forward_of(logits, rows=rows)
+    moved = batch.query[:, moved_steps(engine, length)]
+    affected, query = moved >= length, (moved - length).clamp(min=0).repeat(repeat, 1)
+    rows = Rows(target_embeds=embeds[:, length:], query=query, past=(prefix.cache(length, repeat), length))
+    logits = engine.model.run(rows)
+    engine.counter.forward_rows += embeds.shape[0]
+    engine.counter.forward_calls += 1
+    return logits, affected, rows
+
+
+def agrees(engine: Engine, prefix: Prefix) -> bool:
+    """Whether the unchanged batch, run from its middle on, gives the logits that it gives as a whole."""
+    length = engine.ids("target").shape[1] // 2
+    steps = moved_steps(engine, length)
+    found, affected, _ = rerun(engine, prefix, length, engine.embeddings("target"))
+    whole = engine.base().logits
+    tolerance = (1e-4 if engine.dtype == engine.model.dtype else 3e-2) * float(whole.abs().max())
+    return torch.allclose(found[affected], whole[:, steps][affected], atol=tolerance, rtol=0)
+
+
+def moved_steps(engine: Engine, length: int) -> slice:
+    """Steps that see something at or after a position, for some example of the batch."""
+    moved = (engine.batch.query >= length).any(0).nonzero()
+    return slice(int(moved[0]) if len(moved) else engine.batch.n_steps, engine.batch.n_steps)
+
+
+def rescored(engine: Engine, prefix: Prefix, length: int, embeds: Tensor) -> Tensor:
+    """The objective on changed versions `[version * batch, position, hidden]`, `[version, batch, step]`.
+
+    Steps that see no change keep the value that they have on the unchanged input.
+    """
+    batch, repeat = engine.batch, embeds.shape[0] // engine.batch.size
+    values = engine.values().expand(repeat, -1, -1)
+    steps = moved_steps(engine, length)
+    if steps.start == steps.stop:
+        return values
+    found, affected, rows = rerun(engine, prefix, length, embeds)
+    if not engine.objective.stepwise:  # may look at all logits of a version
+        logits = engine.base().logits.repeat(repeat, 1, 1)
+        logits[:, steps] = torch.where(affected.repeat(repeat, 1).unsqueeze(-1), found, logits[:, steps])
+        return engine.objective(engine.forward_of(logits, rows=rows)).unflatten(0, (repeat, batch.size))
+    changed = engine.objective(engine.forward_of(found, steps, rows)).unflatten(0, (repeat, batch.size))
+    kept, before = values[:, :, : steps.start], values[:, :, steps]
+    return torch.cat([kept, torch.where(affected, changed, before)], -1)

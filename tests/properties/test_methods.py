@@ -15,6 +15,7 @@ from models import CONFIGS, ENCODER_DECODERS, build
 import attriflow
 from attriflow import engine, gradients, prefix
 from attriflow.engine import Engine, Objective
+from attriflow.errors import OutOfMemoryError
 from attriflow.gradients import Gradients
 from attriflow.models import linear
 from attriflow.models.attention import interface_works
@@ -331,20 +332,70 @@ def test_fast_products_change_nothing(tokenizers, name, method, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in ENCODER_DECODERS])
 @pytest.mark.parametrize("method", ["occlusion", "feature_ablation"])
-def test_reused_prefixes_change_nothing(model, name, method, monkeypatch):
+@pytest.mark.parametrize("fn", ["probability", "mixed"])
+def test_reused_prefixes_change_nothing(model, name, method, fn, monkeypatch):
     """Keys and values of what stands before the change are taken from the unchanged pass, on every architecture."""
     m = model(name)
+
+    def mixed(forward):  # looks at all steps, so it must be given all
+        own = forward.of_target(forward.log_probs()).masked_fill(~forward.mask, 0)
+        return own + own.cumsum(1) + forward.logits[:, :1, 0]
+
     lengths = []
     again = prefix.rerun
-    monkeypatch.setattr(engine, "rerun", lambda e, p, n, x: lengths.append(n) or again(e, p, n, x))
+    monkeypatch.setattr(prefix, "rerun", lambda e, p, n, x: lengths.append(n) or again(e, p, n, x))
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
-    found = attribute(m, PROMPTS, TARGETS[False], method)
+    options = {"attributed_fn": mixed if fn == "mixed" else fn}
+    found = attribute(m, PROMPTS, TARGETS[False], method, **options)
     assert m.wrapped.reuses_prefix
     assert max(lengths[1:]) >= 8
     monkeypatch.setattr(m.wrapped, "reuses_prefix", False)
-    for a, b in zip(attribute(m, PROMPTS, TARGETS[False], method), found, strict=True):
+    for a, b in zip(attribute(m, PROMPTS, TARGETS[False], method, **options), found, strict=True):
         same(a.scores, b.scores, 1e-6 if name in ("llama-gqa", "qwen3", "gemma2") else 1e-10)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_versions_that_do_not_fit_into_memory_run_in_smaller_calls(model, reuse, monkeypatch):
+    m = model("gpt2")
+    run, calls = type(m.wrapped).run, []
+
+    def short(self, rows):
+        if (n := len(rows.query)) > 2 * len(PROMPTS):
+            raise torch.OutOfMemoryError("test")
+        calls.append(n)
+        return run(self, rows)
+
+    monkeypatch.setattr(prefix, "WORTHWHILE", 0 if reuse else float("inf"))
+    wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")
+    monkeypatch.setattr(type(m.wrapped), "run", short)
+    for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):
+        same(a.scores, b.scores)
+    assert max(calls) == 2 * len(PROMPTS)
+    bound = Engine(m.wrapped, m.encode(PROMPTS, TARGETS[False]), Objective(step_functions.get("logits")), ("target",))
+
+    def none(*_):
+        raise torch.OutOfMemoryError("test")
+
+    monkeypatch.setattr(type(m.wrapped), "run", none)
+    with pytest.raises(OutOfMemoryError, match="a single changed version"):
+        bound.rescore(3, lambda start, stop: {"target_embeds": bound.embeddings("target").repeat(stop - start, 1, 1)})
+
+
+def test_late_changes_run_together(model, monkeypatch):
+    """What they leave out of the sequences makes room for more of them in a call."""
+    m = model("gpt2")
+    examples = m.encode(PROMPTS[0], " ".join([PROMPTS[0], *["te pari"] * 30]))
+    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(engine, "LOGIT_BYTES", examples[0].n_steps * m.wrapped.vocab_size * 8 * 4)  # four whole ones
+    bound = Engine(m.wrapped, examples, Objective(step_functions.get("logits")), ("target",))
+    sizes, rerun = [], prefix.rerun
+    monkeypatch.setattr(prefix, "rerun", lambda e, p, n, x: sizes.append(len(x)) or rerun(e, p, n, x))
+    methods.build("occlusion")(bound)
+    sizes = sizes[1:]  # the first one finds out whether prefixes can be reused
+    assert sizes[0] == 4
+    assert max(sizes) >= 6
+    assert sizes[:-1] == sorted(sizes[:-1])
 
 
 def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeypatch):
