@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow import engine as settings
+from attriflow import sizes as settings
 from attriflow.cuts import AtHead, AtValues, Cut
 from attriflow.engine import Embed, Engine, Reduce, Sites, site_output
 from attriflow.errors import OutOfMemoryError
@@ -70,7 +70,7 @@ class Gradients:
         source = 0 if batch.source_ids is None else batch.source_ids.shape[1]
         reach = [int(q) + 1 for q in batch.query.max(0).values]
         rows = len(self.alphas) * batch.size
-        graphs = -(-rows // min(rows, max(batch.size, self.engine.rows_at_once(grad=True))))
+        graphs = -(-rows // min(rows, max(batch.size, self.engine.sizes.rows_at_once(grad=True))))
         fixed = graphs * (_FIXED_TOKENS + _FIXED_WIDTH / self.engine.model.hidden_size**2) / rows
         best, least = [slice(first, n)], float("inf")
         for count in range(1, min(n - first, 16) + 1):
@@ -90,7 +90,7 @@ class Gradients:
     def _group(self, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """One range of steps."""
         engine, n = self.engine, len(self.alphas)
-        limit = max(1, engine.rows_at_once(grad=True) // engine.batch.size)
+        limit = max(1, engine.sizes.rows_at_once(grad=True) // engine.batch.size)
         if self.max_rows is not None:
             limit = min(limit, max(1, self.max_rows // engine.batch.size))
         limit = -(-n // -(-n // limit))  # graphs of about the same size
@@ -178,7 +178,7 @@ class Gradients:
             return False
         span = int(query.max()) - int(query.min()) + 1
         width = engine.batch.target_ids.shape[1]
-        return points * engine.attention_bytes() * span / width <= settings.CHUNK_BYTES / 8
+        return points * engine.sizes.attention_bytes() * span / width <= settings.CHUNK_BYTES / 8
 
     def _graph(
         self,
@@ -257,7 +257,7 @@ class Gradients:
             yield slice(0, n_steps), [leaf.new_zeros((n_steps, *leaf.shape)) for leaf in leaves]
             return
         left_out = self.engine.ids("target").shape[1] - self._prefix(steps) + self.unchanged
-        at_once = self.together or self.engine.rows_at_once(products=True, left_out=left_out)
+        at_once = self.together or self.engine.sizes.rows_at_once(products=True, left_out=left_out)
         size = max(1, at_once // n_rows)
         at, batched = 0, True
         while at < n_steps:

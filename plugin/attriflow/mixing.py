@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attriflow import engine as settings
+from attriflow import sizes as settings
 from attriflow.recording import Layer
 
 
@@ -61,7 +61,7 @@ def mixing(layer: Layer, maps: Sequence[tuple[Affine, Tensor | None]], state: Te
     Returns:
         `[batch, position]` and `[batch, position, attended]`; they sum to 1 and are not negative.
 
-    Complexity: position * attended * hidden, in chunks that fit into `engine.CHUNK_BYTES`.
+    Complexity: position * attended * hidden, in chunks that fit into `sizes.CHUNK_BYTES`.
     """
     dtype, weights = state.dtype, layer.call.weights.to(state.dtype)
     moved, values, weight = layer.moved(dtype), layer.values(dtype), layer.weight.to(dtype)

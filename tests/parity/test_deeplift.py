@@ -158,10 +158,10 @@ def spy_on(monkeypatch):
 @pytest.mark.parametrize("name", ["llama-gqa", "bart"])
 def test_long_inputs_go_by_rows(model, name, monkeypatch):
     """The engine's own limits, with less memory."""
-    import attriflow.engine as engine
+    import attriflow.sizes as sizes
 
     wanted = attribute(model(name))
-    monkeypatch.setattr(engine, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(sizes, "CHUNK_BYTES", 20_000)
     split = spy_on(monkeypatch)
     found = attribute(model(name))
     assert max(split) > 1
@@ -209,7 +209,7 @@ def test_two_passes_and_batched_products(model, name, monkeypatch):
 
 def test_memory_that_runs_out_once(model, monkeypatch):
     """What did not fit the first time is paired again from the start, for all steps."""
-    import attriflow.engine as engine
+    import attriflow.sizes as sizes
 
     m = model("gpt2")
     wanted = attribute(m)
@@ -222,7 +222,7 @@ def test_memory_that_runs_out_once(model, monkeypatch):
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(m.model), "forward", once)
-    monkeypatch.setattr(engine, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(sizes, "CHUNK_BYTES", 1)
     for a, b in zip(wanted, attribute(m), strict=True):
         torch.testing.assert_close(a.scores, b.scores, atol=1e-12, rtol=0, equal_nan=True)
     assert failed

@@ -188,7 +188,7 @@ class TestPromises:
         same(a.scores[:n, keep], b.scores[:n, keep])
 
     def test_chunks_and_memory(self, model, name, layer, method, monkeypatch):
-        import attriflow.engine as engine
+        import attriflow.sizes as sizes
 
         m = model(name)
         options = {"target_layer": layer, **OPTIONS.get(method, {})}
@@ -202,7 +202,7 @@ class TestPromises:
             return forward(self, *args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "CHUNK_BYTES", 1)
+            patch.setattr(sizes, "CHUNK_BYTES", 1)
             patch.setattr(type(m.model), "forward", small)
             for a, b in zip(wanted, attribute(m, method, **options), strict=True):
                 same(a.scores, b.scores)

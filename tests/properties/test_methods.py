@@ -13,7 +13,7 @@ import torch
 from models import CONFIGS, ENCODER_DECODERS, build
 
 import attriflow
-from attriflow import engine, gradients, prefix
+from attriflow import gradients, prefix, sizes
 from attriflow.engine import Engine, Objective
 from attriflow.errors import OutOfMemoryError
 from attriflow.gradients import Gradients
@@ -292,7 +292,7 @@ def test_chunking_changes_nothing(model, method, monkeypatch):
     """Tiny chunks, as under memory pressure, give the numbers of large ones."""
     m = model("llama-gqa")
     wanted = attribute(m, PROMPTS, TARGETS[False], method)
-    monkeypatch.setattr(engine, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(sizes, "CHUNK_BYTES", 1)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], method), strict=True):
         same(a.scores, b.scores, CASTS)
 
@@ -387,15 +387,15 @@ def test_late_changes_run_together(model, monkeypatch):
     m = model("gpt2")
     examples = m.encode(PROMPTS[0], " ".join([PROMPTS[0], *["te pari"] * 30]))
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
-    monkeypatch.setattr(engine, "LOGIT_BYTES", examples[0].n_steps * m.wrapped.vocab_size * 8 * 4)  # four whole ones
+    monkeypatch.setattr(sizes, "LOGIT_BYTES", examples[0].n_steps * m.wrapped.vocab_size * 8 * 4)  # four whole ones
     bound = Engine(m.wrapped, examples, Objective(step_functions.get("logits")), ("target",))
-    sizes, rerun = [], prefix.rerun
-    monkeypatch.setattr(prefix, "rerun", lambda e, p, n, x: sizes.append(len(x)) or rerun(e, p, n, x))
+    rows, rerun = [], prefix.rerun
+    monkeypatch.setattr(prefix, "rerun", lambda e, p, n, x: rows.append(len(x)) or rerun(e, p, n, x))
     methods.build("occlusion")(bound)
-    sizes = sizes[1:]  # the first one finds out whether prefixes can be reused
-    assert sizes[0] == 4
-    assert max(sizes) >= 6
-    assert sizes[:-1] == sorted(sizes[:-1])
+    rows = rows[1:]  # the first one finds out whether prefixes can be reused
+    assert rows[0] == 4
+    assert max(rows) >= 6
+    assert rows[:-1] == sorted(rows[:-1])
 
 
 def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeypatch):
@@ -431,12 +431,12 @@ def test_calls_are_as_large_as_gains_anything(model, monkeypatch):
     examples = m.encode(PROMPTS[0], TARGETS[False][0])
     bound = Engine(m.wrapped, examples, Objective(step_functions.info("logits").build()), ("target",))
     wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")
-    plain, products = bound.rows_at_once(), bound.rows_at_once(products=True)
-    assert bound.rows_at_once(products=True, left_out=bound.batch.target_ids.shape[1] // 2) > products
+    plain, products = bound.sizes.rows_at_once(), bound.sizes.rows_at_once(products=True)
+    assert bound.sizes.rows_at_once(products=True, left_out=bound.batch.target_ids.shape[1] // 2) > products
     size = bound.values().element_size() * bound.batch.n_steps * m.wrapped.vocab_size
-    monkeypatch.setattr(engine, "LOGIT_BYTES", 3 * size)
-    assert bound.rows_at_once() == 3 < plain
-    assert bound.rows_at_once(products=True) == products
+    monkeypatch.setattr(sizes, "LOGIT_BYTES", 3 * size)
+    assert bound.sizes.rows_at_once() == 3 < plain
+    assert bound.sizes.rows_at_once(products=True) == products
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):
         same(a.scores, b.scores)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attriflow.memory import give_back
 from attriflow.models import linear
 from attriflow.models.linear import fast_products
 
@@ -110,6 +112,51 @@ def test_memory_for_compiled_products_is_limited(given: str | None, monkeypatch:
         monkeypatch.delenv(name)
     fast_products(frozen("linear"))
     assert os.environ[name] == (given or str(linear.KEPT))
+
+
+def test_few_shapes_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are filled up to one of them, or left to MKL; the numbers are the same."""
+    monkeypatch.setattr(linear, "COMPILED", 3)
+    monkeypatch.setattr(linear, "_KNOWN", {})
+    given, product = [], linear._product()
+    monkeypatch.setattr(linear, "_product", lambda: lambda x, *rest: given.append(x.numel() // 6) or product(x, *rest))
+    layer, bare = frozen("linear"), frozen("no bias")
+    for module, n, wanted in (
+        (layer, 4, 4),
+        (layer, 40, 40),
+        (bare, 12, 12),
+        (layer, 4, 4),
+        (layer, 3, 4),  # filled up
+        (layer, 32, 40),
+        (layer, 31, None),  # too much to fill up
+        (layer, 41, None),
+        (bare, 11, 12),
+        (bare, 40, None),  # a shape of another layer
+    ):
+        given.clear()
+        x = torch.randn(n, 6)
+        with fast_products(module), torch.no_grad():
+            out = module(x.view(1, n, 6))
+        assert given == [wanted] * (wanted is not None)
+        assert out.shape == (1, n, 9)
+        assert torch.allclose(out[0], module(x), atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_KNOWN", {})
+    monkeypatch.setattr(linear, "COMPILED", 20)
+    layer = nn.Linear(512, 512).requires_grad_(False)
+
+    def run(lengths: range) -> None:
+        with fast_products(layer), torch.no_grad():
+            for n in lengths:
+                layer(torch.randn(n, 512))
+        give_back(1.0)
+
+    run(range(100, 120))
+    before = psutil.Process().memory_info().rss
+    run(range(120, 420))  # 90 MB if each were compiled
+    assert psutil.Process().memory_info().rss < before + 15 * 2**20
 
 
 def test_gradients_of_gradients() -> None:

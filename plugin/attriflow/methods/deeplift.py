@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attriflow import engine as settings
+from attriflow import sizes as settings
 from attriflow.engine import Engine, Sites
 from attriflow.methods._layers import endpoints, value_at
 from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
@@ -79,7 +79,7 @@ def contributions(
     else:
         limits = _limits(engine)
         pair = Paired(hf, activations(), skip=list((sites or {}).values()), limits=limits)
-        if pair.by_rows and engine.attention_bytes() > limits.kept_bytes:
+        if pair.by_rows and engine.sizes.attention_bytes() > limits.kept_bytes:
             together = limits.products
     if engine.force_contrast:
         engine.scored()  # the foil's pass is a constant, and no part of either pass
@@ -108,7 +108,7 @@ def _limits(engine: Engine) -> RowLimits:
     return RowLimits(
         kept_bytes=settings.CHUNK_BYTES / (4 * layers),
         group_bytes=settings.CHUNK_BYTES / 4,
-        products=min(engine.products_at_once(), engine.batch.n_steps),
+        products=min(engine.sizes.products_at_once(), engine.batch.n_steps),
     )
 
 

@@ -153,7 +153,7 @@ class Reagent:
 
     def _chunks(self, engine: Engine, asked: Tensor) -> Iterator[Tensor]:
         """Rows that fit into memory together, short prefixes first."""
-        at, size = 0, engine.rows_at_once()
+        at, size = 0, engine.sizes.rows_at_once()
         while at < len(asked):
             rows = asked[at : at + size]
             yield rows

@@ -3,11 +3,13 @@
 PyTorch computes products in single precision with MKL there. oneDNN, which it brings along, takes 5% to 50% less time
 where few rows meet many weights: short texts, one batch of gradients, an LM head. The numbers agree to rounding.
 `torch.backends.mkldnn.flags(enabled=False)` turns it off; the environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY
-decides how much memory it may take, and is set to a small number where it is not set.
+decides how much memory it may take, and is set to a small number where it is not set. What it never gives back is
+limited here (`COMPILED`).
 """
 
 from __future__ import annotations
 
+import bisect
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,7 +24,14 @@ SMALLEST = 2**18
 """Weights of a layer from which on the faster product makes up for the dearer call."""
 
 KEPT = 32
-"""Compiled products that oneDNN keeps, one for each shape, 0.6 MB each; its own limit is 1,024."""
+"""Products that oneDNN keeps ready, one for each shape, 0.3 MB each; its own limit is 1,024."""
+
+COMPILED = 512
+"""Shapes that it is given in all: 0.3 MB of machine code for each stay in the process. Beyond them, rows are filled up
+to a shape that it knows, or MKL computes the product, so that texts of ever other lengths do not make a process grow."""
+
+_KNOWN: dict[Any, list[int]] = {}
+"""Shape, order and bias of a layer -> numbers of rows that oneDNN was given, in order."""
 
 CHOSEN = 32
 """Rows that are picked out are filled up to a multiple of this, since their number is another every time."""
@@ -79,8 +88,29 @@ class _Linear(torch.autograd.Function):
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    n = x.numel() // x.shape[-1]
+    rows = _known_rows(n, (weight.shape, weight.stride(), bias is None))
+    if rows is None:
+        return torch.nn.functional.linear(x, weight, bias)
+    if rows > n:
+        given = x.new_empty(rows, x.shape[-1])
+        given[:n], given[n:] = x.reshape(n, -1), 0
+        filled: Tensor = _product()(given, weight, bias, "none", [], "")
+        return filled[:n].view(*x.shape[:-1], -1)
     out: Tensor = _product()(x, weight, bias, "none", [], "")
     return out
+
+
+def _known_rows(n: int, layer: Any) -> int | None:
+    """How many rows to give to oneDNN where there are `n`; None where it is not to be asked."""
+    known = _KNOWN.setdefault(layer, [])
+    place = bisect.bisect_left(known, n)
+    if place < len(known) and known[place] == n:
+        return n
+    if sum(map(len, _KNOWN.values())) < COMPILED:
+        known.insert(place, n)
+        return n
+    return known[place] if place < len(known) and known[place] <= n + max(8, n // 8) else None
 
 
 def _without_zeros(x: Tensor, weight: Tensor) -> Tensor:
