@@ -108,6 +108,7 @@ class Engine:
         self.batch = self.model.collate(self.examples)
         self.sizes = Sizes(self.model, self.batch)
         self._base: Forward | None = None
+        self._values: Tensor | None = None
         self._pieces: dict[int, Tensor] = {}
         self._prefix: Prefix | None = None
         self._encoder: Tensor | None = None
@@ -251,8 +252,10 @@ class Engine:
 
     @torch.no_grad()
     def values(self) -> Tensor:
-        """The objective on the unchanged input, `[batch, step]`."""
-        return self.objective(self.base()).detach()
+        """The objective on the unchanged input, `[batch, step]`; computed once."""
+        if self._values is None:
+            self._values = self.objective(self.base()).detach()
+        return self._values
 
     def values_at(self, embeddings: Mapping[str, Tensor]) -> Tensor:
         """The objective with other input embeddings, block -> `[batch, position, hidden]`; `[batch, step]`."""

@@ -10,8 +10,8 @@ import ctypes
 from functools import cache
 from typing import Any
 
-LONG = 0.5
-"""Seconds of work from which on giving memory back costs little beside it: about 10 ms, and as much to get it again."""
+LONG = 1.0
+"""Seconds of work from which on giving memory back costs little beside it: 10 ms, and 20 ms to get it again."""
 
 
 def give_back(seconds: float) -> bool:

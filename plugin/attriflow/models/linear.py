@@ -28,7 +28,7 @@ KEPT = 32
 
 COMPILED = 512
 """Shapes that it is given in all: 0.3 MB of machine code for each stay in the process. Beyond them, rows are filled up
-to a shape that it knows, or MKL computes the product, so that texts of ever other lengths do not make a process grow."""
+to a shape that it knows, or MKL computes the product, so that ever other lengths of text do not make a process grow."""
 
 _KNOWN: dict[Any, list[int]] = {}
 """Shape, order and bias of a layer -> numbers of rows that oneDNN was given, in order."""
