@@ -332,7 +332,7 @@ def test_fast_products_change_nothing(tokenizers, name, method, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in ENCODER_DECODERS])
 @pytest.mark.parametrize("method", ["occlusion", "feature_ablation"])
-@pytest.mark.parametrize("fn", ["probability", "mixed"])
+@pytest.mark.parametrize("fn", ["probability", "mixed", "contrast_prob_diff", "kl_divergence"])
 def test_reused_prefixes_change_nothing(model, name, method, fn, monkeypatch):
     """Keys and values of what stands before the change are taken from the unchanged pass, on every architecture."""
     m = model(name)
@@ -347,6 +347,8 @@ def test_reused_prefixes_change_nothing(model, name, method, fn, monkeypatch):
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
     options = {"attributed_fn": mixed if fn == "mixed" else fn}
+    if fn not in ("mixed", "probability"):  # the foil's tokens, or what its own input gives
+        options["contrast_targets"] = [f"{PROMPTS[0]} te mitemi kana popite", f"{PROMPTS[1]} so"]
     found = attribute(m, PROMPTS, TARGETS[False], method, **options)
     assert m.wrapped.reuses_prefix
     assert max(lengths[1:]) >= 8
