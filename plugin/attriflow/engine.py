@@ -343,18 +343,19 @@ class Engine:
         """
         out: list[Tensor] = []
         prefix = self.reusable_prefix() if in_order and worthwhile(self, n) else None
-        at = 0
+        at = reached = 0  # versions from here on change nothing before this position
         while at < n:
-            length = 0 if prefix is None else first_change(self, changes(at, at + 1))
-            read = self.batch.n_steps - moved_steps(self, length).start
-            size = max(1, self.sizes.rows_at_once(left_out=length, steps=read) // self.batch.size)
+            read = self.batch.n_steps - moved_steps(self, reached).start
+            size = max(1, self.sizes.rows_at_once(left_out=reached, steps=read) // self.batch.size)
             if prefix is not None:
                 size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
             end = min(n, at + min(size, self._max_rows or size))
             try:
                 changed = dict(changes(at, end))
+                length = 0 if prefix is None else first_change(self, changed)
                 if prefix is not None and length >= SHORTEST:
                     out.append(rescored(self, prefix, length, changed["target_embeds"]))
+                    reached = length if length < self.ids("target").shape[1] else reached
                     at = end
                     continue
                 reusable = self.model.is_encoder_decoder and not self.objective.passes

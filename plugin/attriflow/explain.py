@@ -13,7 +13,7 @@ from torch import Tensor
 from attriflow import __version__ as attriflow_version
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, check_keywords
-from attriflow.memory import give_back
+from attriflow.memory import LONG, give_back
 from attriflow.models.base import LanguageModel
 from attriflow.models.tokens import decode
 from attriflow.registry import PartInfo, methods, step_functions
@@ -99,7 +99,8 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     seconds = time.perf_counter() - begin
-    give_back(seconds)
+    if seconds >= LONG:
+        give_back()
     provenance = Provenance(
         method=job.name,
         options=job.options,

@@ -14,10 +14,10 @@ LONG = 1.0
 """Seconds of work from which on giving memory back costs little beside it: 10 ms, and 20 ms to get it again."""
 
 
-def give_back(seconds: float) -> bool:
-    """Give free memory back after work that took so many seconds; whether it was tried (never outside of glibc)."""
+def give_back() -> bool:
+    """Give free memory back; whether it could be tried (not outside of glibc)."""
     trim = _trim()
-    if trim is None or seconds < LONG:
+    if trim is None:
         return False
     trim(0)
     return True

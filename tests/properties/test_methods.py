@@ -400,6 +400,23 @@ def test_late_changes_run_together(model, monkeypatch):
     assert rows[:-1] == sorted(rows[:-1])
 
 
+def test_tokens_that_are_their_own_baseline_do_not_hide_what_comes_after_them(model, monkeypatch):
+    """A version that changes nothing does not mean that those run together with it change nothing."""
+    m = model("gpt2")
+    first = m.encode(PROMPTS[0], TARGETS[False][0])[0]
+    own = first.target_ids[4]
+    monkeypatch.setattr(prefix, "WORTHWHILE", float("inf"))
+    (wanted,) = attribute(m, PROMPTS[:1], TARGETS[False][:1], "occlusion", baseline=own)
+    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(
+        sizes, "LOGIT_BYTES", first.n_steps * m.wrapped.vocab_size * 8 * 4
+    )  # a call begins with that token
+    (found,) = attribute(m, PROMPTS[:1], TARGETS[False][:1], "occlusion", baseline=own)
+    assert (wanted.scores[:, 4].nan_to_num() == 0).all()
+    assert (wanted.scores[-1, 5:8].nan_to_num() != 0).any()
+    same(found.scores, wanted.scores)
+
+
 def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeypatch):
     m = model("gpt2")
     wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")

@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_the_number_of_shapes(monkeypatch: pytest.Monk
         with fast_products(layer), torch.no_grad():
             for n in lengths:
                 layer(torch.randn(n, 512))
-        give_back(9.0)
+        give_back()
 
     run(range(100, 120))
     before = psutil.Process().memory_info().rss

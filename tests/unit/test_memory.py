@@ -21,9 +21,7 @@ def test_free_memory_goes_back_to_the_system():
     above = torch.ones(2 * MIB)  # what is used above them holds them back
     del many[:]
     before = resident()
-    assert not memory.give_back(0.5)
-    assert resident() > before - 50 * MIB
-    assert memory.give_back(9.0)
+    assert memory.give_back()
     assert resident() < before - 200 * MIB
     assert above.sum() == 2 * MIB
     assert not first
@@ -31,11 +29,13 @@ def test_free_memory_goes_back_to_the_system():
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(memory, "_trim", lambda: None)
-    assert not memory.give_back(10.0)
+    assert not memory.give_back()
 
 
-def test_after_every_batch(golden_model, monkeypatch):
-    took = []
-    monkeypatch.setattr(explain, "give_back", took.append)
-    out = golden_model("gpt2").attribute(["ki te", "te"], ["ki te ki", "te te"], method="saliency", batch_size=1)
-    assert took == [a.provenance.seconds for a in out]
+@pytest.mark.parametrize(("long", "times"), [(0.0, 2), (60.0, 0)])
+def test_after_batches_that_took_long(golden_model, monkeypatch, long, times):
+    given = []
+    monkeypatch.setattr(explain, "LONG", long)
+    monkeypatch.setattr(explain, "give_back", lambda: given.append(1))
+    golden_model("gpt2").attribute(["ki te", "te"], ["ki te ki", "te te"], method="saliency", batch_size=1)
+    assert len(given) == times

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
+
+from attriflow.memory import give_back
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._base = torch.cuda.memory_allocated(self.device)
             return self
-        _give_back_free_memory()
+        give_back()  # what an earlier method freed but the C library kept would hide what this one needs
         self._base = self._peak = _resident_bytes()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -111,13 +111,6 @@ def _resident_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def _give_back_free_memory() -> None:
-    # memory that an earlier method freed but the allocator kept would hide what this one needs
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @contextmanager
