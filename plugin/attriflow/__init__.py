@@ -5,10 +5,10 @@ Public names are resolved on first use, so that `import attriflow` loads neither
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from attriflow.doors import facade
+from attriflow.versions import __version__ as __version__
 
 if TYPE_CHECKING:
     from attriflow.errors import AttriflowError as AttriflowError
@@ -64,10 +64,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'attriflow' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = facade(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

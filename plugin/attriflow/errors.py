@@ -64,3 +64,12 @@ def check_keywords(owner: str, given: Iterable[str], allowed: Iterable[str]) -> 
     for name in given:
         if name not in options:
             raise OptionError(unknown(f"option of {owner}", name, options))
+
+
+def reason_of(error: BaseException) -> str:
+    """One line about an error: the message of our own, with the type of a stranger's."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = lines[0].strip() if lines else ""
+    if not isinstance(error, AttriflowError) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

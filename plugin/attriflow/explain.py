@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow import __version__ as attriflow_version
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, check_keywords
 from attriflow.memory import LONG, give_back
@@ -18,6 +17,7 @@ from attriflow.models.base import LanguageModel
 from attriflow.models.tokens import decode
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.types import Attribution, Example, Forward, Provenance, StepFunction, Token
+from attriflow.versions import versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +190,6 @@ def bind_step_functions(names: str | Sequence[str], args: Mapping[str, Any]) -> 
         nested = args.get(name, {}) if name in args else {}
         bound[name] = info.build(**{**own, **nested})
     return bound
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    import transformers
-
-    return {"attriflow": attriflow_version, "torch": str(torch.__version__), "transformers": transformers.__version__}
 
 
 def _unbatch(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from attriflow import io
 from attriflow.aggregation._apply import Function
 from attriflow.aggregation._pipeline import Aggregator, build, run
+from attriflow.doors import ShownAttributions
 from attriflow.errors import InputError
 from attriflow.io.records import plain
 from attriflow.types import Attribution
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class AttributionOutput(Sequence[Attribution]):
+class AttributionOutput(ShownAttributions, Sequence[Attribution]):
     """Attributions of one or several texts, in the order they were given."""
 
     def __init__(self, attributions: Iterable[Attribution]) -> None:
@@ -124,35 +125,6 @@ class AttributionOutput(Sequence[Attribution]):
             **options: Of the aggregator.
         """
         return [a.get_scores_dicts(aggregator, do_aggregation, **options) for a in self]
-
-    def show(self, **options: Any) -> str | None:
-        """Show every attribution, in the terminal or in the notebook (see `attriflow.show_attributions`)."""
-        from attriflow.views.display import show_attributions
-
-        return show_attributions(self, **options)
-
-    def show_granular(self, **options: Any) -> str | None:
-        """Show layers or heads one by one (see `attriflow.show_granular_attributions`)."""
-        from attriflow.views.display import show_granular_attributions
-
-        return show_granular_attributions(self, **options)
-
-    def show_tokens(self, **options: Any) -> str | None:
-        """Show the attributed texts, coloured for each generated token (see `attriflow.show_token_attributions`)."""
-        from attriflow.views.display import show_token_attributions
-
-        return show_token_attributions(self, **options)
-
-    def to_html(self, path: str | Path | None = None, **options: Any) -> str:
-        """A self-contained page, also written to `path` (see `attriflow.views.html.to_html`)."""
-        from attriflow.views.html import to_html
-
-        return to_html(self, path, **options)
-
-    def _repr_html_(self) -> str:
-        from attriflow.views.html import to_iframe
-
-        return to_iframe(self)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Tidy table (see `attriflow.io.to_dataframe`)."""

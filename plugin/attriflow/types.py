@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from attriflow.doors import ShownAttributions, opened
 from attriflow.errors import InputError
 
 Segment = Literal["source", "prompt", "generated"]
@@ -237,7 +238,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Attribution:
+class Attribution(ShownAttributions):
     """The explanation of one generated sequence by one method.
 
     Attributes:
@@ -339,15 +340,13 @@ class Attribution:
 
     def aggregate(self, aggregator: Any = "scores", aggregate_fn: Any = None, **options: Any) -> Attribution:
         """Reduce axes, merge tokens, compare: see `AttributionOutput.aggregate`."""
-        from attriflow.aggregation._pipeline import aggregate
-
-        return aggregate(self, aggregator, aggregate_fn, options)
+        reduced: Attribution = opened("aggregate")(self, aggregator, aggregate_fn, options)
+        return reduced
 
     def __getitem__(self, span: slice) -> Attribution:
         """Only source tokens (of decoder-only models: prompt) of a range as inputs; see the aggregator "slices"."""
-        from attriflow.aggregation._operations import sliced
-
-        return sliced(self, span)
+        part: Attribution = opened("sliced")(self, span)
+        return part
 
     def __sub__(self, other: Attribution) -> Attribution:
         """This one's scores minus the other's, token by token; see the aggregator "pair"."""
@@ -357,46 +356,16 @@ class Attribution:
 
     def weight_attributions(self, step_fn: str) -> Attribution:
         """One score per token (as `aggregate()` gives it), times the value of a step score at each step."""
-        from attriflow.aggregation._operations import weighted
-
-        return weighted(self, step_fn)
+        weighted: Attribution = opened("weighted")(self, step_fn)
+        return weighted
 
     def get_scores_dicts(
         self, aggregator: Any = "scores", do_aggregation: bool = True, **options: Any
     ) -> dict[str, dict[tuple[int, str], dict[Any, float]]]:
         """All scores by generated token; see `AttributionOutput.get_scores_dicts`."""
-        from attriflow.aggregation._operations import scores_dict
-
-        return scores_dict(self.aggregate(aggregator, **options) if do_aggregation else self)
-
-    def show(self, **options: Any) -> str | None:
-        """Show the attribution, in the terminal or in the notebook (see `attriflow.show_attributions`)."""
-        from attriflow.views.display import show_attributions
-
-        return show_attributions(self, **options)
-
-    def show_granular(self, **options: Any) -> str | None:
-        """Show layers or heads one by one (see `attriflow.show_granular_attributions`)."""
-        from attriflow.views.display import show_granular_attributions
-
-        return show_granular_attributions(self, **options)
-
-    def show_tokens(self, **options: Any) -> str | None:
-        """Show the attributed text, coloured for each generated token (see `attriflow.show_token_attributions`)."""
-        from attriflow.views.display import show_token_attributions
-
-        return show_token_attributions(self, **options)
-
-    def to_html(self, path: Any = None, **options: Any) -> str:
-        """A self-contained page, also written to `path` (see `attriflow.views.html.to_html`)."""
-        from attriflow.views.html import to_html
-
-        return to_html(self, path, **options)
-
-    def _repr_html_(self) -> str:
-        from attriflow.views.html import to_iframe
-
-        return to_iframe(self)
+        reduced = self.aggregate(aggregator, **options) if do_aggregation else self
+        kinds: dict[str, dict[tuple[int, str], dict[Any, float]]] = opened("scores_dict")(reduced)
+        return kinds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from attriflow.errors import InputError, OutOfMemoryError
+from attriflow.errors import InputError, OutOfMemoryError, reason_of
 from attriflow.evaluation.results import (
     ExampleValues,
     MethodResult,
     StepScores,
     mean_over_examples,
     normalise,
-    reason_of,
     skipped_example,
 )
 from attriflow.types import MetricValues

@@ -112,7 +112,7 @@ def _hint(options: DatasetOptions) -> Any:
 
 def _settings(options: DatasetOptions) -> dict[str, Any]:
     """What the result depends on, by name."""
-    from attriflow.explain import versions
+    from attriflow.versions import versions
 
     return {
         "model": options.model_name_or_path,

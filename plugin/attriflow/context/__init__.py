@@ -6,8 +6,9 @@ Names are resolved on first use, so that importing the package loads no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from attriflow.doors import facade
 
 if TYPE_CHECKING:
     from attriflow.context.attribute import attribute_context as attribute_context
@@ -26,9 +27,4 @@ _HOMES = {
     "load": "attriflow.context.result",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'attriflow.context' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = facade(__name__, _HOMES)

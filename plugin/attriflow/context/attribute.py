@@ -15,10 +15,11 @@ from attriflow.context.settings import CURRENT, ContextSettings
 from attriflow.context.split import Ask
 from attriflow.engine import Engine, Objective
 from attriflow.errors import InputError
-from attriflow.explain import contrast_kind, versions
+from attriflow.explain import contrast_kind
 from attriflow.models.tokens import decode
 from attriflow.output import AttributionOutput
 from attriflow.types import Attribution, Contrast, Example
+from attriflow.versions import versions
 
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel

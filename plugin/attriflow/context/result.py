@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from attriflow.context.selection import select, threshold
+from attriflow.doors import ShownContext
 from attriflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ContextCues:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextAttribution:
+class ContextAttribution(ShownContext):
     """Context reliance of one text.
 
     Attributes:
@@ -90,25 +91,8 @@ class ContextAttribution:
         """Plain values."""
         return dataclasses.asdict(self)
 
-    def show(self, **options: Any) -> None:
-        """Print outputs and contexts with sensitive tokens and cues marked."""
-        from attriflow.views.context import show
 
-        show([self], **options)
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """A page that lights up the cues of the sensitive token under the pointer."""
-        from attriflow.views.context import to_html
-
-        return to_html([self], path)
-
-    def _repr_html_(self) -> str:
-        from attriflow.views.context import fragment
-
-        return fragment([self])
-
-
-class ContextOutput(Sequence[ContextAttribution]):
+class ContextOutput(ShownContext, Sequence[ContextAttribution]):
     """Context attributions of one or several texts, in the order they were given."""
 
     def __init__(self, items: Iterable[ContextAttribution]) -> None:
@@ -156,23 +140,6 @@ class ContextOutput(Sequence[ContextAttribution]):
         ]  # fmt: skip
         frame = pd.DataFrame(rows, columns=columns)
         return frame.astype({"example": "int64", "cti_idx": "int64", "context_idx": "Int64", "cue": "boolean"})
-
-    def show(self, **options: Any) -> None:
-        """Print every result (see `ContextAttribution.show`)."""
-        from attriflow.views.context import show
-
-        show(list(self), **options)
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One page with every result."""
-        from attriflow.views.context import to_html
-
-        return to_html(list(self), path)
-
-    def _repr_html_(self) -> str:
-        from attriflow.views.context import fragment
-
-        return fragment(list(self))
 
     def save(self, path: str | Path, *, overwrite: bool = False, info: bool = True) -> Path:
         """Write JSON; `attriflow.context.load` reads it back. Without `info`, settings and versions are left out."""

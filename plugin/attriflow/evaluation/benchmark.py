@@ -10,14 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from attriflow import __version__
-from attriflow.errors import InputError
+from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.batch_search import LargestBatch, largest_batch
 from attriflow.evaluation.floors import Work
-from attriflow.evaluation.results import reason_of
 from attriflow.evaluation.throughput import Throughput, measure_method, rotate
 from attriflow.progress import track
 from attriflow.registry import methods
+from attriflow.versions import __version__, versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,7 +206,6 @@ def _stats(seconds: Sequence[float]) -> dict[str, Any]:
 def surroundings(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Where and how numbers come about: device, precision, threads, switches that change speed, versions."""
     import torch
-    import transformers
 
     found: dict[str, Any] = {
         "device": str(device),
@@ -217,9 +215,7 @@ def surroundings(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "python": platform.python_version(),
-        "attriflow": __version__,
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
+        **versions(),
     }
     if device.type == "cuda":
         found |= {

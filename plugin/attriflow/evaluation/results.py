@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attriflow.errors import AttriflowError, InputError
+from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.cost import Cost
 from attriflow.types import Attribution, MetricValues
 
@@ -146,12 +146,3 @@ class Finished:
 
 
 Event = StepScored | Attributed | Finished
-
-
-def reason_of(error: BaseException) -> str:
-    """One line about an error: the message of our own, with the type of a stranger's."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    text = lines[0].strip() if lines else ""
-    if not isinstance(error, AttriflowError) or not text:
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

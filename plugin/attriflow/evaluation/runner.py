@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.cost import measure, old_objects_uncollected, synchronize
@@ -28,7 +28,6 @@ from attriflow.evaluation.results import (
     MethodResult,
     StepScored,
     StepScores,
-    reason_of,
 )
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.models.contrast import add_foil

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from attriflow.errors import InputError, MissingExtraError
+from attriflow.errors import InputError, MissingExtraError, reason_of
 from attriflow.evaluation.changes import NotApplicableError
 from attriflow.evaluation.reexplaining import Reexplainer
 from attriflow.evaluation.rescoring import Rescorer
-from attriflow.evaluation.results import ExampleValues, MethodResult, normalise, reason_of, skipped_example
+from attriflow.evaluation.results import ExampleValues, MethodResult, normalise, skipped_example
 from attriflow.registry import PartInfo
 from attriflow.types import Attribution, Variant
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from attriflow.doors import opened
 from attriflow.errors import InputError, UnknownNameError, UnsupportedModelError, unknown
 from attriflow.models.base import LanguageModel
 from attriflow.models.causal import CausalLM
@@ -43,7 +43,7 @@ def load(
     if not isinstance(source, (str, os.PathLike)):
         hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
     elif is_mlflow_uri(name):
-        hf, found = importlib.import_module("attriflow.tracking.loading").resolve_uri(name)
+        hf, found = opened("resolve_uri")(name)
         tokenizer = found if tokenizer is None else tokenizer
     else:
         name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs or {}))

@@ -6,12 +6,12 @@ import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError
 from attriflow.tracking.quiet import no_artifact_bars
+from attriflow.versions import versions
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
@@ -82,11 +82,7 @@ def _saved(model: Any, tokenizer: Any) -> Iterator[Path]:
 
 def _installed() -> list[str]:
     """Installed versions, without local parts ("+cpu") that no index knows."""
-    out = []
-    for package in REQUIRED:
-        with contextlib.suppress(PackageNotFoundError):
-            out.append(f"{package}=={version(package).split('+')[0]}")
-    return out
+    return [f"{name}=={found.split('+')[0]}" for name, found in versions(REQUIRED).items() if name in REQUIRED]
 
 
 @contextlib.contextmanager

@@ -6,13 +6,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import torch
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
-from attriflow import __version__, io
+from attriflow import io
 from attriflow.agreement import affordable, magnitudes
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.cost import memory_kind
@@ -24,6 +23,7 @@ from attriflow.statistics import bootstrap_interval
 from attriflow.tracking.artifacts import AttributionsArtifact
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.run_logger import RunLogger, key_of
+from attriflow.versions import COMPUTING, versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
 _logger = logging.getLogger(__name__)
-PACKAGES = ("torch", "transformers", "mlflow", "ferret-xai")
+PACKAGES = (*COMPUTING, "mlflow", "ferret-xai")
 
 
 def record(
@@ -166,7 +166,7 @@ class Recorder:
         self.run.tags(
             {
                 **conflicts,
-                **{f"attriflow.version.{p}": v for p, v in installed(PACKAGES).items()},
+                **{f"attriflow.version.{p}": v for p, v in versions(PACKAGES).items()},
                 "attriflow.device": str(model.device),
                 "attriflow.device_name": device_name(model.device),
                 "attriflow.dtype": str(model.dtype).removeprefix("torch."),
@@ -251,17 +251,6 @@ def _intervals(result: MethodResult, seed: int) -> dict[str, float]:
         out[f"{name}_n"] = float(found.n)
         if found.n > 1:
             out |= {f"{name}_low": found.low, f"{name}_high": found.high}
-    return out
-
-
-def installed(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of attriflow and of those packages that are installed."""
-    out = {"attriflow": __version__}
-    for package in packages:
-        try:
-            out[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attriflow.context.result import ContextAttribution
 from attriflow.errors import InputError
 from attriflow.views.common import token_text
 from attriflow.views.page import LEVELS, framed, render
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 _SIDES = (("input_context", "Input context"), ("output_context", "Output context"))
 
 
-def show(results: Sequence[ContextAttribution], *, console: Console | None = None) -> None:
+def show(results: ContextAttribution | Sequence[ContextAttribution], *, console: Console | None = None) -> None:
     """Print each result: its contexts with cues in bold green, its output with the sensitive token in bold blue.
 
     Args:
-        results: What to print.
+        results: One result or several.
         console: Where to; the terminal when None. Without colours (in a file, say) cues are in [brackets] and sensitive
             tokens in *stars*.
     """
@@ -31,7 +32,7 @@ def show(results: Sequence[ContextAttribution], *, console: Console | None = Non
 
     out = console or Console()
     plain = not out.is_terminal or out.no_color
-    for number, result in enumerate(results):
+    for number, result in enumerate(_as_list(results)):
         if number:
             out.print()
         out.print(_summary(result), style="" if plain else "dim", highlight=False, markup=False)
@@ -98,17 +99,17 @@ def _summary(result: ContextAttribution) -> str:
     return " · ".join(p for p in parts if p)
 
 
-def to_html(results: Sequence[ContextAttribution], path: str | Path | None = None) -> str:
+def to_html(results: ContextAttribution | Sequence[ContextAttribution], path: str | Path | None = None) -> str:
     """A page that needs nothing but itself: choose a sensitive token, and the cues it depends on light up.
 
     Args:
-        results: What to show.
+        results: One result or several.
         path: Where to write the page (UTF-8; an existing file is replaced).
 
     Returns:
         The page.
     """
-    target = None if path is None else Path(path)
+    results, target = _as_list(results), None if path is None else Path(path)
     if target is not None and target.is_dir():
         raise InputError(f"{target} is a folder; expected the name of a file")
     page = render(
@@ -125,9 +126,14 @@ def to_html(results: Sequence[ContextAttribution], path: str | Path | None = Non
     return page
 
 
-def fragment(results: Sequence[ContextAttribution]) -> str:
+def to_iframe(results: ContextAttribution | Sequence[ContextAttribution]) -> str:
     """The page in a frame, for notebooks."""
-    return framed(to_html(results), 320 + 60 * min(6, len(results)), "Context reliance")
+    n = len(_as_list(results))
+    return framed(to_html(results), 320 + 60 * min(6, n), "Context reliance")
+
+
+def _as_list(results: ContextAttribution | Sequence[ContextAttribution]) -> list[ContextAttribution]:
+    return [results] if isinstance(results, ContextAttribution) else list(results)
 
 
 def _view(result: ContextAttribution) -> dict[str, Any]:
