@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
+from attriflow.kernels.linear import fast_products
 from attriflow.models.attention import AttentionCall, eager, listen, replaced
-from attriflow.models.linear import fast_products
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

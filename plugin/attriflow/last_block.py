@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from attriflow.blocks import find_blocks
 from attriflow.cuts import Cut, at_places
-from attriflow.models.attention import additive_mask
+from attriflow.kernels.attention import additive_mask
 
 
 class NotSeparableError(Exception):

@@ -8,7 +8,7 @@ the derivative for every product, and some of them have no batched form at all. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attriflow.attention_products import attention
+from attriflow.kernels.attention import written_out
+from attriflow.kernels.slopes import activations, with_slope
 from attriflow.last_block import LastBlock
-from attriflow.models.attention import additive_mask
-from attriflow.secants import activations, with_slope
 
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
 _ELEMENTWISE = (
@@ -116,29 +115,6 @@ def _attention(limit: float, last: LastBlock | None, func: Any, args: Any, kwarg
     if given.get("dropout_p") or size > limit or query.dtype in (torch.bfloat16, torch.float16):
         return func(*args, **kwargs)  # type: ignore[no-any-return]
     return written_out(**{k: v for k, v in given.items() if k != "dropout_p"})
-
-
-def written_out(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-    drop: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """`scaled_dot_product_attention` as matrix products and a softmax; `drop` changes the weights."""
-    if enable_gqa:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-    mask = additive_mask(attn_mask, is_causal, query, key)
-    if drop is None and (mask is None or not mask.requires_grad):
-        return attention(query, key, value, mask)
-    scores = query @ key.transpose(-1, -2)
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    return (weights if drop is None else drop(weights)) @ value
 
 
 def _activation_hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:

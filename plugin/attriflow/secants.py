@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_unflatten
+
+from attriflow.kernels.slopes import with_slope
 
 Slope = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 """`(f, x, x')` -> slope of an elementwise function between two points, the shape of x."""
@@ -82,27 +84,6 @@ def anchor(x: Tensor) -> Tensor:
     """Zero, with the gradient of x. Masked scores may be infinite, and must not turn zero into NaN."""
     finite = torch.where(x.detach().isfinite(), x, torch.zeros((), dtype=x.dtype, device=x.device))
     return finite - finite.detach()
-
-
-class _Sloped(torch.autograd.Function):
-    """A value whose derivative is the slope; as a function of its own, many products go through in one operation."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        ctx.dtype = x.dtype
-        return value.clone()  # models change results in place, which views forbid
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return (grad * slope).to(ctx.dtype), None, None
-
-
-def with_slope(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    """A copy of the value, with the slope as derivative with respect to x (all of one shape)."""
-    out: Tensor = _Sloped.apply(x, value, slope)  # type: ignore[no-untyped-call]
-    return out
 
 
 def sloped(value: Tensor, x: Tensor, slope: Tensor) -> Tensor:
@@ -433,13 +414,3 @@ ALIASES = {
 }
 MANY = {n for n, rule in RULES.items() if rule is _bilinear}
 """Linear in each operand: of interest only where two of them are computed."""
-
-
-def activations() -> set[type[nn.Module]]:
-    """Activation modules of torch and transformers that are one elementwise function, whatever they are made of."""
-    from transformers.activations import ACT2CLS
-
-    names = """ReLU ReLU6 ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Softplus LeakyReLU Hardtanh Hardswish Hardsigmoid
-    LogSigmoid Softsign Tanhshrink Softshrink Hardshrink PReLU Threshold"""
-    own = {c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()}
-    return own | {getattr(nn, name) for name in names.split()}

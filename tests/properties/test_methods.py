@@ -17,7 +17,7 @@ from attriflow import gradients, prefix, sizes
 from attriflow.engine import Engine, Objective
 from attriflow.errors import OutOfMemoryError
 from attriflow.gradients import Gradients
-from attriflow.models import linear
+from attriflow.kernels import linear
 from attriflow.models.attention import interface_works
 from attriflow.models.base import Rows
 from attriflow.registry import methods, step_functions

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attriflow import attention_products
-from attriflow.attention_products import TILE, attention
+from attriflow.kernels import attention as attention_products
+from attriflow.kernels.attention import TILE, attention
 
 SHAPES = {
     "short": (2, 2, 7, 7),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attriflow import attention_products
-from attriflow.attention_products import attention
-from attriflow.models import linear
-from attriflow.vmapped import together
+from attriflow.kernels import attention as attention_products
+from attriflow.kernels import linear
+from attriflow.kernels.attention import attention
+from attriflow.kernels.vmapped import together
 
 
 def test_there_and_back() -> None:

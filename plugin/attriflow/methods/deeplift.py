@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from attriflow import sizes as settings
 from attriflow.engine import Engine, Sites
+from attriflow.kernels.slopes import activations
 from attriflow.methods._layers import endpoints, value_at
 from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
 from attriflow.paired import Paired
 from attriflow.registry import methods
 from attriflow.row_attention import RowLimits
-from attriflow.secants import activations, rescale
+from attriflow.secants import rescale
 
 CAPTUM = {nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus}
 """Elementwise module classes that captum's DeepLift has a rule for."""

@@ -71,20 +71,6 @@ def _attention(
     return output, weights
 
 
-def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor, key: Tensor) -> Tensor | None:
-    """What `scaled_dot_product_attention` adds to scores for its mask arguments, `[..., query or 1, key]`.
-
-    Args:
-        mask, is_causal: As given to the function.
-        query, key: `[..., query, dim]` and `[..., key, dim]`, for their lengths and type.
-    """
-    if is_causal:
-        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
-
-
 def eager(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor]:

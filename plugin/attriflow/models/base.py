@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.kernels.linear import fast_products
 from attriflow.models.batch import Batch, collate
-from attriflow.models.linear import fast_products
 from attriflow.models.tokens import ids_to_tokens
 from attriflow.types import Example
 

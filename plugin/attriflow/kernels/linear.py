@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attriflow.vmapped import together
+from attriflow.kernels.vmapped import together
 
 SMALLEST = 2**18
 """Weights of a layer from which on the faster product makes up for the dearer call."""

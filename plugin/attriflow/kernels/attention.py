@@ -12,19 +12,56 @@ by tiles of queries that stay in the processor's cache and leave out the keys th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attriflow.vmapped import together
+from attriflow.kernels.vmapped import together
 
 TILE = 64
 """Queries per tile: fewer make products too small, more leave nothing out."""
 
 Tile = tuple[slice, int]
 """Queries, and how many keys they see."""
+
+
+def written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    drop: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """`scaled_dot_product_attention` as matrix products and a softmax; `drop` changes the weights."""
+    if enable_gqa:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    mask = additive_mask(attn_mask, is_causal, query, key)
+    if drop is None and (mask is None or not mask.requires_grad):
+        return attention(query, key, value, mask)
+    scores = query @ key.transpose(-1, -2)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    return (weights if drop is None else drop(weights)) @ value
+
+
+def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor, key: Tensor) -> Tensor | None:
+    """What `scaled_dot_product_attention` adds to scores for its mask arguments, `[..., query or 1, key]`.
+
+    Args:
+        mask, is_causal: As given to the function.
+        query, key: `[..., query, dim]` and `[..., key, dim]`, for their lengths and type.
+    """
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,1 @@
+"""Arithmetic on tensors that knows no model, no batch and no tokenizer."""
