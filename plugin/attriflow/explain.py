@@ -14,8 +14,8 @@ from attriflow.engine import Counter, Engine, Objective
 from attriflow.errors import InputError, check_keywords
 from attriflow.memory import LONG, give_back
 from attriflow.models.base import LanguageModel
-from attriflow.models.tokens import decode
 from attriflow.registry import PartInfo, methods, step_functions
+from attriflow.texts.tokens import decode
 from attriflow.types import Attribution, Example, Forward, Provenance, StepFunction, Token
 from attriflow.versions import versions
 

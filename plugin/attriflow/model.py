@@ -21,15 +21,15 @@ from attriflow.explain import (
     names_of,
     step_values,
 )
-from attriflow.inputs import given_texts, restricted
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.loading import load
-from attriflow.models.segments import Inputs, Segments, read_inputs, read_segments, with_reply
 from attriflow.output import AttributionOutput
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
 from attriflow.rescore import count_rows, rescore
+from attriflow.texts.inputs import given_texts, restricted
+from attriflow.texts.segments import Inputs, Segments, read_inputs, read_segments, with_reply
 from attriflow.types import Attribution, Example, Forward, Variant
 
 BATCH_TOKENS = 4096

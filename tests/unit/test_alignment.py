@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attriflow.errors import InputError, UnknownNameError
-from attriflow.models.alignment import align_tokens, filled
+from attriflow.texts.alignment import align_tokens, filled
 
 TABLE = torch.eye(30, dtype=torch.float64)
 WORDS = "<s> the manager went home because he she was sick ill and very tired they were dogs dog".split()

@@ -10,7 +10,7 @@ import torch
 
 import attriflow
 from attriflow.errors import InputError
-from attriflow.models.segments import ChatText, read_inputs, read_segments, sentences
+from attriflow.texts.segments import ChatText, read_inputs, read_segments, sentences
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"

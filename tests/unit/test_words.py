@@ -13,8 +13,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 import attriflow
+from attriflow.texts.units import unit_numbers
 from attriflow.types import Token
-from attriflow.units import unit_numbers
 
 TEXTS = (
     "the phenomenal   phenomenon, unphased",

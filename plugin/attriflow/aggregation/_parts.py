@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attriflow.aggregation._spans import UnitMerger
-from attriflow.models.segments import Part
+from attriflow.texts.segments import Part
+from attriflow.texts.units import is_marker, part_keys
 from attriflow.types import Attribution, Token
-from attriflow.units import is_marker, part_keys
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from attriflow.aggregation._apply import Function, Span, check_function, reduce_
 from attriflow.aggregation._sides import covering, runs, sides_of
 from attriflow.errors import check_choice
 from attriflow.registry import step_functions
+from attriflow.texts.units import Texts, text_of
 from attriflow.types import Attribution, Token
-from attriflow.units import Texts, text_of
 
 
 @dataclass(frozen=True, kw_only=True)

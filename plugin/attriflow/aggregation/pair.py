@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attriflow.aggregation._sides import Sides, sides_of
 from attriflow.errors import InputError
-from attriflow.models.alignment import align_tokens
 from attriflow.registry import aggregators
+from attriflow.texts.alignment import align_tokens
 from attriflow.types import Attribution, Token
 
 Pairs = list[tuple[int, int]]

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from attriflow.aggregation._spans import UnitMerger
 from attriflow.registry import aggregators
+from attriflow.texts.units import unit_numbers
 from attriflow.types import Attribution, Token
-from attriflow.units import unit_numbers
 
 
 @aggregators.register("sentences")
 @dataclass(frozen=True, kw_only=True)
 class SentencesAggregator(UnitMerger):
-    """One token per sentence, of the input and of the generated text (see `attriflow.models.segments.sentences`).
+    """One token per sentence, of the input and of the generated text (see `attriflow.texts.segments.sentences`).
 
     Attributes:
         aggregate_fn: Function for the scores of a sentence: a name or a callable.

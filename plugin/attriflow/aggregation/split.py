@@ -11,8 +11,8 @@ from typing import ClassVar, Literal, get_args
 from attriflow.aggregation._spans import UnitMerger
 from attriflow.errors import InputError, check_choice
 from attriflow.registry import aggregators
+from attriflow.texts.units import is_marker, text_of
 from attriflow.types import Attribution, Token
-from attriflow.units import is_marker, text_of
 
 Mode = Literal["single", "start", "end"]
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from attriflow.aggregation._spans import UnitMerger
 from attriflow.registry import aggregators
+from attriflow.texts.units import unit_numbers
 from attriflow.types import Attribution, Token
-from attriflow.units import unit_numbers
 
 
 @aggregators.register("subwords")

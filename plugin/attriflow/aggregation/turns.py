@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attriflow.aggregation._parts import PartsMerger
-from attriflow.models.segments import Part
 from attriflow.registry import aggregators
+from attriflow.texts.segments import Part
+from attriflow.texts.units import parts_of
 from attriflow.types import Attribution
-from attriflow.units import parts_of
 
 
 @aggregators.register("turns")

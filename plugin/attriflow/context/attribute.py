@@ -16,8 +16,8 @@ from attriflow.context.split import Ask
 from attriflow.engine import Engine, Objective
 from attriflow.errors import InputError
 from attriflow.explain import contrast_kind
-from attriflow.models.tokens import decode
 from attriflow.output import AttributionOutput
+from attriflow.texts.tokens import decode
 from attriflow.types import Attribution, Contrast, Example
 from attriflow.versions import versions
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attriflow.context.settings import CONTEXT, CURRENT, ContextSettings, fill
 from attriflow.context.split import Ask, split_output
 from attriflow.errors import InputError
-from attriflow.models.tokens import decode
+from attriflow.texts.tokens import decode
 from attriflow.types import Example, Token
 
 if TYPE_CHECKING:

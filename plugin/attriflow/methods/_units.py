@@ -1,4 +1,4 @@
-"""What is perturbed together: the units of a text (`attriflow.units`), or the caller's groups of positions."""
+"""What is perturbed together: the units of a text (`attriflow.texts.units`), or the caller's groups of positions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from attriflow.engine import Engine
 from attriflow.errors import InputError
+from attriflow.texts.units import numbered, unit_numbers
 from attriflow.types import Example, Token
-from attriflow.units import numbered, unit_numbers
 
 
 def check_groups(groups: Any) -> None:
@@ -30,7 +30,7 @@ def check_groups(groups: Any) -> None:
 def unit_index(engine: Engine, block: str, unit: str) -> Tensor:
     """Index of the unit each token of a block belongs to, `[batch, position]`; -1 on padding.
 
-    See `attriflow.units.unit_numbers`.
+    See `attriflow.texts.units.unit_numbers`.
     """
     return _padded(engine, block, [unit_numbers(e, _read(e, block), unit) for e in engine.examples])
 

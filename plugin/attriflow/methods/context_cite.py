@@ -14,7 +14,7 @@ from attriflow.errors import InputError, check_choice
 from attriflow.methods._coalitions import Coalitions, check_samples
 from attriflow.methods._scores import Scores
 from attriflow.registry import methods
-from attriflow.units import Unit, check_unit
+from attriflow.texts.units import Unit, check_unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from attriflow.methods._coalitions import Coalitions
 from attriflow.methods._scores import Scores
 from attriflow.methods._units import check_groups
 from attriflow.registry import methods
-from attriflow.units import Unit, check_unit
+from attriflow.texts.units import Unit, check_unit
 
 
 @methods.register(

@@ -12,7 +12,7 @@ from attriflow.errors import InputError
 from attriflow.methods._coalitions import Coalitions, check_samples, least_squares
 from attriflow.methods._scores import Scores
 from attriflow.registry import methods
-from attriflow.units import Unit, check_unit
+from attriflow.texts.units import Unit, check_unit
 
 
 @methods.register(

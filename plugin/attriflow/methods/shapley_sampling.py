@@ -11,7 +11,7 @@ from attriflow.engine import Engine
 from attriflow.methods._coalitions import Coalitions, check_samples
 from attriflow.methods._scores import Scores
 from attriflow.registry import methods
-from attriflow.units import Unit, check_unit
+from attriflow.texts.units import Unit, check_unit
 
 VALUES = 2**24
 """Scores that are held at once."""

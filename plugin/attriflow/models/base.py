@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.linear import fast_products
 from attriflow.models.batch import Batch, collate
-from attriflow.models.tokens import ids_to_tokens
+from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
 
 BLOCKS = ("source", "target")

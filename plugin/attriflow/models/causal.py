@@ -11,8 +11,8 @@ from torch import Tensor
 from attriflow.errors import InputError
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.generation import cut_at_eos, generated_ids
-from attriflow.models.segments import ChatText, turns_of, with_reply
-from attriflow.models.tokens import Span, decode, decoded_spans, tokenize
+from attriflow.texts.segments import ChatText, turns_of, with_reply
+from attriflow.texts.tokens import Span, decode, decoded_spans, tokenize
 from attriflow.types import Example
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from attriflow.errors import InputError, check_choice
-from attriflow.models.alignment import align_tokens, filled
 from attriflow.models.base import LanguageModel
+from attriflow.texts.alignment import align_tokens, filled
 from attriflow.types import Contrast, Example
 
 Pairs = Sequence[tuple[int, int]]

@@ -13,8 +13,8 @@ from attriflow.kernels.linear import fast_products
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.generation import cut_at_eos, generated_ids
-from attriflow.models.segments import ChatText, turns_of
-from attriflow.models.tokens import Span, decode, decoded_spans, tokenize
+from attriflow.texts.segments import ChatText, turns_of
+from attriflow.texts.tokens import Span, decode, decoded_spans, tokenize
 from attriflow.types import Example
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol, get_args
 
 from attriflow.errors import InputError, check_choice
-from attriflow.models.segments import Part, sentences
+from attriflow.texts.segments import Part, sentences
 from attriflow.types import Token
 
 Unit = Literal["token", "word", "sentence", "segment", "turn"]

@@ -1,0 +1,1 @@
+"""From characters to tokens, segments and units, with no model in sight."""
