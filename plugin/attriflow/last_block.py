@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attriflow.blocks import find_blocks
 from attriflow.cuts import Cut, at_places
 from attriflow.kernels.attention import additive_mask
+from attriflow.models.blocks import find_blocks
 
 
 class NotSeparableError(Exception):

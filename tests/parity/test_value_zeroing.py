@@ -14,8 +14,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 import attriflow
-from attriflow import blocks
 from attriflow.methods import value_zeroing
+from attriflow.models import blocks
 from attriflow.models.attention import implementation, interface_works
 
 reference = functools.lru_cache(Golden)

@@ -7,9 +7,9 @@ import torch
 from models import CONFIGS, build
 from torch import nn
 
-from attriflow.blocks import BlockRecord, find_blocks, record_blocks
 from attriflow.errors import UnsupportedModelError
 from attriflow.models.attention import eager
+from attriflow.models.blocks import BlockRecord, find_blocks, record_blocks
 
 IDS = torch.tensor([[5, 9, 3, 7, 11, 2], [8, 8, 1, 4, 6, 10]])
 POSITIONS = torch.tensor([[3, 5], [4, 1]])

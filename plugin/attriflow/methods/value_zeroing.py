@@ -13,11 +13,11 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 import attriflow.sizes
-from attriflow.blocks import BlockRecord, record_blocks
 from attriflow.engine import Engine
 from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError, check_choice
 from attriflow.methods._scores import Scores
 from attriflow.models.attention import interface_works
+from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
 
 Metric = Literal["cosine", "euclidean"]
