@@ -22,9 +22,8 @@ import torch
 
 import attriflow
 from attriflow.demo import load_demo_dataset
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.evaluation.throughput import measure_method, rotate
-from attriflow.methods._scores import Scores
 from attriflow.registry import methods
 from attriflow.regression.benchmarks import read_benchmarks
 from attriflow.regression.rules import Rules

@@ -12,11 +12,10 @@ import torch
 
 from attriflow import load_model
 from attriflow.demo import load_demo_dataset
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.runner import Evaluation
-from attriflow.methods._scores import Scores
 from attriflow.registry import methods
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attriflow import sizes as settings
+from attriflow.engine import sizes as settings
 from attriflow.recording import Layer
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Counter, Engine, Objective
-from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
-from attriflow.explain import (
+from attriflow.engine.job import (
     Job,
     bind_step_functions,
     check_contrast,
@@ -21,13 +20,14 @@ from attriflow.explain import (
     names_of,
     step_values,
 )
+from attriflow.engine.variants import count_rows, rescore
+from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.loading import load
 from attriflow.output import AttributionOutput
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
-from attriflow.rescore import count_rows, rescore
 from attriflow.texts.inputs import given_texts, restricted
 from attriflow.texts.segments import Inputs, Segments, read_inputs, read_segments, with_reply
 from attriflow.types import Attribution, Example, Forward, Variant
@@ -462,7 +462,7 @@ class AttributionModel:
         batch_size: int | None = None,
         counter: Counter | None = None,
     ) -> list[Tensor]:
-        """Log-probabilities of the target tokens under changed inputs (see `attriflow.rescore.rescore`)."""
+        """Log-probabilities of the target tokens under changed inputs (see `attriflow.engine.variants.rescore`)."""
         with self.wrapped.frozen():
             return rescore(
                 self.wrapped,

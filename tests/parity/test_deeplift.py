@@ -12,7 +12,8 @@ from models import CONFIGS, ENCODER_DECODERS, build
 from torch.overrides import TorchFunctionMode
 
 import attriflow
-from attriflow import gradients, row_attention
+from attriflow import row_attention
+from attriflow.engine import gradients
 from attriflow.errors import UnsupportedModelError
 from attriflow.methods import deeplift
 from attriflow.models.attention import interface_works
@@ -158,7 +159,7 @@ def spy_on(monkeypatch):
 @pytest.mark.parametrize("name", ["llama-gqa", "bart"])
 def test_long_inputs_go_by_rows(model, name, monkeypatch):
     """The engine's own limits, with less memory."""
-    import attriflow.sizes as sizes
+    import attriflow.engine.sizes as sizes
 
     wanted = attribute(model(name))
     monkeypatch.setattr(sizes, "CHUNK_BYTES", 20_000)
@@ -209,7 +210,7 @@ def test_two_passes_and_batched_products(model, name, monkeypatch):
 
 def test_memory_that_runs_out_once(model, monkeypatch):
     """What did not fit the first time is paired again from the start, for all steps."""
-    import attriflow.sizes as sizes
+    import attriflow.engine.sizes as sizes
 
     m = model("gpt2")
     wanted = attribute(m)

@@ -188,7 +188,7 @@ class TestPromises:
         same(a.scores[:n, keep], b.scores[:n, keep])
 
     def test_chunks_and_memory(self, model, name, layer, method, monkeypatch):
-        import attriflow.sizes as sizes
+        import attriflow.engine.sizes as sizes
 
         m = model(name)
         options = {"target_layer": layer, **OPTIONS.get(method, {})}

@@ -10,7 +10,7 @@ from models import CONFIGS, ENCODER_DECODERS, SMALL, build
 
 import attriflow
 from attriflow.engine import Engine
-from attriflow.explain import make_objective
+from attriflow.engine.job import make_objective
 from attriflow.methods.information_flow_routes import trace
 from attriflow.models.attention import interface_works
 

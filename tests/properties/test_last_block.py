@@ -10,7 +10,7 @@ import transformers
 from models import CONFIGS, ENCODER_DECODERS, OUTSIDE, build
 
 import attriflow
-from attriflow.last_block import LastBlock
+from attriflow.engine.last_block import LastBlock
 
 # These write their attention out. In transformers 4 T5 did so, and Gemma 2 went through torch's attention function.
 OWN_ATTENTION = ("t5" if transformers.__version__.startswith("4.") else "gemma2", *OUTSIDE)

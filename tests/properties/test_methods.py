@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import itertools
@@ -13,10 +14,9 @@ import torch
 from models import CONFIGS, ENCODER_DECODERS, build
 
 import attriflow
-from attriflow import gradients, prefix, sizes
-from attriflow.engine import Engine, Objective
+from attriflow.engine import Engine, Objective, gradients, prefix, sizes
+from attriflow.engine.gradients import Gradients
 from attriflow.errors import OutOfMemoryError
-from attriflow.gradients import Gradients
 from attriflow.kernels import linear
 from attriflow.models.attention import interface_works
 from attriflow.models.base import Rows
@@ -303,9 +303,9 @@ def test_graphs_of_their_own_for_ranges_of_steps_change_nothing(model, name, met
     """One graph for all steps, or one per step that is no longer than the step's prefix; step scores come along."""
     m = model(name)
     targets = TARGETS[m.is_encoder_decoder]
-    monkeypatch.setattr(Gradients, "_groups", lambda self: [slice(0, self.engine.batch.n_steps)])
+    monkeypatch.setattr(Gradients, "_groups", lambda self: [slice(0, self.bound.batch.n_steps)])
     wanted = attribute(m, PROMPTS, targets, method, step_scores=["entropy"])
-    monkeypatch.setattr(Gradients, "_groups", lambda self: [slice(i, i + 1) for i in range(self.engine.batch.n_steps)])
+    monkeypatch.setattr(Gradients, "_groups", lambda self: [slice(i, i + 1) for i in range(self.bound.batch.n_steps)])
     if "layer" not in method and method != "deeplift":
         for a, b in zip(wanted, attribute(m, PROMPTS, targets, method, step_scores=["entropy"]), strict=True):
             same(a.scores, b.scores)
@@ -342,8 +342,8 @@ def test_reused_prefixes_change_nothing(model, name, method, fn, monkeypatch):
         return own + own.cumsum(1) + forward.logits[:, :1, 0]
 
     lengths = []
-    again = prefix.rerun
-    monkeypatch.setattr(prefix, "rerun", lambda e, p, n, x: lengths.append(n) or again(e, p, n, x))
+    again = prefix.Prefix.rerun
+    monkeypatch.setattr(prefix.Prefix, "rerun", lambda p, n, x: lengths.append(n) or again(p, n, x))
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
     options = {"attributed_fn": mixed if fn == "mixed" else fn}
@@ -391,8 +391,8 @@ def test_late_changes_run_together(model, monkeypatch):
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
     monkeypatch.setattr(sizes, "LOGIT_BYTES", examples[0].n_steps * m.wrapped.vocab_size * 8 * 4)  # four whole ones
     bound = Engine(m.wrapped, examples, Objective(step_functions.get("logits")), ("target",))
-    rows, rerun = [], prefix.rerun
-    monkeypatch.setattr(prefix, "rerun", lambda e, p, n, x: rows.append(len(x)) or rerun(e, p, n, x))
+    rows, rerun = [], prefix.Prefix.rerun
+    monkeypatch.setattr(prefix.Prefix, "rerun", lambda p, n, x: rows.append(len(x)) or rerun(p, n, x))
     methods.build("occlusion")(bound)
     rows = rows[1:]  # the first one finds out whether prefixes can be reused
     assert rows[0] == 4
@@ -422,7 +422,9 @@ def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeyp
     wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")
     cache = prefix.Prefix.cache
     monkeypatch.setattr(
-        prefix.Prefix, "cache", lambda self, n, r: cache(prefix.Prefix([k * 2 for k in self.keys], self.values), n, r)
+        prefix.Prefix,
+        "cache",
+        lambda self, n, r: cache(dataclasses.replace(self, keys=[k * 2 for k in self.keys]), n, r),
     )
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
@@ -438,7 +440,7 @@ def test_long_targets_get_several_graphs(model, monkeypatch):
     few, many = m.encode(PROMPTS[0], f"{PROMPTS[0]} te"), m.encode("ki", " ".join(["ki"] + ["te pari"] * 30))
     for examples, groups in ((few, 1), (many, 3)):
         bound = Engine(m.wrapped, examples, Objective(step_functions.info("logits").build()), ("target",))
-        found = Gradients(bound, None, (1.0,), (1.0,), None, None, None, None, None)._groups()
+        found = Gradients(bound, bound.reusable_prefix, None, (1.0,), (1.0,), None, None, None, None, None)._groups()
         assert len(found) >= groups
         assert (found[0].start, found[-1].stop) == (0, examples[0].n_steps)
         assert all(a.stop == b.start for a, b in itertools.pairwise(found))

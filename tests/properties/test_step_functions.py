@@ -258,7 +258,7 @@ def test_gradients_are_those_of_the_function(model, name, function):
 def values_at(m, function, args, foil, change):
     """Values with changed input embeddings, through the engine's rescoring."""
     from attriflow.engine import Engine
-    from attriflow.explain import contrast_kind, make_objective
+    from attriflow.engine.job import contrast_kind, make_objective
     from attriflow.models.contrast import add_contrasts
 
     kind = m.is_encoder_decoder

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attriflow.engine.memory import give_back
 from attriflow.kernels import linear
 from attriflow.kernels.linear import fast_products
-from attriflow.memory import give_back
 
 pytestmark = pytest.mark.skipif(linear._product() is None, reason="PyTorch without MKL or oneDNN")
 

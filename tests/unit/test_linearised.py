@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from attriflow.linearised import linearised
+from attriflow.engine.linearised import linearised
 
 
 class Changing(nn.Module):

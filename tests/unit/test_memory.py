@@ -4,7 +4,7 @@ import psutil
 import pytest
 import torch
 
-from attriflow import explain, memory
+from attriflow.engine import job, memory
 
 glibc = pytest.mark.skipif(memory._trim() is None, reason="not on glibc")
 MIB = 2**20
@@ -35,7 +35,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
 @pytest.mark.parametrize(("long", "times"), [(0.0, 2), (60.0, 0)])
 def test_after_batches_that_took_long(golden_model, monkeypatch, long, times):
     given = []
-    monkeypatch.setattr(explain, "LONG", long)
-    monkeypatch.setattr(explain, "give_back", lambda: given.append(1))
+    monkeypatch.setattr(job, "LONG", long)
+    monkeypatch.setattr(job, "give_back", lambda: given.append(1))
     golden_model("gpt2").attribute(["ki te", "te"], ["ki te ki", "te te"], method="saliency", batch_size=1)
     assert len(given) == times

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attriflow.engine.variants import _uniform
 from attriflow.errors import InputError
-from attriflow.rescore import _uniform
 from attriflow.types import Variant
 
 

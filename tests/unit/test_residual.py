@@ -12,7 +12,7 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import attriflow
-import attriflow.sizes as settings
+import attriflow.engine.sizes as settings
 from attriflow.engine import Engine, Objective
 from attriflow.errors import InputError, OutOfMemoryError, UnknownNameError, UnsupportedModelError
 from attriflow.methods.information_flow_routes import trace

@@ -99,7 +99,7 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
     Raises:
         AttriflowError: A wrong setting, before the model is loaded; or no method succeeded.
     """
-    from attriflow.explain import check_contrast, check_gradient
+    from attriflow.engine.job import check_contrast, check_gradient
 
     if not request.text.strip():
         raise InputError("there is no text to explain")

@@ -57,8 +57,8 @@ def prepare(options: AttributeOptions, contrasted: bool) -> None:
     method, given = methods.info(options.attribution_method), options.method_options()  # a wrong name fails at once
 
     from attriflow.aggregation._pipeline import build
+    from attriflow.engine.job import check_contrast
     from attriflow.errors import check_keywords
-    from attriflow.explain import check_contrast
     from attriflow.io import suffix_of
     from attriflow.model import AttributionModel
 

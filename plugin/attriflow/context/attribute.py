@@ -14,8 +14,8 @@ from attriflow.context.selection import select, threshold
 from attriflow.context.settings import CURRENT, ContextSettings
 from attriflow.context.split import Ask
 from attriflow.engine import Engine, Objective
+from attriflow.engine.job import contrast_kind
 from attriflow.errors import InputError
-from attriflow.explain import contrast_kind
 from attriflow.output import AttributionOutput
 from attriflow.texts.tokens import decode
 from attriflow.types import Attribution, Contrast, Example

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from attriflow.memory import give_back
+from attriflow.engine.memory import give_back
 
 if TYPE_CHECKING:
     import torch

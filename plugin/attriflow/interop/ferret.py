@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError, MissingExtraError, UnknownNameError, check_choice, unknown
 from attriflow.methods._draws import generator
-from attriflow.methods._scores import Scores
 from attriflow.models.base import Rows
 from attriflow.registry import methods
 from attriflow.types import Attribution, Forward

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError
 from attriflow.methods._draws import generator
-from attriflow.methods._scores import Scores
 from attriflow.methods._units import joint_index
 
 DESIGN_ELEMENTS = 2**23

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attriflow.engine import Engine, Sites, site_output
+from attriflow.engine import Engine
+from attriflow.engine.bound import Sites, site_output
 from attriflow.errors import InputError, OutOfMemoryError
 
 SIDES = {"source": "encoder", "target": "decoder"}

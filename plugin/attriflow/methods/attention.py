@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError
-from attriflow.methods._scores import Scores
 from attriflow.registry import methods
 
 

@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError, check_choice
-from attriflow.methods._scores import Scores
 from attriflow.models.attention import AttentionCall
 from attriflow.recording import record, roles, rows
 from attriflow.registry import methods

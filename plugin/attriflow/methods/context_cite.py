@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError, check_choice
 from attriflow.methods._coalitions import Coalitions, check_samples
-from attriflow.methods._scores import Scores
 from attriflow.registry import methods
 from attriflow.texts.units import Unit, check_unit
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attriflow import sizes as settings
-from attriflow.engine import Engine, Sites
+from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine import sizes as settings
+from attriflow.engine.bound import Sites
+from attriflow.engine.scores import Reduction
 from attriflow.kernels.slopes import activations
 from attriflow.methods._layers import endpoints, value_at
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
 from attriflow.paired import Paired
 from attriflow.registry import methods
 from attriflow.row_attention import RowLimits

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attriflow.baselines import baseline_ids
-from attriflow.engine import Engine
+from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.baselines import baseline_ids
+from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError, check_choice
 from attriflow.methods._neighbours import neighbours
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
 from attriflow.registry import methods
 
 Strategy = Literal["greedy", "maxcount"]

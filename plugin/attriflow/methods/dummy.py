@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attriflow.engine import Engine
-from attriflow.methods._scores import Scores
+from attriflow.engine import Engine, Scores
 from attriflow.registry import methods
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.methods._coalitions import Coalitions
-from attriflow.methods._scores import Scores
 from attriflow.methods._units import check_groups
 from attriflow.registry import methods
 from attriflow.texts.units import Unit, check_unit

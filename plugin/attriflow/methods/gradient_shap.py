@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError
 from attriflow.methods._draws import generator
 from attriflow.methods._noise import gaussian, uniform
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
 from attriflow.registry import methods
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError
-from attriflow.methods._scores import Scores
 from attriflow.recording import record_layers, rows
 from attriflow.registry import methods
 from attriflow.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attriflow.engine import Engine
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
+from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.scores import Reduction
 from attriflow.registry import methods
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
+from attriflow.engine.scores import Reduction
 from attriflow.methods._layers import check_layers, endpoints, resolve
-from attriflow.methods._scores import Reduction, Scores
 from attriflow.methods.deeplift import DeepLift, contributions
 from attriflow.registry import methods
 

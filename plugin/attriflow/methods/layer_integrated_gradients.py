@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError
 from attriflow.methods._layers import check_layers, endpoints, resolve, value_at
 from attriflow.methods._quadrature import Rule, quadrature
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
 from attriflow.registry import methods
 
 

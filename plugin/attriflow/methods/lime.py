@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError
 from attriflow.methods._coalitions import Coalitions, check_samples, least_squares
-from attriflow.methods._scores import Scores
 from attriflow.registry import methods
 from attriflow.texts.units import Unit, check_unit
 

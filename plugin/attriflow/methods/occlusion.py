@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError
-from attriflow.methods._scores import Scores
 from attriflow.methods._units import unit_index
 from attriflow.registry import methods
 from attriflow.texts.units import Unit, check_unit

@@ -9,11 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError, OutOfMemoryError, check_choice
 from attriflow.methods._draws import generator
 from attriflow.methods._replacements import SAMPLERS, Replacements
-from attriflow.methods._scores import Scores
 from attriflow.models.base import Rows
 from attriflow.registry import methods
 

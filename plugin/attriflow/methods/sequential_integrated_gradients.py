@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import Engine, Scores
+from attriflow.engine.prefix import SHORTEST
+from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError
 from attriflow.methods._quadrature import Rule, quadrature
-from attriflow.methods._scores import Reduction, Scores
-from attriflow.prefix import SHORTEST
 from attriflow.registry import methods
 
 

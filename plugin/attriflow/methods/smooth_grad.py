@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError
 from attriflow.methods._noise import gaussian
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
 from attriflow.registry import methods
 
 

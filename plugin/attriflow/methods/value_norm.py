@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
-from attriflow.methods._scores import Scores
+from attriflow.engine import Engine, Scores
 from attriflow.recording import BLOCK, Layer, record_layers, rows
 from attriflow.registry import methods
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-import attriflow.sizes
-from attriflow.engine import Engine
+import attriflow.engine.sizes
+from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError, check_choice
-from attriflow.methods._scores import Scores
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
@@ -237,7 +236,7 @@ class _Layers:
             raw[:, :, start:stop] = self._distance(clean, output.unflatten(0, (-1, batch))).permute(1, 2, 0)
             self.sequences[kind] += batch * len(tokens)
 
-        self._chunks(n_tokens, max(1, int(attriflow.sizes.CHUNK_BYTES / one)), score)
+        self._chunks(n_tokens, max(1, int(attriflow.engine.sizes.CHUNK_BYTES / one)), score)
         return raw
 
     def _distance(self, clean: Tensor, changed: Tensor) -> Tensor:
@@ -249,7 +248,7 @@ class _Layers:
 
     def _positions_per_call(self, block: BlockRecord, number: int) -> int:
         """Positions of each example that one call may hold."""
-        item, budget = torch.finfo(self.engine.model.dtype).bits / 8, attriflow.sizes.CHUNK_BYTES / 2
+        item, budget = torch.finfo(self.engine.model.dtype).bits / 8, attriflow.engine.sizes.CHUNK_BYTES / 2
         batch, heads = block.attention[number].weights.shape[:2]
         attended = sum(rows.weights.shape[-1] for rows in block.attention[number + 1 :])
         linear = batch * item * (block.output.shape[-1] * 32 + heads * attended * 4)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
-from attriflow.methods._scores import EmbeddingReducer, Reduction, Scores
+from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.scores import Reduction
 from attriflow.methods.smooth_grad import check_noise, noisy
 from attriflow.registry import methods
 

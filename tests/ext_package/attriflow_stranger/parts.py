@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attriflow.methods._scores import Scores
+from attriflow.engine import Scores
 from attriflow.registry import methods, metrics, step_functions
 
 

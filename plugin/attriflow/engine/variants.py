@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attriflow.engine import Counter
+from attriflow.engine.bound import Counter
+from attriflow.engine.sizes import CHUNK_BYTES
 from attriflow.errors import InputError, OutOfMemoryError, check_choice
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
-from attriflow.sizes import CHUNK_BYTES
 from attriflow.types import Example, Token, Variant
 
 HOW = ("delete", "baseline", "mask", "soft")

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow.engine import Counter, Engine, Objective
+from attriflow.engine.bound import Counter, Objective
+from attriflow.engine.engine import Engine
+from attriflow.engine.memory import LONG, give_back
 from attriflow.errors import InputError, check_keywords
-from attriflow.memory import LONG, give_back
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attriflow.engine import Engine
+from attriflow.engine.bound import Bound
 
 Reduction = Literal["norm", "sum"]
 
@@ -39,10 +39,10 @@ class EmbeddingReducer:
     The signed sum and the L2 norm are both kept; `reduction` says which of them is the score.
     """
 
-    def __init__(self, engine: Engine, reduction: Reduction) -> None:
+    def __init__(self, bound: Bound, reduction: Reduction) -> None:
         """Start collecting for the blocks of an engine."""
-        self.granular, self.reduction = engine.granular, reduction
-        self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {b: [] for b in engine.blocks}
+        self.granular, self.reduction = bound.granular, reduction
+        self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {b: [] for b in bound.blocks}
 
     def add(self, block: str, scores: Tensor) -> None:
         """Take the scores of the next steps."""

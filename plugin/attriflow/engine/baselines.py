@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnknownNameError, unknown
-
-if TYPE_CHECKING:
-    from attriflow.engine import Engine
 
 NAMES = ("unk", "pad", "mask", "eos", "bos", "zero", "mean")
 
 
-def baseline_id(engine: Engine, baseline: str | int) -> int:
+def baseline_id(bound: Bound, baseline: str | int) -> int:
     """The id whose embedding replaces a token.
 
     "unk" falls back to the pad token, then to EOS, for tokenizers that have none (byte-level BPE): every tokenizer has
     a default baseline, and the one used is recorded with the attribution's options.
     """
-    tokenizer, size = engine.model.tokenizer, engine.model.vocab_size
+    tokenizer, size = bound.model.tokenizer, bound.model.vocab_size
     if isinstance(baseline, int) and not isinstance(baseline, bool):
         if not 0 <= baseline < size:
             raise InputError(f"baseline id {baseline} is outside the vocabulary (0 to {size - 1})")
@@ -33,40 +29,40 @@ def baseline_id(engine: Engine, baseline: str | int) -> int:
         value = getattr(tokenizer, f"{name}_token_id")
         if value is not None:
             return int(value)
-    raise InputError(f"the tokenizer of {engine.model.name} has no {baseline} token to use as baseline")
+    raise InputError(f"the tokenizer of {bound.model.name} has no {baseline} token to use as baseline")
 
 
-def baseline_ids(engine: Engine, block: str, baseline: str | int) -> Tensor:
+def baseline_ids(bound: Bound, block: str, baseline: str | int) -> Tensor:
     """Token ids that stand for absent tokens, `[batch, position]`; those that `baseline_embeddings` keeps are kept."""
-    ids = engine.ids(block)
-    return torch.where(_kept(engine, block), ids, baseline_id(engine, baseline))
+    ids = bound.ids(block)
+    return torch.where(_kept(bound, block), ids, baseline_id(bound, baseline))
 
 
-def _kept(engine: Engine, block: str) -> Tensor:
+def _kept(bound: Bound, block: str) -> Tensor:
     """Tokens that are their own baseline, `[batch, position]`."""
-    ids = engine.ids(block)
+    ids = bound.ids(block)
     keep = torch.zeros_like(ids, dtype=torch.bool)
-    if not engine.include_eos_baseline and engine.model.tokenizer.eos_token_id is not None:
-        keep = ids == engine.model.tokenizer.eos_token_id
-    if engine.model.is_encoder_decoder and block == "target":
+    if not bound.include_eos_baseline and bound.model.tokenizer.eos_token_id is not None:
+        keep = ids == bound.model.tokenizer.eos_token_id
+    if bound.model.is_encoder_decoder and block == "target":
         keep[:, 0] = True
     return keep
 
 
-def baseline_embeddings(engine: Engine, block: str, baseline: str | int) -> Tensor:
+def baseline_embeddings(bound: Bound, block: str, baseline: str | int) -> Tensor:
     """Baseline embeddings of a block, `[batch, position, hidden]`.
 
     Every token is replaced but two: EOS (unless `include_eos_baseline`), which carries the end of the text rather than
     content, and the decoder start token of encoder-decoders. They are their own baseline and get no credit.
     """
-    ids = engine.ids(block)
-    keep = _kept(engine, block)
-    original = engine.embeddings(block)
+    ids = bound.ids(block)
+    keep = _kept(bound, block)
+    original = bound.embeddings(block)
     if baseline == "zero":
         replaced = torch.zeros_like(original)
     elif baseline == "mean":
-        mean = engine.model.embedding_table(block).mean(0)
+        mean = bound.model.embedding_table(block).mean(0)
         replaced = mean.to(original.dtype).expand_as(original)
     else:
-        replaced = engine.model.embed(torch.full_like(ids, baseline_id(engine, baseline)), block)
+        replaced = bound.model.embed(torch.full_like(ids, baseline_id(bound, baseline)), block)
     return torch.where(keep.unsqueeze(-1), original, replaced).detach()

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attriflow.engine.last_block import LastBlock
 from attriflow.kernels.attention import written_out
 from attriflow.kernels.slopes import activations, with_slope
-from attriflow.last_block import LastBlock
 
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
 _ELEMENTWISE = (

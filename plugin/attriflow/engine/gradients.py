@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow import sizes as settings
-from attriflow.cuts import AtHead, AtValues, Cut
-from attriflow.engine import Embed, Engine, Reduce, Sites, site_output
+from attriflow.engine import sizes as settings
+from attriflow.engine.bound import Bound, Embed, Reduce, Sites, site_output
+from attriflow.engine.cuts import AtHead, AtValues, Cut
+from attriflow.engine.last_block import LastBlock, NotSeparableError
+from attriflow.engine.linearised import linearised
+from attriflow.engine.prefix import Prefix
 from attriflow.errors import OutOfMemoryError
-from attriflow.last_block import LastBlock, NotSeparableError
-from attriflow.linearised import linearised
 from attriflow.models.base import Rows
 
 _FIXED_TOKENS, _FIXED_WIDTH = 64, 1e7
@@ -39,7 +40,8 @@ class Gradients:
     only where there are several graphs and the gradients of all steps do not fit into memory together.
     """
 
-    engine: Engine
+    bound: Bound
+    prefix: Callable[[], Prefix | None]
     points: Callable[[float], Mapping[str, Tensor]] | None
     alphas: Sequence[float]
     weights: Sequence[float]
@@ -63,15 +65,15 @@ class Gradients:
         what does not depend on its length (starting operations, reading weights). The number of equal ranges with the
         least cost is taken, counted in tokens.
         """
-        batch, n = self.engine.batch, self.engine.batch.n_steps
+        batch, n = self.bound.batch, self.bound.batch.n_steps
         first = int((batch.query >= self.unchanged).any(0).long().argmax())  # earlier steps see nothing that moves
-        if self.within is not None or self.sites is not None or not self.engine.objective.stepwise:
+        if self.within is not None or self.sites is not None or not self.bound.objective.stepwise:
             return [slice(0, n)]
         source = 0 if batch.source_ids is None else batch.source_ids.shape[1]
         reach = [int(q) + 1 for q in batch.query.max(0).values]
         rows = len(self.alphas) * batch.size
-        graphs = -(-rows // min(rows, max(batch.size, self.engine.sizes.rows_at_once(grad=True))))
-        fixed = graphs * (_FIXED_TOKENS + _FIXED_WIDTH / self.engine.model.hidden_size**2) / rows
+        graphs = -(-rows // min(rows, max(batch.size, self.bound.sizes.rows_at_once(grad=True))))
+        fixed = graphs * (_FIXED_TOKENS + _FIXED_WIDTH / self.bound.model.hidden_size**2) / rows
         best, least = [slice(first, n)], float("inf")
         for count in range(1, min(n - first, 16) + 1):
             edges = [first + round(i * (n - first) / count) for i in range(count + 1)]
@@ -85,14 +87,14 @@ class Gradients:
 
     def _prefix(self, steps: slice) -> int:
         """Decoder tokens that a range of steps reads."""
-        return int(self.engine.batch.query[:, steps].max()) + 1
+        return int(self.bound.batch.query[:, steps].max()) + 1
 
     def _group(self, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """One range of steps."""
-        engine, n = self.engine, len(self.alphas)
-        limit = max(1, engine.sizes.rows_at_once(grad=True) // engine.batch.size)
+        bound, n = self.bound, len(self.alphas)
+        limit = max(1, bound.sizes.rows_at_once(grad=True) // bound.batch.size)
         if self.max_rows is not None:
-            limit = min(limit, max(1, self.max_rows // engine.batch.size))
+            limit = min(limit, max(1, self.max_rows // bound.batch.size))
         limit = -(-n // -(-n // limit))  # graphs of about the same size
         if n <= limit:
             try:
@@ -101,8 +103,8 @@ class Gradients:
             except torch.OutOfMemoryError:  # raised by the forward pass, before anything was yielded
                 limit = n // 2
         # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
-        width = sum(engine.ids(b).shape[1] for b in engine.blocks)
-        size = max(1, 4 * settings.CHUNK_BYTES // (engine.batch.size * width * engine.model.hidden_size * 8))
+        width = sum(bound.ids(b).shape[1] for b in bound.blocks)
+        size = max(1, 4 * settings.CHUNK_BYTES // (bound.batch.size * width * bound.model.hidden_size * 8))
         if self.within is not None:
             size = steps.stop - steps.start  # a context may have seen the whole input
         for start in range(steps.start, steps.stop, size):
@@ -131,10 +133,10 @@ class Gradients:
 
     def _chunk(self, first: int, last: int, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Points `first:last` in one graph, products of a range of steps."""
-        engine, alphas, weights = self.engine, self.alphas[first:last], self.weights[first:last]
-        n, size = len(alphas), engine.batch.size
+        bound, alphas, weights = self.bound, self.alphas[first:last], self.weights[first:last]
+        n, size = len(alphas), bound.batch.size
         made = [self._point(a) for a in alphas]
-        dtype = engine.model.dtype
+        dtype = bound.model.dtype
         leaves = {b: torch.cat([m[b] for m in made]).to(dtype).detach().requires_grad_(True) for b in made[0]}
         with torch.enable_grad():
             cut = self._cut(leaves, alphas, weights, steps)
@@ -146,21 +148,21 @@ class Gradients:
         if self.points is not None:
             return self.points(alpha)
         if self.sites is not None:
-            return self.engine.activations(self.sites)
-        return {b: self.engine.embeddings(b) for b in self.engine.blocks}
+            return self.bound.activations(self.sites)
+        return {b: self.bound.embeddings(b) for b in self.bound.blocks}
 
     def _summed(self, block: str, grads: Tensor, alphas: Sequence[float]) -> Tensor:
         """`[step, point * batch, ...]` -> `[batch, step, ...]`, summed over the points."""
-        grads = grads.unflatten(1, (len(alphas), self.engine.batch.size))
+        grads = grads.unflatten(1, (len(alphas), self.bound.batch.size))
         if self.reduce is not None:
-            return self.reduce(block, grads.to(self.engine.dtype), alphas).transpose(0, 1)
-        return grads.sum(1, dtype=self.engine.dtype).transpose(0, 1)
+            return self.reduce(block, grads.to(self.bound.dtype), alphas).transpose(0, 1)
+        return grads.sum(1, dtype=self.bound.dtype).transpose(0, 1)
 
     def _cut(
         self, leaves: Mapping[str, Tensor], alphas: Sequence[float], weights: Sequence[float], steps: slice
     ) -> Cut | None:
         """One graph, and how far all steps go down in it together; None where no value depends on the leaves."""
-        model = self.engine.model
+        model = self.bound.model
         if self._separable(len(alphas), steps):
             try:
                 return self._graph(leaves, alphas, weights, steps, apart=True)
@@ -171,14 +173,14 @@ class Gradients:
 
     def _separable(self, points: int, steps: slice) -> bool:
         """Whether to try to tell the steps apart below the last block (see `last_block`)."""
-        engine, objective, query = self.engine, self.engine.objective, self.engine.batch.query[:, steps]
+        bound, objective, query = self.bound, self.bound.objective, self.bound.batch.query[:, steps]
         if self.within is not None or not objective.stepwise or objective.passes:
             return False
-        if engine.model.last_block_separable is False:
+        if bound.model.last_block_separable is False:
             return False
         span = int(query.max()) - int(query.min()) + 1
-        width = engine.batch.target_ids.shape[1]
-        return points * engine.sizes.attention_bytes() * span / width <= settings.CHUNK_BYTES / 8
+        width = bound.batch.target_ids.shape[1]
+        return points * bound.sizes.attention_bytes() * span / width <= settings.CHUNK_BYTES / 8
 
     def _graph(
         self,
@@ -190,12 +192,12 @@ class Gradients:
         apart: bool,
     ) -> Cut | None:
         """One graph; with `apart`, cut at the last block."""
-        engine, model, n = self.engine, self.engine.model, len(alphas)
+        bound, model, n = self.bound, self.bound.model, len(alphas)
         embeds = leaves if self.embed is None else self.embed(leaves, alphas)
         changes = {} if self.sites is not None else {f"{block}_embeds": e for block, e in embeds.items()}
-        rows = self._shortened(engine.rows(n, **changes), steps)
+        rows = self._shortened(bound.rows(n, **changes), steps)
         caught: list[Tensor] = []
-        head = model.hf.get_output_embeddings() if engine.objective.stepwise else None
+        head = model.hf.get_output_embeddings() if bound.objective.stepwise else None
         last = LastBlock(rows.query) if apart else None
         with ExitStack() as stack:
             if head is not None:
@@ -207,18 +209,18 @@ class Gradients:
             stack.enter_context(
                 self.within() if self.within is not None else linearised(model.hf, settings.CHUNK_BYTES / 8, last)
             )
-            forward = engine.run(rows, steps)
-            values = engine.objective(forward)
+            forward = bound.run(rows, steps)
+            values = bound.objective(forward)
         if n == 1 and self.sites is None and not self.unchanged:
-            engine.offer_base(forward, embeds, steps)
+            bound.offer_base(forward, embeds, steps)
         if last is not None:
             last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
             model.last_block_separable = True
         if not values.requires_grad:
             return None
         weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
-        counted = engine.batch.step_mask[:, steps] & (engine.batch.query[:, steps] >= self.unchanged)
-        values = values * weight.repeat_interleave(engine.batch.size).unsqueeze(-1) * counted.repeat(n, 1)
+        counted = bound.batch.step_mask[:, steps] & (bound.batch.query[:, steps] >= self.unchanged)
+        values = values * weight.repeat_interleave(bound.batch.size).unsqueeze(-1) * counted.repeat(n, 1)
         if last is not None:
             return last.cut(values)
         if len(caught) == 1 and caught[0].requires_grad:
@@ -228,16 +230,16 @@ class Gradients:
     def _shortened(self, rows: Rows, steps: slice) -> Rows:
         """The rows without what comes after the prefix of a range of steps, and without what does not change."""
         width, query = self._prefix(steps), rows.query[:, steps]
-        if self.sites is not None or (width == self.engine.ids("target").shape[1] and not self.unchanged):
+        if self.sites is not None or (width == self.bound.ids("target").shape[1] and not self.unchanged):
             return dataclasses.replace(rows, query=query)
         cut: dict[str, Any] = {
             name: value[:, self.unchanged : width]
             for name in ("target_ids", "target_embeds", "target_mask")
             if (value := getattr(rows, name)) is not None
         }
-        prefix = self.engine.reusable_prefix() if self.unchanged else None
+        prefix = self.prefix() if self.unchanged else None
         if prefix is not None:
-            cache = prefix.cache(self.unchanged, query.shape[0] // self.engine.batch.size)
+            cache = prefix.cache(self.unchanged, query.shape[0] // self.bound.batch.size)
             cut["past"] = (cache, self.unchanged)
         return dataclasses.replace(rows, query=(query - self.unchanged).clamp(min=0), **cut)
 
@@ -256,8 +258,8 @@ class Gradients:
         if cut is None:
             yield slice(0, n_steps), [leaf.new_zeros((n_steps, *leaf.shape)) for leaf in leaves]
             return
-        left_out = self.engine.ids("target").shape[1] - self._prefix(steps) + self.unchanged
-        at_once = self.together or self.engine.sizes.rows_at_once(products=True, left_out=left_out)
+        left_out = self.bound.ids("target").shape[1] - self._prefix(steps) + self.unchanged
+        at_once = self.together or self.bound.sizes.rows_at_once(products=True, left_out=left_out)
         size = max(1, at_once // n_rows)
         at, batched = 0, True
         while at < n_steps:
@@ -275,7 +277,7 @@ class Gradients:
                     raise
                 batched = False
                 continue
-            self.engine.counter.backward_rows += (part.stop - at) * n_rows
+            self.bound.counter.backward_rows += (part.stop - at) * n_rows
             yield part, grads
             at = part.stop
 

@@ -1,4 +1,4 @@
-"""The three primitives every method and every faithfulness metric is made of: forward, gradients, rescore.
+"""A batch, a model and an objective: inputs, one counted model call, the pass over the unchanged input and its values.
 
 One teacher-forced pass scores every target step, because in a causal decoder a token's output depends on nothing
 after it:
@@ -6,30 +6,23 @@ after it:
     decoder input     p0  p1  p2  y0  y1        (prompt p, continuation y; y2 is never an input)
     output predicts   .   .   y0  y1  y2        step j is read at position start + j - 1
     step                      0   1   2
-
-The engine is bound to one batch and one objective. It alone chooses chunk sizes, retries with smaller ones when memory
-runs out, and counts passes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
-from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
+from attriflow.engine.sizes import Sizes
+from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
-from attriflow.passes import EnginePasses
-from attriflow.prefix import SHORTEST, Prefix, agrees, first_change, moved_steps, record, rescored, worthwhile
-from attriflow.sizes import Sizes
-from attriflow.types import Example, Forward
+from attriflow.types import Example, Forward, Passes
 
 Sites = Mapping[str, nn.Module]
 """Block -> the module whose output is looked at in place of the block's input embeddings."""
@@ -78,8 +71,8 @@ class Objective:
 
 
 @dataclass
-class Engine:
-    """One batch of examples, one objective, and the primitives to explain them.
+class Bound:
+    """One batch of examples and one objective.
 
     Attributes:
         model: The wrapped model.
@@ -110,11 +103,13 @@ class Engine:
         self._base: Forward | None = None
         self._values: Tensor | None = None
         self._pieces: dict[int, Tensor] = {}
-        self._prefix: Prefix | None = None
         self._encoder: Tensor | None = None
-        self._max_rows: int | None = None
         self._contrast = self._collate_contrast()
         self._contrast_logits: Tensor | None = None
+
+    def passes(self, rows: Rows, steps: slice) -> Passes | None:
+        """Further passes that a step function may ask of a call; the engine has them."""
+        return None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,15 +140,14 @@ class Engine:
         position = torch.arange(present.shape[-1], device=present.device)
         return present & (position <= self.batch.query.unsqueeze(-1)) & self.batch.step_mask.unsqueeze(-1)
 
+    def steps_after(self, position: int) -> slice:
+        """Steps that see something at or after a position, for some example of the batch."""
+        moved = (self.batch.query >= position).any(0).nonzero()
+        return slice(int(moved[0]) if len(moved) else self.batch.n_steps, self.batch.n_steps)
+
     def embeddings(self, block: str) -> Tensor:
         """Input embeddings of a block, `[batch, position, hidden]`."""
         return self.model.embed(self.ids(block), block)
-
-    def baseline_embeddings(self, block: str, baseline: str | int = "unk") -> Tensor:
-        """Embeddings that stand for absent tokens, `[batch, position, hidden]` (see `baselines.baseline_ids`)."""
-        from attriflow.baselines import baseline_embeddings
-
-        return baseline_embeddings(self, block, baseline)
 
     # -- forward ----------------------------------------------------------------------------------------------------
 
@@ -168,11 +162,13 @@ class Engine:
 
     def run(self, rows: Rows, steps: slice = slice(None)) -> Forward:
         """One counted model call on repetitions of the batch, read at all steps or at a range of them."""
-        logits = self.model.run(rows)
-        n = rows.query.shape[0]
-        self.counter.forward_rows += n
+        return self.forward_of(self.logits(rows), steps, rows)
+
+    def logits(self, rows: Rows) -> Tensor:
+        """One counted model call, `[row, step, vocab]`."""
+        self.counter.forward_rows += rows.query.shape[0]
         self.counter.forward_calls += 1
-        return self.forward_of(logits, steps, rows)
+        return self.model.run(rows)
 
     def forward_of(self, logits: Tensor, steps: slice = slice(None), rows: Rows | None = None) -> Forward:
         """What step functions see of `[version * batch, step, vocab]` logits, and the rows they came from."""
@@ -182,7 +178,7 @@ class Engine:
             target_ids=self.batch.step_ids[:, steps].repeat(repeat, 1),
             mask=self.batch.step_mask[:, steps].repeat(repeat, 1),
             model=self.model,
-            passes=EnginePasses(self, self.rows(repeat) if rows is None else rows, steps),
+            passes=self.passes(self.rows(repeat) if rows is None else rows, steps),
         )
         return self._contrasted(forward, repeat, self.force_contrast, steps)
 
@@ -214,9 +210,7 @@ class Engine:
             c = self._contrast
             rows = Rows(target_ids=c.target_ids, source_ids=c.source_ids, source_mask=c.source_mask, query=c.query)
             with torch.no_grad():
-                self._contrast_logits = self.model.run(rows)
-            self.counter.forward_rows += self.batch.size
-            self.counter.forward_calls += 1
+                self._contrast_logits = self.logits(rows)
         if self._contrast_logits is None:
             raise UnsupportedModelError("the examples have no contrastive inputs")
         return self._contrast_logits
@@ -257,49 +251,12 @@ class Engine:
             self._values = self.objective(self.base()).detach()
         return self._values
 
-    def values_at(self, embeddings: Mapping[str, Tensor]) -> Tensor:
-        """The objective with other input embeddings, block -> `[batch, position, hidden]`; `[batch, step]`."""
-        changed = {f"{block}_embeds": value.to(self.model.dtype) for block, value in embeddings.items()}
-        return self.rescore(1, lambda _start, _stop: changed)[0]
-
-    # -- gradients --------------------------------------------------------------------------------------------------
-
-    def gradients(
-        self,
-        points: Callable[[float], Mapping[str, Tensor]] | None = None,
-        alphas: Sequence[float] = (1.0,),
-        weights: Sequence[float] | None = None,
-        max_rows: int | None = None,
-        *,
-        sites: Sites | None = None,
-        within: Callable[[], AbstractContextManager[Any]] | None = None,
-        reduce: Reduce | None = None,
-        embed: Embed | None = None,
-        unchanged: int = 0,
-        together: int | None = None,
-    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Gradients of every step with respect to the inputs, summed over weighted points (see `gradients.Gradients`).
-
-        Args:
-            points: Block -> embeddings `[batch, position, hidden]` for a path parameter (or the number of a sample);
-                the input itself when None.
-            alphas, weights: Path parameters and the weight of each gradient in the sum (1 when None).
-            max_rows: At most this many sequences per model call.
-            sites: Block -> module whose output takes the place of the input embeddings.
-            within: Makes a context that model and objective run in, instead of `linearised.linearised`.
-            reduce: Combines the gradients of the points of one graph; their sum when None.
-            embed: Makes the input embeddings from the points, where these are not the embeddings of whole blocks.
-            unchanged: Decoder positions before this one are as in the input at every point; with `reusable_prefix`,
-                their keys and values are taken from there, and steps that only see them are left out.
-            together: Products of one sequence that go through a graph at once; chosen by memory when None.
-
-        Yields:
-            Slices of steps with block -> `[batch, step, position, hidden]`.
-        """
-        from attriflow.gradients import Gradients
-
-        weights = [1.0] * len(alphas) if weights is None else weights
-        yield from Gradients(self, points, alphas, weights, max_rows, sites, within, reduce, embed, unchanged, together)
+    def encoder_states(self) -> Tensor:
+        """Encoder output of the unchanged source, run once."""
+        if self._encoder is None:
+            with torch.no_grad():
+                self._encoder = self.model.encoder_states(self.rows())
+        return self._encoder
 
     @torch.no_grad()
     def activations(self, sites: Sites, changes: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -324,123 +281,6 @@ class Engine:
         if missing := set(sites) - set(found):
             raise UnsupportedModelError(f"the target layer of the {sorted(missing)[0]} side did not run")
         return found
-
-    # -- rescore ----------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def rescore(self, n: int, changes: Callable[[int, int], Mapping[str, Tensor]], *, in_order: bool = False) -> Tensor:
-        """The objective on `n` changed versions of the batch, `[version, batch, step]`.
-
-        Args:
-            n: Number of versions.
-            changes: For versions `start:stop`, the fields of `Rows` that change, with rows ordered version by version
-                (`[(stop - start) * batch, ...]`).
-            in_order: Versions come in the order of the first decoder position they change: what stands before it is
-                then not computed again (decoder-only models; about half of the work where every token is changed).
-
-        Complexity: `n` forwards, packed into as few calls as memory allows. The encoder runs once when the source side
-        does not change.
-        """
-        out: list[Tensor] = []
-        prefix = self.reusable_prefix() if in_order and worthwhile(self, n) else None
-        at = reached = 0  # versions from here on change nothing before this position
-        while at < n:
-            read = self.batch.n_steps - moved_steps(self, reached).start
-            size = max(1, self.sizes.rows_at_once(left_out=reached, steps=read) // self.batch.size)
-            if prefix is not None:
-                size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
-            end = min(n, at + min(size, self._max_rows or size))
-            try:
-                changed = dict(changes(at, end))
-                length = 0 if prefix is None else first_change(self, changed)
-                if prefix is not None and length >= SHORTEST:
-                    out.append(rescored(self, prefix, length, changed["target_embeds"]))
-                    reached = length if length < self.ids("target").shape[1] else reached
-                    at = end
-                    continue
-                reusable = self.model.is_encoder_decoder and not self.objective.passes
-                if reusable and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
-                    changed["encoder_states"] = self.encoder_states().repeat(end - at, 1, 1)
-                forward = self.run(self.rows(end - at, **changed))
-                out.append(self.objective(forward).unflatten(0, (end - at, self.batch.size)))
-            except torch.OutOfMemoryError:
-                if end == at + 1:
-                    raise OutOfMemoryError("out of memory with a single changed version of the batch") from None
-                self._max_rows = (end - at) // 2
-                continue
-            at = end
-        return torch.cat(out)
-
-    def reusable_prefix(self) -> Prefix | None:
-        """Keys and values of the unchanged batch, where reusing them gives the logits of a run that does not."""
-        width = self.ids("target").shape[1]
-        if self.model.is_encoder_decoder or self.model.reuses_prefix is False or width <= 2 * SHORTEST:
-            return None
-        if self.objective.passes:
-            return None
-        if self._prefix is None:
-            self._prefix = record(self)
-            if self._prefix is not None and self.model.reuses_prefix is None:
-                self.model.reuses_prefix = agrees(self, self._prefix)
-            if self._prefix is None or not self.model.reuses_prefix:
-                self.model.reuses_prefix, self._prefix = False, None
-        return self._prefix
-
-    def encoder_states(self) -> Tensor:
-        """Encoder output of the unchanged source, run once."""
-        if self._encoder is None:
-            with torch.no_grad():
-                self._encoder = self.model.encoder_states(self.rows())
-        return self._encoder
-
-    # -- attention --------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def attention(self, whole: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        """Attention weights at the query positions, block -> `[batch, step, attended, layer, head]`; one forward.
-
-        Args:
-            whole: Whole maps to return as well, "encoder_self" or "decoder_self" ->
-                `[batch, attended, receiving, layer, head]`.
-        """
-        hf = self.model.hf
-        self.run_foil()
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
-        forward: Forward | None = None
-        if interface_works(hf):
-            with listen(hf, record):
-                forward = self.run(self.rows())
-        if forward is None or not record.complete:
-            record, forward = self._attention_outputs(whole)
-        if self._base is None:
-            self._base = forward
-        return {name: record.stacked(name) for name in (*self.blocks, *whole)}
-
-    def _attention_outputs(self, whole: tuple[str, ...]) -> tuple[AttentionRecord, Forward]:
-        """The same for architectures outside the attention interface, through `output_attentions`."""
-        hf = self.model.hf
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
-        caught: list[Any] = []
-        hook = hf.register_forward_hook(lambda _m, _a, output: caught.append(output))
-        try:
-            with implementation(hf, "eager"), attentions_returned(hf):
-                forward = self.run(self.rows())
-        finally:
-            hook.remove()
-        names = {
-            "cross": "cross_attentions",
-            "decoder_self": "decoder_attentions",
-            "encoder_self": "encoder_attentions",
-        }
-        if not self.model.is_encoder_decoder:
-            names = {"decoder_self": "attentions"}
-        for role, name in names.items():
-            for weights in getattr(caught[0], name, None) or ():
-                if weights is not None:
-                    record.add(role, weights)
-        if not record.complete:
-            raise UnsupportedModelError(f"{type(hf).__name__} does not give its attention weights")
-        return record, forward
 
 
 def site_output(output: Any, shape: Sequence[int]) -> Tensor:

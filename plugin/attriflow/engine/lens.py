@@ -9,28 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attriflow.engine import Engine
+from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.models.base import Rows
 
 
-def readouts(engine: Engine, rows: Rows, layer: int | None) -> list[Tensor]:
+def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     """Logits of decoder layers at the query positions, `[row, step, vocab]` each, from one forward pass.
 
     Args:
-        engine: The engine that counts the pass.
+        bound: Counts the pass.
         rows: Inputs.
         layer: Number of a layer from 1, or from the end when negative; None for all but the last.
 
     Raises:
         UnsupportedModelError: The states of the last layer, read like this, are not the model's own prediction.
     """
-    hf = engine.model.hf
+    hf = bound.model.hf
     head = hf.get_output_embeddings()
     if head is None:
         raise UnsupportedModelError(f"{type(hf).__name__} has no LM head to read states with")
-    decoder = hf.get_decoder() if engine.model.is_encoder_decoder else hf.base_model
-    blocks = _blocks(decoder, engine)
+    decoder = hf.get_decoder() if bound.model.is_encoder_decoder else hf.base_model
+    blocks = _blocks(decoder, bound)
     states: list[Tensor] = []
     norms: list[nn.Module] = []  # that run after the last layer
     read: list[Tensor] = []
@@ -45,7 +45,7 @@ def readouts(engine: Engine, rows: Rows, layer: int | None) -> list[Tensor]:
                 )
                 stack.callback(hook.remove)
         stack.callback(head.register_forward_pre_hook(lambda _m, args: read.append(args[0])).remove)
-        logits = engine.run(rows).logits
+        logits = bound.run(rows).logits
     norm = norms[-1] if norms else None
     if len(states) != len(blocks) or len(read) != 1:
         raise UnsupportedModelError(f"{type(hf).__name__} does not run its layers one after the other")
@@ -68,12 +68,12 @@ def _chosen(layer: int | None, n: int) -> Sequence[int]:
     return [layer - 1 if layer > 0 else n + layer]
 
 
-def _blocks(decoder: nn.Module, engine: Engine) -> list[nn.Module]:
+def _blocks(decoder: nn.Module, bound: Bound) -> list[nn.Module]:
     """The decoder's layers: its longest list of modules."""
     lists = [list(m) for m in decoder.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
-        raise UnsupportedModelError(f"{engine.model.name} has no list of layers")
-    wanted = getattr(engine.model.hf.config.get_text_config(), "num_hidden_layers", None)
+        raise UnsupportedModelError(f"{bound.model.name} has no list of layers")
+    wanted = getattr(bound.model.hf.config.get_text_config(), "num_hidden_layers", None)
     fitting = [found for found in lists if len(found) == wanted]
     return (fitting or [max(lists, key=len)])[0]
 

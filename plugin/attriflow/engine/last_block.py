@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attriflow.cuts import Cut, at_places
+from attriflow.engine.cuts import Cut, at_places
 from attriflow.kernels.attention import additive_mask
 from attriflow.models.blocks import find_blocks
 

@@ -1,0 +1,28 @@
+"""What a method gets and gives back: the contract that methods are written against, inside this package and outside.
+
+A method is a frozen dataclass with `__call__(engine: Engine) -> Scores`, registered with `attriflow.register_method`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attriflow.doors import facade
+
+if TYPE_CHECKING:
+    from attriflow.engine.bound import Counter as Counter
+    from attriflow.engine.bound import Objective as Objective
+    from attriflow.engine.engine import Engine as Engine
+    from attriflow.engine.scores import EmbeddingReducer as EmbeddingReducer
+    from attriflow.engine.scores import Scores as Scores
+
+_HOMES = {
+    "Counter": "attriflow.engine.bound",
+    "EmbeddingReducer": "attriflow.engine.scores",
+    "Engine": "attriflow.engine.engine",
+    "Objective": "attriflow.engine.bound",
+    "Scores": "attriflow.engine.scores",
+}
+__all__ = ["Counter", "EmbeddingReducer", "Engine", "Objective", "Scores"]
+
+__getattr__ = facade(__name__, _HOMES)

@@ -1,0 +1,212 @@
+"""The three primitives every method and every faithfulness metric is made of: forward, gradients, rescore.
+
+The engine is bound to one batch and one objective (see `bound`). It alone chooses chunk sizes, retries with smaller
+ones when memory runs out, and counts passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attriflow.engine.baselines import baseline_embeddings
+from attriflow.engine.bound import Bound, Embed, Reduce, Sites
+from attriflow.engine.gradients import Gradients
+from attriflow.engine.passes import EnginePasses
+from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
+from attriflow.errors import OutOfMemoryError, UnsupportedModelError
+from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
+from attriflow.models.base import Rows
+from attriflow.types import Forward, Passes
+
+
+@dataclass
+class Engine(Bound):
+    """One batch of examples, one objective, and the primitives to explain them (attributes: see `bound.Bound`)."""
+
+    def __post_init__(self) -> None:
+        """Pad the examples once."""
+        super().__post_init__()
+        self._prefix: Prefix | None = None
+        self._max_rows: int | None = None
+
+    def passes(self, rows: Rows, steps: slice) -> Passes:
+        """Further passes over the rows of a call."""
+        return EnginePasses(self, rows, steps)
+
+    def baseline_embeddings(self, block: str, baseline: str | int = "unk") -> Tensor:
+        """Embeddings that stand for absent tokens, `[batch, position, hidden]` (see `baselines.baseline_ids`)."""
+        return baseline_embeddings(self, block, baseline)
+
+    def values_at(self, embeddings: Mapping[str, Tensor]) -> Tensor:
+        """The objective with other input embeddings, block -> `[batch, position, hidden]`; `[batch, step]`."""
+        changed = {f"{block}_embeds": value.to(self.model.dtype) for block, value in embeddings.items()}
+        return self.rescore(1, lambda _start, _stop: changed)[0]
+
+    # -- gradients --------------------------------------------------------------------------------------------------
+
+    def gradients(
+        self,
+        points: Callable[[float], Mapping[str, Tensor]] | None = None,
+        alphas: Sequence[float] = (1.0,),
+        weights: Sequence[float] | None = None,
+        max_rows: int | None = None,
+        *,
+        sites: Sites | None = None,
+        within: Callable[[], AbstractContextManager[Any]] | None = None,
+        reduce: Reduce | None = None,
+        embed: Embed | None = None,
+        unchanged: int = 0,
+        together: int | None = None,
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Gradients of every step with respect to the inputs, summed over weighted points (see `gradients.Gradients`).
+
+        Args:
+            points: Block -> embeddings `[batch, position, hidden]` for a path parameter (or the number of a sample);
+                the input itself when None.
+            alphas, weights: Path parameters and the weight of each gradient in the sum (1 when None).
+            max_rows: At most this many sequences per model call.
+            sites: Block -> module whose output takes the place of the input embeddings.
+            within: Makes a context that model and objective run in, instead of `linearised.linearised`.
+            reduce: Combines the gradients of the points of one graph; their sum when None.
+            embed: Makes the input embeddings from the points, where these are not the embeddings of whole blocks.
+            unchanged: Decoder positions before this one are as in the input at every point; with `reusable_prefix`,
+                their keys and values are taken from there, and steps that only see them are left out.
+            together: Products of one sequence that go through a graph at once; chosen by memory when None.
+
+        Yields:
+            Slices of steps with block -> `[batch, step, position, hidden]`.
+        """
+        weights = [1.0] * len(alphas) if weights is None else weights
+        yield from Gradients(
+            self,
+            self.reusable_prefix,
+            points,
+            alphas,
+            weights,
+            max_rows,
+            sites,
+            within,
+            reduce,
+            embed,
+            unchanged,
+            together,
+        )
+
+    # -- rescore ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def rescore(self, n: int, changes: Callable[[int, int], Mapping[str, Tensor]], *, in_order: bool = False) -> Tensor:
+        """The objective on `n` changed versions of the batch, `[version, batch, step]`.
+
+        Args:
+            n: Number of versions.
+            changes: For versions `start:stop`, the fields of `Rows` that change, with rows ordered version by version
+                (`[(stop - start) * batch, ...]`).
+            in_order: Versions come in the order of the first decoder position they change: what stands before it is
+                then not computed again (decoder-only models; about half of the work where every token is changed).
+
+        Complexity: `n` forwards, packed into as few calls as memory allows. The encoder runs once when the source side
+        does not change.
+        """
+        out: list[Tensor] = []
+        prefix = self.reusable_prefix() if in_order and worthwhile(self, n) else None
+        at = reached = 0  # versions from here on change nothing before this position
+        while at < n:
+            read = self.batch.n_steps - self.steps_after(reached).start
+            size = max(1, self.sizes.rows_at_once(left_out=reached, steps=read) // self.batch.size)
+            if prefix is not None:
+                size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
+            end = min(n, at + min(size, self._max_rows or size))
+            try:
+                changed = dict(changes(at, end))
+                found = None if prefix is None else prefix.values(changed)
+                if found is None:
+                    values = self._whole(end - at, changed)
+                else:
+                    values, length = found
+                    reached = length if length < self.ids("target").shape[1] else reached
+                out.append(values)
+            except torch.OutOfMemoryError:
+                if end == at + 1:
+                    raise OutOfMemoryError("out of memory with a single changed version of the batch") from None
+                self._max_rows = (end - at) // 2
+                continue
+            at = end
+        return torch.cat(out)
+
+    def _whole(self, n: int, changed: dict[str, Any]) -> Tensor:
+        """The objective on `n` versions that run as a whole; an encoder whose side does not change runs once."""
+        reusable = self.model.is_encoder_decoder and not self.objective.passes
+        if reusable and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
+            changed["encoder_states"] = self.encoder_states().repeat(n, 1, 1)
+        return self.objective(self.run(self.rows(n, **changed))).unflatten(0, (n, self.batch.size))
+
+    def reusable_prefix(self) -> Prefix | None:
+        """Keys and values of the unchanged batch, where reusing them gives the logits of a run that does not."""
+        width = self.ids("target").shape[1]
+        if self.model.is_encoder_decoder or self.model.reuses_prefix is False or width <= 2 * SHORTEST:
+            return None
+        if self.objective.passes:
+            return None
+        if self._prefix is None:
+            self._prefix = record(self)
+            if self._prefix is not None and self.model.reuses_prefix is None:
+                self.model.reuses_prefix = self._prefix.agrees()
+            if self._prefix is None or not self.model.reuses_prefix:
+                self.model.reuses_prefix, self._prefix = False, None
+        return self._prefix
+
+    # -- attention --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def attention(self, whole: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """Attention weights at the query positions, block -> `[batch, step, attended, layer, head]`; one forward.
+
+        Args:
+            whole: Whole maps to return as well, "encoder_self" or "decoder_self" ->
+                `[batch, attended, receiving, layer, head]`.
+        """
+        hf = self.model.hf
+        self.run_foil()
+        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
+        forward: Forward | None = None
+        if interface_works(hf):
+            with listen(hf, record):
+                forward = self.run(self.rows())
+        if forward is None or not record.complete:
+            record, forward = self._attention_outputs(whole)
+        if self._base is None:
+            self._base = forward
+        return {name: record.stacked(name) for name in (*self.blocks, *whole)}
+
+    def _attention_outputs(self, whole: tuple[str, ...]) -> tuple[AttentionRecord, Forward]:
+        """The same for architectures outside the attention interface, through `output_attentions`."""
+        hf = self.model.hf
+        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
+        caught: list[Any] = []
+        hook = hf.register_forward_hook(lambda _m, _a, output: caught.append(output))
+        try:
+            with implementation(hf, "eager"), attentions_returned(hf):
+                forward = self.run(self.rows())
+        finally:
+            hook.remove()
+        names = {
+            "cross": "cross_attentions",
+            "decoder_self": "decoder_attentions",
+            "encoder_self": "encoder_attentions",
+        }
+        if not self.model.is_encoder_decoder:
+            names = {"decoder_self": "attentions"}
+        for role, name in names.items():
+            for weights in getattr(caught[0], name, None) or ():
+                if weights is not None:
+                    record.add(role, weights)
+        if not record.complete:
+            raise UnsupportedModelError(f"{type(hf).__name__} does not give its attention weights")
+        return record, forward

@@ -1,0 +1,138 @@
+"""Reuse of prefix keys and values: what stands before the first changed token is not computed again.
+
+In a causal decoder a change at position p leaves every hidden state before p as it was. The keys and values of the
+unchanged input are kept once, and changed versions run only from their first changed position on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attriflow.engine.bound import Bound
+from attriflow.models.base import Rows
+
+SHORTEST = 4
+"""Prefixes of fewer tokens are not worth a cache."""
+
+WORTHWHILE = 4e9
+"""Multiply-adds of all versions from which on shorter runs save more than additional calls cost."""
+
+
+def worthwhile(bound: Bound, n: int) -> bool:
+    """Whether `n` changed versions of the batch are enough work to run them in parts of their own."""
+    config = bound.model.hf.config.get_text_config()
+    layers = int(getattr(config, "num_hidden_layers", 12))
+    tokens = n * bound.batch.target_ids.numel()
+    return tokens * layers * 12 * bound.model.hidden_size**2 >= WORTHWHILE
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The unchanged batch, and versions of it that run from their first change on.
+
+    Attributes:
+        bound: The batch, and what its values are.
+        keys, states: Keys and values of every layer on the unchanged batch, `[batch, head, position, dim]`.
+    """
+
+    bound: Bound
+    keys: list[Tensor]
+    states: list[Tensor]
+
+    def cache(self, length: int, repeat: int) -> Any:
+        """A fresh cache of the first `length` positions for `repeat` versions of the batch."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (k, v) in enumerate(zip(self.keys, self.states, strict=True)):
+            cache.update(k[:, :, :length].repeat(repeat, 1, 1, 1), v[:, :, :length].repeat(repeat, 1, 1, 1), layer)
+        return cache
+
+    def values(self, changed: Mapping[str, Any]) -> tuple[Tensor, int] | None:
+        """The objective on changed versions of the batch, where they begin alike and that saves work.
+
+        Args:
+            changed: Fields of `Rows`, for versions one after the other.
+
+        Returns:
+            `[version, batch, step]` and how many positions no version changes; None where the versions have to run as
+            a whole. Steps that see no change keep the value that they have on the unchanged input.
+        """
+        length = self._unchanged(changed)
+        if length < SHORTEST:
+            return None
+        bound, embeds = self.bound, changed["target_embeds"]
+        repeat, steps = embeds.shape[0] // bound.batch.size, bound.steps_after(length)
+        values = bound.values().expand(repeat, -1, -1)
+        if steps.start == steps.stop:
+            return values, length
+        found, affected, rows = self.rerun(length, embeds)
+        if not bound.objective.stepwise:  # may look at all logits of a version
+            logits = bound.base().logits.repeat(repeat, 1, 1)
+            logits[:, steps] = torch.where(affected.repeat(repeat, 1).unsqueeze(-1), found, logits[:, steps])
+            return bound.objective(bound.forward_of(logits, rows=rows)).unflatten(0, (repeat, -1)), length
+        moved = bound.objective(bound.forward_of(found, steps, rows)).unflatten(0, (repeat, -1))
+        return torch.cat([values[:, :, : steps.start], torch.where(affected, moved, values[:, :, steps])], -1), length
+
+    def _unchanged(self, changed: Mapping[str, Any]) -> int:
+        """How many positions no version changes; 0 when unknown."""
+        embeds = changed.get("target_embeds")
+        if embeds is None or set(changed) != {"target_embeds"}:
+            return 0
+        same = self.bound.embeddings("target")
+        differs = (embeds.unflatten(0, (-1, self.bound.batch.size)) != same).flatten(3).any(-1)
+        places = differs.any(0).any(0).nonzero()
+        return int(places[0]) if len(places) else embeds.shape[1]
+
+    def rerun(self, length: int, embeds: Tensor) -> tuple[Tensor, Tensor, Rows]:
+        """Run changed versions of the batch from a position on.
+
+        Args:
+            length: Positions before this one are as in the unchanged batch.
+            embeds: `[version * batch, position, hidden]`.
+
+        Returns:
+            Logits of the steps from the first on that may change for some example, `[version * batch, step, vocab]`;
+            for which examples each of them may change, bool `[batch, step]`; the rows that were run.
+        """
+        bound, repeat = self.bound, embeds.shape[0] // self.bound.batch.size
+        moved = bound.batch.query[:, bound.steps_after(length)]
+        affected, query = moved >= length, (moved - length).clamp(min=0).repeat(repeat, 1)
+        rows = Rows(target_embeds=embeds[:, length:], query=query, past=(self.cache(length, repeat), length))
+        return bound.logits(rows), affected, rows
+
+    def agrees(self) -> bool:
+        """Whether the unchanged batch, run from its middle on, gives the logits that it gives as a whole."""
+        bound = self.bound
+        length = bound.ids("target").shape[1] // 2
+        found, affected, _ = self.rerun(length, bound.embeddings("target"))
+        whole = bound.base().logits
+        tolerance = (1e-4 if bound.dtype == bound.model.dtype else 3e-2) * float(whole.abs().max())
+        steps = bound.steps_after(length)
+        return torch.allclose(found[affected], whole[:, steps][affected], atol=tolerance, rtol=0)
+
+
+def record(bound: Bound) -> Prefix | None:
+    """The pass over the unchanged batch, with a cache; None where the architecture keeps more than keys and values."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    ids = bound.ids("target")
+    try:
+        forward = bound.run(bound.rows(past=(cache, 0)))
+        keys = [layer.keys for layer in cache.layers]
+        states = [layer.values for layer in cache.layers]
+        fits = bool(keys) and all(k.shape[2] == ids.shape[1] for k in keys)
+    except torch.OutOfMemoryError:
+        return None
+    except (AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError, IndexError):
+        return None  # recurrent states, caches of their own: such models run whole sequences
+    if not fits:
+        return None
+    bound.offer_base(forward, {})
+    return Prefix(bound, keys, states)
