@@ -12,12 +12,12 @@ from models import CONFIGS, ENCODER_DECODERS, build
 from torch.overrides import TorchFunctionMode
 
 import attriflow
-from attriflow import row_attention
 from attriflow.engine import gradients
 from attriflow.errors import UnsupportedModelError
 from attriflow.methods import deeplift
+from attriflow.methods._deeplift import rows as row_attention
+from attriflow.methods._deeplift.rows import RowLimits
 from attriflow.models.attention import interface_works
-from attriflow.row_attention import RowLimits
 
 PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
 TARGETS = {
@@ -266,7 +266,7 @@ def test_routing_is_refused(tokenizers):
 
 
 def test_a_missing_rule_does_not_go_unnoticed(model, monkeypatch):
-    from attriflow import tape
+    from attriflow.methods._deeplift import tape
 
     m = model("gpt2")
     monkeypatch.delitem(tape.RULES, "layer_norm")

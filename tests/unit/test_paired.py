@@ -12,8 +12,8 @@ from torch import nn
 
 from attriflow.errors import UnsupportedModelError
 from attriflow.kernels.slopes import activations
-from attriflow.paired import Paired
-from attriflow.secants import RULES, secant
+from attriflow.methods._deeplift.paired import Paired
+from attriflow.methods._deeplift.rules import RULES, secant
 
 X = torch.tensor([[0.3, -1.2, 2.0, 0.7], [1.5, 0.1, -0.4, -2.2]], dtype=torch.float64)
 B = torch.tensor([[-0.5, 0.8, 1.1, 0.7], [0.2, -0.1, 1.9, 0.6]], dtype=torch.float64)

@@ -13,11 +13,11 @@ from attriflow.engine import sizes as settings
 from attriflow.engine.bound import Sites
 from attriflow.engine.scores import Reduction
 from attriflow.kernels.slopes import activations
+from attriflow.methods._deeplift.paired import Paired
+from attriflow.methods._deeplift.rows import RowLimits
+from attriflow.methods._deeplift.rules import rescale
 from attriflow.methods._layers import endpoints, value_at
-from attriflow.paired import Paired
 from attriflow.registry import methods
-from attriflow.row_attention import RowLimits
-from attriflow.secants import rescale
 
 CAPTUM = {nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus}
 """Elementwise module classes that captum's DeepLift has a rule for."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from attriflow.secants import ALIASES, MANY, RULES, Call, Slope, sloped
+from attriflow.methods._deeplift.rules import ALIASES, MANY, RULES, Call, Slope, sloped
 
 
 class OtherRoute(Exception):

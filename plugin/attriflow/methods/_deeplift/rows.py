@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attriflow.methods._deeplift.tape import Mode, Recorder, Replayer, Tape
 from attriflow.models.attention import Replacement, eager
-from attriflow.tape import Mode, Recorder, Replayer, Tape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
+from attriflow.methods._deeplift.rows import RowLimits, by_rows
+from attriflow.methods._deeplift.rules import Slope, secant
+from attriflow.methods._deeplift.tape import Mode, OtherRoute, Recorder, Replayer, Tape
 from attriflow.models.attention import implementation, interface_works, listen, replaced
-from attriflow.row_attention import RowLimits, by_rows
-from attriflow.secants import Slope, secant
-from attriflow.tape import Mode, OtherRoute, Recorder, Replayer, Tape
 
 
 class Paired:
