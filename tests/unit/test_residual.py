@@ -15,10 +15,10 @@ import attriflow
 import attriflow.engine.sizes as settings
 from attriflow.engine import Engine, Objective
 from attriflow.errors import InputError, OutOfMemoryError, UnknownNameError, UnsupportedModelError
+from attriflow.methods._internals.mixing import Affine, mixing
+from attriflow.methods._internals.recording import Layer, record, record_layers, rows
 from attriflow.methods.information_flow_routes import trace
-from attriflow.mixing import Affine, mixing
 from attriflow.models.attention import AttentionCall
-from attriflow.recording import Layer, record, record_layers, rows
 from attriflow.registry import methods, step_functions
 
 PROMPT, FULL = "ki nakol temo dibema", "ki nakol temo dibema te pari"

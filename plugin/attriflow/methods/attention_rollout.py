@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError, check_choice
+from attriflow.methods._internals.recording import record, roles, rows
 from attriflow.models.attention import AttentionCall
-from attriflow.recording import record, roles, rows
 from attriflow.registry import methods
 
 Fusion = Literal["mean", "max", "min"]

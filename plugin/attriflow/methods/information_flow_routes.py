@@ -11,9 +11,9 @@ from torch import Tensor
 
 from attriflow.engine import Engine, Scores
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError
-from attriflow.recording import record_layers, rows
+from attriflow.methods._internals.recording import record_layers, rows
+from attriflow.methods._internals.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
 from attriflow.registry import methods
-from attriflow.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
 
 
 @methods.register(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.recording import BLOCK, Layer, record_layers, rows
+from attriflow.methods._internals.recording import BLOCK, Layer, record_layers, rows
 from attriflow.registry import methods
 
 # A norm needs v G v with G = W W^T only: [dim, dim] per head in place of values as wide as the residual stream.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.engine import sizes as settings
-from attriflow.recording import Layer
+from attriflow.methods._internals.recording import Layer
 
 
 @dataclass(frozen=True)

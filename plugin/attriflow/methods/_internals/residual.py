@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attriflow.engine import Engine
-from attriflow.mixing import Affine, mixing
-from attriflow.recording import Layer, rows
+from attriflow.methods._internals.mixing import Affine, mixing
+from attriflow.methods._internals.recording import Layer, rows
 
 
 @dataclass(eq=False, kw_only=True)

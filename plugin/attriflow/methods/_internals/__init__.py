@@ -1,0 +1,1 @@
+"""What the internals methods share: recorded layers, how attention mixes tokens, the residual stream."""
