@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attriflow.errors import InputError
-from attriflow.rank_agreement import descending
+from attriflow.statistics.ranks import descending
 from attriflow_metrics._rescored import Answers, Ask, Curve, Measured, Removal
 from attriflow_metrics._steps import Step
 

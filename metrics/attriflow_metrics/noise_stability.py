@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attriflow.rank_agreement import similarity
 from attriflow.registry import metrics
+from attriflow.statistics.ranks import similarity
 from attriflow_metrics._reexplained import Noisy
 from attriflow_metrics._rescored import Measured
 from attriflow_metrics._steps import Step

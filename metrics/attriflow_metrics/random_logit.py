@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from attriflow.rank_agreement import similarity
 from attriflow.registry import metrics
+from attriflow.statistics.ranks import similarity
 from attriflow_metrics._reexplained import Reexplained, check_count
 from attriflow_metrics._rescored import Measured
 from attriflow_metrics._steps import Step

@@ -20,8 +20,8 @@ from mlflow import MlflowClient
 from mlflow.models.evaluation.base import EvaluationResult
 
 import attriflow
-from attriflow.agreement import agreement_table
 from attriflow.registry import step_functions
+from attriflow.statistics.agreement import agreement_table
 
 # functions that compare with a foil are left out: the data set has none
 PLAIN = {p.name for p in step_functions if not p.meta.get("contrast")}

@@ -8,11 +8,11 @@ import scipy.stats
 import torch
 from view_data import ANSWER, PROMPT, causal
 
-from attriflow import agreement as module
-from attriflow.agreement import agreement, agreement_table, magnitudes
 from attriflow.errors import InputError, UnknownNameError
-from attriflow.rank_agreement import MEASURES
+from attriflow.statistics import agreement as module
 from attriflow.statistics import bootstrap_interval
+from attriflow.statistics.agreement import agreement, agreement_table, magnitudes
+from attriflow.statistics.ranks import MEASURES
 
 
 def explained(seed, method="saliency", **options):
@@ -141,7 +141,7 @@ def test_the_title_fits_a_small_heat_map_and_nothing_is_minus_zero():
     import pandas as pd
     from matplotlib.text import Text
 
-    from attriflow.rank_agreement import MEASURES
+    from attriflow.statistics.ranks import MEASURES
     from attriflow.views.agreement import agreement_heatmap
 
     rows = [{"first": "a", "second": "b", **dict.fromkeys(MEASURES, -0.001)}]

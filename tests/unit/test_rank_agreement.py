@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from attriflow.rank_agreement import (
+from attriflow.statistics.ranks import (
     kendall_matrix,
     mean_ranks,
     rank_biased_overlap_matrix,

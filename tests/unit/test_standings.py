@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from attriflow.errors import UnknownNameError
-from attriflow.standings import COSTS, Evaluated, standings
 from attriflow.statistics import bootstrap_interval, holm, paired_permutation
+from attriflow.statistics.standings import COSTS, Evaluated, standings
 from attriflow.views.console_leaderboard import leaderboard_table
 from attriflow.views.standings import as_json, flat, markdown, plotted, standings_html
 

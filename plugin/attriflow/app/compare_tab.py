@@ -56,7 +56,7 @@ def add(models: Models, model: gr.Dropdown, example: Mapping[str, str]) -> Field
                 page = download("Save the page")
 
     def run(values: Mapping[str, Any], progress: gr.Progress) -> tuple[Any, ...]:
-        from attriflow.agreement import agreement
+        from attriflow.statistics.agreement import agreement
         from attriflow.views import plots
         from attriflow.views.comparisons import compare
         from attriflow.views.html import to_html

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from attriflow.errors import InputError, UnknownNameError, unknown
-from attriflow.standings import COSTS
+from attriflow.statistics.standings import COSTS
 from attriflow.tracking.quiet import no_artifact_bars
 
 if TYPE_CHECKING:

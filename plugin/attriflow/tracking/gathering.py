@@ -12,7 +12,7 @@ import pandas as pd
 
 from attriflow.errors import UnknownNameError
 from attriflow.registry import metrics as metric_registry
-from attriflow.standings import CELLS, COSTS, EXAMPLES, Evaluated
+from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
 from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError, check_choice
-from attriflow.standings import BY, Standings, standings
+from attriflow.statistics.standings import BY, Standings, standings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attriflow.agreement import agreement_table
 from attriflow.evaluation import significance, tables
 from attriflow.evaluation.runner import Evaluation
+from attriflow.statistics.agreement import agreement_table
 from attriflow.tracking.artifacts import HtmlArtifact, PlotsArtifact
 
 if TYPE_CHECKING:

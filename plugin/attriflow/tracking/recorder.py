@@ -12,7 +12,6 @@ import torch
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
 from attriflow import io
-from attriflow.agreement import affordable, magnitudes
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.cost import memory_kind
 from attriflow.evaluation.data import EvaluationData
@@ -20,6 +19,7 @@ from attriflow.evaluation.results import Attributed, Event, Finished, MethodResu
 from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.tables import curves_table
 from attriflow.statistics import bootstrap_interval
+from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking.artifacts import AttributionsArtifact
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.run_logger import RunLogger, key_of

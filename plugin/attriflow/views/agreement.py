@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib import pyplot
 
 from attriflow.errors import InputError, UnknownNameError, unknown
-from attriflow.rank_agreement import MEASURES
+from attriflow.statistics.ranks import MEASURES
 from attriflow.views.colors import hexadecimal, ink
 from attriflow.views.common import printable
 from attriflow.views.figures import NOTE, NOTHING, TITLE, rgb255, save_figure, suffix_of
@@ -27,8 +27,8 @@ def agreement_matrix(table: pd.DataFrame, measure: str = "spearman") -> pd.DataF
     """Methods x methods, 1 on the diagonal, NaN where a pair has no value.
 
     Args:
-        table: What `attriflow.agreement.agreement_table` or `agreement` returns.
-        measure: One of `attriflow.rank_agreement.MEASURES`.
+        table: What `attriflow.statistics.agreement.agreement_table` or `agreement` returns.
+        measure: One of `attriflow.statistics.ranks.MEASURES`.
     """
     if measure not in MEASURES:
         raise UnknownNameError(unknown("measure of agreement", measure, MEASURES))
@@ -49,8 +49,8 @@ def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: s
     """Draw how far methods agree; methods are ordered by average linkage on 1 - agreement.
 
     Args:
-        table: What `attriflow.agreement.agreement_table` or `agreement` returns, of two methods or more.
-        measure: One of `attriflow.rank_agreement.MEASURES`.
+        table: What `attriflow.statistics.agreement.agreement_table` or `agreement` returns, of two methods or more.
+        measure: One of `attriflow.statistics.ranks.MEASURES`.
         path: Also write the figure there (PNG, SVG, PDF).
 
     Returns:

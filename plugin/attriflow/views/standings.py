@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from attriflow.standings import Standings
+from attriflow.statistics.standings import Standings
 from attriflow.views.boards import cell, column, figure
 from attriflow.views.common import as_float, as_text, compact, number, rows_of
 from attriflow.views.leaderboard import arrow, best

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attriflow.standings import LEVEL, Standings
+from attriflow.statistics.standings import LEVEL, Standings
 from attriflow.views.common import printable, shorten
 from attriflow.views.figures import BLUE, GREY, NOTE, ORANGE, PANEL_TITLE, blank, message
 from attriflow.views.leaderboard import arrow

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attriflow.errors import InputError
-from attriflow.rank_agreement import (
+from attriflow.statistics.inference import bootstrap_intervals
+from attriflow.statistics.ranks import (
     MEASURES,
     kendall_matrix,
     rank_biased_overlap_matrix,
     spearman_matrix,
     top_k_overlap_matrix,
 )
-from attriflow.statistics import bootstrap_intervals
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from attriflow.errors import check_choice
-from attriflow.statistics import bootstrap_intervals, holm, permutation_p_values
+from attriflow.statistics.inference import bootstrap_intervals, holm, permutation_p_values
 
 BY = ("method", "model", "both")
 COSTS = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
