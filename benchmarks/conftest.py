@@ -16,9 +16,9 @@ from scales import OPTIONS, SCALES, Case, Scale
 from summary import summary
 
 import attriflow
-from attriflow.evaluation.benchmark import record, surroundings
-from attriflow.evaluation.floors import Work
-from attriflow.evaluation.throughput import Interleaved, rotate, rounds_for
+from attriflow.measuring.benchmark import record, surroundings
+from attriflow.measuring.floors import Work
+from attriflow.measuring.throughput import Interleaved, rotate, rounds_for
 from attriflow.model import AttributionModel
 from attriflow.models.loading import check_device, check_dtype
 from attriflow.registry import methods, metrics, step_functions

@@ -23,7 +23,7 @@ import torch
 import attriflow
 from attriflow.demo import load_demo_dataset
 from attriflow.engine import Engine, Scores
-from attriflow.evaluation.throughput import measure_method, rotate
+from attriflow.measuring.throughput import measure_method, rotate
 from attriflow.registry import methods
 from attriflow.regression.benchmarks import read_benchmarks
 from attriflow.regression.rules import Rules

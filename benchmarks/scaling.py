@@ -3,7 +3,7 @@
 Usage: ``python benchmarks/scaling.py [--rounds 5] [--threads 1] [--out docs/images]``. Writes `scaling.png` and
 `scaling.json` into the folder and prints the table. The sizes of a curve are measured in turn, round after round, so
 that a machine that slows down does so for all of them; a point is the median over rounds. The expected curve is the
-method's arithmetic floor (`attriflow.evaluation.floors`) at the same sizes: its exponent is fitted in the same way, so
+method's arithmetic floor (`attriflow.measuring.floors`) at the same sizes: its exponent is fitted in the same way, so
 both are slopes over the same range, not limits.
 """
 
@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from random_models import Shape, random_examples, random_model
 
-from attriflow.evaluation.cost import timed
-from attriflow.evaluation.floors import Problem, Work, total
+from attriflow.measuring.cost import timed
+from attriflow.measuring.floors import Problem, Work, total
 from attriflow.registry import methods
 
 BASE = Shape("gpt2", layers=2, width=128, heads=4, vocabulary=1000)

@@ -15,7 +15,7 @@ import torch
 
 import attriflow
 from attriflow.demo import load_demo_dataset
-from attriflow.evaluation.benchmark import BenchmarkSettings, benchmark, surroundings, table
+from attriflow.measuring.benchmark import BenchmarkSettings, benchmark, surroundings, table
 from attriflow.views.figures import to_png
 from attriflow.views.throughput import batch_curves, cost_bars, markdown
 

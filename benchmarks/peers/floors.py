@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shapes import Shape
 
-from attriflow.evaluation.floors import Problem, Work, floor
+from attriflow.measuring.floors import Problem, Work, floor
 
 __all__ = ["floor", "problem_of"]
 

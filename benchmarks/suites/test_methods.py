@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attriflow.errors import UnsupportedModelError
-from attriflow.evaluation.throughput import interleaved_method, method_throughput
+from attriflow.measuring.throughput import interleaved_method, method_throughput
 
 
 def test_method(case, method, models, method_options, timed_rounds, noted):

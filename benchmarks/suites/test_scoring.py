@@ -8,7 +8,7 @@ import torch
 from attriflow.evaluation.rescoring import Rescorer
 from attriflow.evaluation.results import MethodResult
 from attriflow.evaluation.scoring import MetricRunner
-from attriflow.evaluation.throughput import Interleaved
+from attriflow.measuring.throughput import Interleaved
 from attriflow.registry import metrics
 
 pytest.importorskip("ferret")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random_models import with_foil
 
-from attriflow.evaluation.throughput import Interleaved
+from attriflow.measuring.throughput import Interleaved
 
 
 def test_step_function(case, step_function, models, timed_rounds, noted):

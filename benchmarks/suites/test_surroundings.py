@@ -15,7 +15,7 @@ from attriflow.demo import MODELS, load_demo_dataset
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.runner import Evaluation
-from attriflow.evaluation.throughput import Interleaved
+from attriflow.measuring.throughput import Interleaved
 
 ROWS = 8
 SETTINGS = {

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 
-from attriflow.evaluation.cost import Cost
 from attriflow.evaluation.results import ExampleValues, MethodResult
 from attriflow.evaluation.tables import SCORE_COLUMNS, leaderboard
+from attriflow.measuring.cost import Cost
 from attriflow.tracking.artifacts import write_table
 from attriflow.tracking.run_logger import RunLogger
 

@@ -7,9 +7,9 @@ import torch
 
 import attriflow
 from attriflow.errors import InputError
-from attriflow.evaluation.batch_search import free_memory, largest_batch
-from attriflow.evaluation.benchmark import BenchmarkSettings, benchmark, document, surroundings, table
-from attriflow.evaluation.cost import MEGABYTE
+from attriflow.measuring.batch_search import free_memory, largest_batch
+from attriflow.measuring.benchmark import BenchmarkSettings, benchmark, document, surroundings, table
+from attriflow.measuring.cost import MEGABYTE
 from attriflow.registry import methods
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from attriflow.evaluation import cost
-from attriflow.evaluation.cost import Cost, PeakMemory, forward_time, measure, memory_kind, old_objects_uncollected
+from attriflow.measuring import cost
+from attriflow.measuring.cost import Cost, PeakMemory, forward_time, measure, memory_kind, old_objects_uncollected
 
 CPU = torch.device("cpu")
 

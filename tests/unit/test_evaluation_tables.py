@@ -7,9 +7,9 @@ import math
 import pytest
 from evaluation_fakes import causal_example
 
-from attriflow.evaluation.cost import Cost
 from attriflow.evaluation.results import ExampleValues, MethodResult, StepScores, skipped_example
 from attriflow.evaluation.tables import curves_table, directions, leaderboard, scores_table, step_scores_table
+from attriflow.measuring.cost import Cost
 
 HIGHER = {"up": True, "down": False}
 

@@ -11,8 +11,8 @@ from evaluation_fakes import causal_example, seq2seq_example
 
 import attriflow
 from attriflow.errors import InputError
-from attriflow.evaluation.floors import Problem, Work, floor, total
-from attriflow.evaluation.throughput import Interleaved, matmul_rate, measure_method, rotate, rounds_for
+from attriflow.measuring.floors import Problem, Work, floor, total
+from attriflow.measuring.throughput import Interleaved, matmul_rate, measure_method, rotate, rounds_for
 from attriflow.registry import methods
 
 GPT = Work.of_shape(layers=2, width=8, vocabulary=10)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from attriflow.evaluation.cost import forward_time
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.measuring.cost import forward_time
 from attriflow.types import Attribution, Example, Provenance
 
 if TYPE_CHECKING:

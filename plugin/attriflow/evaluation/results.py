@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attriflow.errors import InputError, reason_of
-from attriflow.evaluation.cost import Cost
+from attriflow.measuring.cost import Cost
 from attriflow.types import Attribution, MetricValues
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.cost import measure, old_objects_uncollected, synchronize
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.planning import Plan, make_plan, say
 from attriflow.evaluation.rationale import rationale_matrix, rationale_size
@@ -30,6 +29,7 @@ from attriflow.evaluation.results import (
     StepScores,
 )
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.measuring.cost import measure, old_objects_uncollected, synchronize
 from attriflow.models.contrast import add_foil
 from attriflow.progress import track
 from attriflow.registry import PartInfo, methods, metrics, step_functions

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError
-from attriflow.evaluation.benchmark import (
+from attriflow.evaluation.config import EvaluationConfig
+from attriflow.evaluation.data import EvaluationData, text_columns
+from attriflow.measuring.benchmark import (
     BenchmarkSettings,
     MethodBenchmark,
     benchmark,
@@ -18,8 +20,6 @@ from attriflow.evaluation.benchmark import (
     surroundings,
     table,
 )
-from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.data import EvaluationData, text_columns
 from attriflow.tracking.command import read_data
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
 from attriflow import io
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.cost import memory_kind
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.tables import curves_table
+from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking.artifacts import AttributionsArtifact

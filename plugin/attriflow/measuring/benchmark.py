@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError, reason_of
-from attriflow.evaluation.batch_search import LargestBatch, largest_batch
-from attriflow.evaluation.floors import Work
-from attriflow.evaluation.throughput import Throughput, measure_method, rotate
+from attriflow.measuring.batch_search import LargestBatch, largest_batch
+from attriflow.measuring.floors import Work
+from attriflow.measuring.throughput import Throughput, measure_method, rotate
 from attriflow.progress import track
 from attriflow.registry import methods
 from attriflow.versions import __version__, versions

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError
-from attriflow.evaluation.cost import PeakMemory, forward_time, timed
-from attriflow.evaluation.floors import Problem, Work, total
+from attriflow.measuring.cost import PeakMemory, forward_time, timed
+from attriflow.measuring.floors import Problem, Work, total
 
 if TYPE_CHECKING:
     import torch

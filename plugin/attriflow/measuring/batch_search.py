@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attriflow.errors import OutOfMemoryError
-from attriflow.evaluation.cost import MEGABYTE, PeakMemory, timed
+from attriflow.measuring.cost import MEGABYTE, PeakMemory, timed
 
 if TYPE_CHECKING:
     import torch

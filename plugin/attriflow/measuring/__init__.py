@@ -1,0 +1,1 @@
+"""What an explanation costs: passes, seconds, memory, floors, the largest batch."""
