@@ -16,8 +16,8 @@ import torch
 import attriflow
 from attriflow.demo import load_demo_dataset
 from attriflow.measuring.benchmark import BenchmarkSettings, benchmark, surroundings, table
+from attriflow.views.evaluations.throughput import batch_curves, cost_bars, markdown
 from attriflow.views.figures import to_png
-from attriflow.views.throughput import batch_curves, cost_bars, markdown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,10 +9,10 @@ from browser_support import in_browser, nameless, overflow, poor_contrasts
 from view_data import causal
 
 from attriflow.evaluation.significance import comparison_table, summary_table
-from attriflow.views import evaluation_plots
+from attriflow.views.evaluations import plots as evaluation_plots
+from attriflow.views.evaluations.report import report_html
 from attriflow.views.figures import to_png
 from attriflow.views.page import in_tabs
-from attriflow.views.report import report_html
 
 pytestmark = in_browser
 

@@ -110,7 +110,7 @@ def test_no_pairs_no_rows():
 def test_the_heat_map_puts_alike_methods_side_by_side(tmp_path):
     from matplotlib import pyplot
 
-    from attriflow.views.agreement import agreement_heatmap, agreement_matrix
+    from attriflow.views.evaluations.agreement import agreement_heatmap, agreement_matrix
 
     one, other = [explained(s) for s in range(4)], [explained(s + 50) for s in range(4)]
     near = [[x.replace(scores=x.scores * 1.1 + 0.01) for x in items] for items in (one, other)]
@@ -142,7 +142,7 @@ def test_the_title_fits_a_small_heat_map_and_nothing_is_minus_zero():
     from matplotlib.text import Text
 
     from attriflow.statistics.ranks import MEASURES
-    from attriflow.views.agreement import agreement_heatmap
+    from attriflow.views.evaluations.agreement import agreement_heatmap
 
     rows = [{"first": "a", "second": "b", **dict.fromkeys(MEASURES, -0.001)}]
     for measure in MEASURES:

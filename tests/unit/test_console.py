@@ -19,8 +19,8 @@ from attriflow.errors import AttriflowError
 from attriflow.types import Attribution, Provenance, Token
 from attriflow.views.colors import color
 from attriflow.views.console import show
-from attriflow.views.console_leaderboard import leaderboard_table
 from attriflow.views.console_tokens import show_tokens
+from attriflow.views.evaluations.console_leaderboard import leaderboard_table
 
 
 def printed(*args, width=100, color_system=None, **options):

@@ -12,7 +12,7 @@ from attriflow.cli import main
 from attriflow.errors import AttriflowError
 from attriflow.regression.rules import Rules
 from attriflow.regression.verdicts import Scores, judge_costs, judge_scores
-from attriflow.views.verdicts import junit, markdown, summary, verdict_table
+from attriflow.views.evaluations.verdicts import junit, markdown, summary, verdict_table
 
 RNG = np.random.default_rng(0)
 

@@ -11,8 +11,8 @@ import pytest
 from attriflow.errors import UnknownNameError
 from attriflow.statistics import bootstrap_interval, holm, paired_permutation
 from attriflow.statistics.standings import COSTS, Evaluated, standings
-from attriflow.views.console_leaderboard import leaderboard_table
-from attriflow.views.standings import as_json, flat, markdown, plotted, standings_html
+from attriflow.views.evaluations.console_leaderboard import leaderboard_table
+from attriflow.views.evaluations.standings import as_json, flat, markdown, plotted, standings_html
 
 HIGHER = {"good": True, "bad": False}
 FAMILIES = {"good": "faithfulness", "bad": "plausibility"}
@@ -187,7 +187,7 @@ def test_the_page_escapes_and_has_every_part(three):
 
 
 def test_groups_without_a_difference_in_the_diagram(three):
-    from attriflow.views.standings_plots import cliques, critical_differences, mean_places
+    from attriflow.views.evaluations.standings_plots import cliques, critical_differences, mean_places
 
     values, found = three
     board = standings(found)

@@ -14,7 +14,7 @@ from attriflow.errors import AttriflowError
 from attriflow.views.colors import Scale, color, ink
 from attriflow.views.common import breaks, compact, foil_text, foils, number, printable, token_text
 from attriflow.views.comparisons import compare, labels
-from attriflow.views.leaderboard import best, goodness
+from attriflow.views.evaluations.leaderboard import best, goodness
 from attriflow.views.slices import panels, ranges, slice_dims
 
 

@@ -14,9 +14,9 @@ from matplotlib.text import Text as PlotText
 from view_data import ANSWER, DIRECTIONS, HOSTILE, PROMPT, board, causal, metric_table, step_table
 
 from attriflow.errors import AttriflowError
-from attriflow.views import evaluation_plots as drawn
 from attriflow.views import plots
 from attriflow.views.colors import color
+from attriflow.views.evaluations import plots as drawn
 from attriflow.views.figures import save_figure, to_png
 
 

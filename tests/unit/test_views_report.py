@@ -11,11 +11,11 @@ import torch
 from view_data import ANSWER, DIRECTIONS, HOSTILE, PROMPT, Page, board, causal, metric_table, step_table
 
 from attriflow.evaluation.significance import comparison_table, summary_table
-from attriflow.views import evaluation_plots as plots
-from attriflow.views.certainty import certainty
 from attriflow.views.common import compact
+from attriflow.views.evaluations import plots as plots
+from attriflow.views.evaluations.certainty import certainty
+from attriflow.views.evaluations.report import report_html
 from attriflow.views.figures import to_png
-from attriflow.views.report import report_html
 
 
 @functools.cache

@@ -147,7 +147,7 @@ def _choice(known: Mapping[str, str], chosen: str | None) -> Any:
 def _ranked(found: StoredEvaluation) -> list[str]:
     """Methods that have attributions, the best first."""
     from attriflow.tracking.run_logger import key_of
-    from attriflow.views.leaderboard import records
+    from attriflow.views.evaluations.leaderboard import records
 
     order = [key_of(str(row["method"])).replace("/", "_") for row in records(found.leaderboard)]
     return sorted(found.methods, key=lambda name: order.index(name) if name in order else len(order))
@@ -163,7 +163,7 @@ def _table(leaderboard: pd.DataFrame) -> Any:
     from attriflow.evaluation.tables import directions
     from attriflow.registry import metrics as registry
     from attriflow.views.common import as_text
-    from attriflow.views.leaderboard import arrow, metric_names, records
+    from attriflow.views.evaluations.leaderboard import arrow, metric_names, records
 
     rows = records(leaderboard)
     pointing = directions([name for name in registry.names() if name in leaderboard.columns])

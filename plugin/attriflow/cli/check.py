@@ -53,7 +53,7 @@ def check(options: CheckOptions) -> None:
     """
     try:
         title, notes, verdicts = _judge(options)
-        from attriflow.views.verdicts import junit, markdown, summary, verdict_table
+        from attriflow.views.evaluations.verdicts import junit, markdown, summary, verdict_table
 
         out = console()
         out.print(verdict_table(verdicts, title))

@@ -85,7 +85,7 @@ def benchmark_command(
     )
     found = list(benchmark(loaded, examples, chosen))
     board = table(found)
-    from attriflow.views.throughput import throughput_table
+    from attriflow.views.evaluations.throughput import throughput_table
 
     console.print(throughput_table(board, title=f"Throughput: {model}, {len(examples)} examples, {loaded.device}"))
     where = surroundings(loaded.device, loaded.dtype)
@@ -139,8 +139,8 @@ def log_benchmark(
 
     from attriflow.tracking.quiet import quiet
     from attriflow.tracking.run_logger import RunLogger
+    from attriflow.views.evaluations.throughput import batch_curves, cost_bars
     from attriflow.views.figures import to_png
-    from attriflow.views.throughput import batch_curves, cost_bars
 
     with quiet():
         if tracking_uri is not None:

@@ -37,7 +37,7 @@ def evaluate_command(
     from attriflow.evaluation.tables import directions
     from attriflow.registry import metrics
     from attriflow.tracking.quiet import quiet
-    from attriflow.views.console_leaderboard import leaderboard_table
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
 
     features = frame.drop(columns=[targets] if targets else [])
     # before a model is logged; MLflow's evaluation checks it again

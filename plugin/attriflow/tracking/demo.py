@@ -124,7 +124,7 @@ def _store(output: Path) -> Iterator[str]:
 def _print_leaderboard(result: EvaluationResult, console: Console, name: str) -> None:
     from attriflow.evaluation.tables import directions
     from attriflow.registry import metrics
-    from attriflow.views.console_leaderboard import leaderboard_table
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
 
     board: Any = result.artifacts["leaderboard"].content
     console.print(leaderboard_table(board, directions(metrics.names()), title=f"Leaderboard: demo/{name}"))

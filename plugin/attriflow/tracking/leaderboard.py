@@ -61,8 +61,8 @@ def leaderboard_command(
     from attriflow.tracking.evaluations import find_runs, store_errors
     from attriflow.tracking.gathering import gather
     from attriflow.tracking.stored import EvaluationStore
-    from attriflow.views.console_leaderboard import leaderboard_table
-    from attriflow.views.standings import plotted
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
+    from attriflow.views.evaluations.standings import plotted
 
     store = EvaluationStore(tracking_uri)
     with store_errors(store.uri):
@@ -108,7 +108,7 @@ def target(name: str) -> Path:
 
 
 def _title(board: Standings, experiments: Sequence[str]) -> str:
-    from attriflow.views.standings import WHAT
+    from attriflow.views.evaluations.standings import WHAT
 
     return f"{WHAT[board.by]}: {', '.join(experiments)}" if experiments else WHAT[board.by]
 
@@ -141,9 +141,9 @@ class Pages:
         return self._figures
 
     def _drawings(self) -> dict[str, Callable[[], Figure]]:
-        from attriflow.views import evaluation_plots
-        from attriflow.views.standings import plotted
-        from attriflow.views.standings_plots import critical_differences
+        from attriflow.views.evaluations import plots as evaluation_plots
+        from attriflow.views.evaluations.standings import plotted
+        from attriflow.views.evaluations.standings_plots import critical_differences
 
         board, ranked = self.board, self.board.higher_is_better
         groups = list(dict.fromkeys(board.rows["group"]))[:MOST_GROUPS]
@@ -163,7 +163,7 @@ class Pages:
 
     def contents(self, kind: str) -> dict[str, bytes]:
         """File name -> content of a format; pictures are several files."""
-        from attriflow.views import standings as views
+        from attriflow.views.evaluations import standings as views
 
         board = self.board
         if kind == "png":

@@ -55,8 +55,8 @@ class Tables:
 
 def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
-    from attriflow.views import evaluation_plots as views
-    from attriflow.views.agreement import agreement_heatmap
+    from attriflow.views.evaluations import plots as views
+    from attriflow.views.evaluations.agreement import agreement_heatmap
     from attriflow.views.figures import to_png
 
     drawings: dict[str, Callable[[], Any]] = {
@@ -79,7 +79,7 @@ def plots(found: Tables) -> dict[str, bytes]:
 
 def report(evaluation: Evaluation, found: Tables, figures: Mapping[str, bytes], names: Mapping[str, str]) -> str:
     """The self-contained page."""
-    from attriflow.views.report import report_html
+    from attriflow.views.evaluations.report import report_html
 
     shown = evaluation.config.report_examples
     return report_html(

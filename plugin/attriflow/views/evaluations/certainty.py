@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from attriflow.views.boards import cell, column
 from attriflow.views.common import as_float, as_text, compact, number, rows_of
-from attriflow.views.leaderboard import arrow
+from attriflow.views.evaluations.boards import cell, column
+from attriflow.views.evaluations.leaderboard import arrow
 
 if TYPE_CHECKING:
     import pandas as pd

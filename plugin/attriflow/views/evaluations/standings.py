@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from attriflow.statistics.standings import Standings
-from attriflow.views.boards import cell, column, figure
 from attriflow.views.common import as_float, as_text, compact, number, rows_of
-from attriflow.views.leaderboard import arrow, best
+from attriflow.views.evaluations.boards import cell, column, figure
+from attriflow.views.evaluations.leaderboard import arrow, best
 from attriflow.views.page import FRAME, render
 
 Row = Mapping[str, Any]

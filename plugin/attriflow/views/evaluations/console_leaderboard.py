@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attriflow.views.common import as_float, as_text, compact, number, printable
-from attriflow.views.leaderboard import arrow, best, metric_names, records
+from attriflow.views.evaluations.leaderboard import arrow, best, metric_names, records
 
 if TYPE_CHECKING:
     import pandas as pd

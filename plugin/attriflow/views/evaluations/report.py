@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from attriflow.types import Attribution
-from attriflow.views.boards import cell, column, figure
-from attriflow.views.certainty import certainty
 from attriflow.views.common import as_float, as_text, compact, number
-from attriflow.views.evaluated import evaluated
-from attriflow.views.leaderboard import arrow, best, metric_names, records
+from attriflow.views.evaluations.boards import cell, column, figure
+from attriflow.views.evaluations.certainty import certainty
+from attriflow.views.evaluations.evaluated import evaluated
+from attriflow.views.evaluations.leaderboard import arrow, best, metric_names, records
 from attriflow.views.page import EXPLORER, render
 from attriflow.views.payload import payload
 

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from attriflow.statistics.standings import LEVEL, Standings
 from attriflow.views.common import printable, shorten
+from attriflow.views.evaluations.leaderboard import arrow
 from attriflow.views.figures import BLUE, GREY, NOTE, ORANGE, PANEL_TITLE, blank, message
-from attriflow.views.leaderboard import arrow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

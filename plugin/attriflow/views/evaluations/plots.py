@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from attriflow.views.colors import hexadecimal, ink
 from attriflow.views.common import as_float, as_text, number, printable
+from attriflow.views.evaluations.leaderboard import arrow, best, goodness, metric_names, records
 from attriflow.views.figures import (
     BLUE,
     GREY,
@@ -32,7 +33,6 @@ from attriflow.views.figures import (
     rgb255,
 )
 from attriflow.views.labels import place_labels
-from attriflow.views.leaderboard import arrow, best, goodness, metric_names, records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

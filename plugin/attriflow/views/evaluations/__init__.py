@@ -1,0 +1,1 @@
+"""Tables of an evaluation as reports, boards and plots."""
