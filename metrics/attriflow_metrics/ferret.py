@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.util
 import inspect
 import math
@@ -35,15 +34,6 @@ from attriflow.errors import MissingExtraError
 Score = Callable[[tuple[int, ...]], float]
 """Indices of the inputs that stay -> log-probability (nats) of the target token."""
 
-_PARTS = {
-    "faithfulness_measures": ("AOPC_Comprehensiveness_Evaluation", "AOPC_Sufficiency_Evaluation", "TauLOO_Evaluation"),
-    "plausibility_measures": (
-        "AUPRC_PlausibilityEvaluation",
-        "Tokenf1_PlausibilityEvaluation",
-        "TokenIOU_PlausibilityEvaluation",
-    ),
-}
-
 
 def ferret_available() -> bool:
     """Whether ferret is installed; does not import it."""
@@ -60,19 +50,23 @@ def load() -> SimpleNamespace:
     if not ferret_available():
         raise MissingExtraError("scoring explanations with ferret", "ferret-xai", "ferret")
     try:
-        evaluators = {
-            name: getattr(importlib.import_module(f"ferret.evaluators.{module}"), name)
-            for module, names in _PARTS.items()
-            for name in names
-        }
-        explanation = importlib.import_module("ferret.explainers.explanation")
-        discrete = importlib.import_module("ferret.evaluators.utils_from_soft_to_discrete")
+        from ferret.evaluators import faithfulness_measures, plausibility_measures
+        from ferret.evaluators import utils_from_soft_to_discrete as discrete
+        from ferret.explainers.explanation import Explanation, ExplanationWithRationale
     except ModuleNotFoundError as error:
         raise MissingExtraError("scoring explanations with ferret", error.name or "ferret-xai", "ferret") from error
+    evaluators = (
+        faithfulness_measures.AOPC_Comprehensiveness_Evaluation,
+        faithfulness_measures.AOPC_Sufficiency_Evaluation,
+        faithfulness_measures.TauLOO_Evaluation,
+        plausibility_measures.AUPRC_PlausibilityEvaluation,
+        plausibility_measures.Tokenf1_PlausibilityEvaluation,
+        plausibility_measures.TokenIOU_PlausibilityEvaluation,
+    )
     return SimpleNamespace(
-        evaluators=evaluators,
-        Explanation=explanation.Explanation,
-        ExplanationWithRationale=explanation.ExplanationWithRationale,
+        evaluators={evaluator.__name__: evaluator for evaluator in evaluators},
+        Explanation=Explanation,
+        ExplanationWithRationale=ExplanationWithRationale,
         parse_arguments=discrete.parse_evaluator_args,
         discretiser=discrete._check_and_define_get_id_discrete_rationale_function,
     )

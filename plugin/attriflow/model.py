@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,13 +66,10 @@ def load_model(
     if method is not None:
         methods.build(method, **method_options)
     elif method_options:
-        message = unknown("option of load_model", next(iter(method_options)), _LOAD_OPTIONS)
+        message = unknown("option of load_model", next(iter(method_options)), _keywords(load_model)[1:])
         raise OptionError(f"{message} (options of a method need method=)")
     wrapped = load(name_or_path_or_model_or_mlflow_uri, tokenizer, device, dtype, model_kwargs, tokenizer_kwargs)
     return AttributionModel(wrapped, method, method_options)
-
-
-_LOAD_OPTIONS = ("method", "tokenizer", "device", "dtype", "model_kwargs", "tokenizer_kwargs")
 
 
 class AttributionModel:
@@ -382,7 +380,7 @@ class AttributionModel:
         fn_options = step_functions.info(attributed_fn).options if isinstance(attributed_fn, str) else {}
         score_options = {o for s in names_of(step_scores) for o in step_functions.info(s).options}
         allowed = {*method_options, *fn_options, *score_options}
-        check_keywords(f"attribute with method '{name}'", given, [*sorted(allowed), *_ATTRIBUTE_OPTIONS])
+        check_keywords(f"attribute with method '{name}'", given, [*sorted(allowed), *_keywords(self.attribute)[2:]])
         defaults = self.method_options if name == self.method else {}
         return {
             "method_options": {**defaults, **{k: v for k, v in given.items() if k in method_options}},
@@ -480,25 +478,7 @@ class AttributionModel:
         return count_rows(self.wrapped, examples, variants, attribute_target=attribute_target)
 
 
-_ATTRIBUTE_OPTIONS = (
-    "method",
-    "attributed_fn",
-    "step_scores",
-    "attribute_target",
-    "attr_pos_start",
-    "attr_pos_end",
-    "generation_args",
-    "batch_size",
-    "granular",
-    "include_eos_baseline",
-    "seed",
-    "show_progress",
-    "attributed_fn_args",
-    "step_scores_args",
-    "skip_special_tokens",
-    "contrast_sources",
-    "contrast_targets",
-    "contrast_targets_alignments",
-    "contrast_force_inputs",
-    "segments",
-)
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    """Names of the parameters of a function, without `**options`."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]

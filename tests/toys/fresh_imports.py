@@ -9,4 +9,4 @@ from fresh import SLOW_IMPORTS
 
 for name in SLOW_IMPORTS:
     with contextlib.suppress(ImportError):
-        importlib.import_module(name)
+        importlib.import_module(name)  # noqa: TID251 - a test

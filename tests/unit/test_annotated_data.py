@@ -214,4 +214,4 @@ def test_formats_are_found_by_name():
     import importlib
 
     for form in FORMATS:
-        assert importlib.import_module(f"attriflow.datasets.annotated.{form}").read.__doc__
+        assert importlib.import_module(f"attriflow.datasets.annotated.{form}").read.__doc__  # noqa: TID251 - a test

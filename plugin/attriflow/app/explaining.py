@@ -153,7 +153,8 @@ def explain_context(models: Models, request: ContextRequest) -> ContextOutput:
         AttriflowError: A wrong setting, before the model is loaded.
     """
     from attriflow.context import ContextSettings, attribute_context
-    from attriflow.context.prepare import ContextTexts, check_texts
+    from attriflow.context.prepare import check_texts
+    from attriflow.context.settings import ContextTexts
 
     given = read_options(request.options)
     own = method_registry.info(request.attribution_method).options

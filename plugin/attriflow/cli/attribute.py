@@ -94,7 +94,7 @@ def explainer(
     model: AttributionModel, options: AttributeOptions, *, show_progress: bool = True
 ) -> Callable[..., AttributionOutput]:
     """`model.attribute` with everything bound but the texts, and the aggregation that was asked for."""
-    from attriflow.target_prefix import attribute_from_prefix
+    from attriflow.cli.target_prefix import attribute_from_prefix
 
     keywords = {**attribute_keywords(options), "show_progress": show_progress}
 

@@ -108,8 +108,8 @@ def attribute_context(options: ContextOptions) -> None:
     The method is PECoRe (Sarti et al. 2024): tokens whose prediction changes with the context, then their attribution.
     """
     from attriflow.context.attribute import attribute_context as run
-    from attriflow.context.prepare import ContextTexts, check_texts
-    from attriflow.context.settings import ContextSettings
+    from attriflow.context.prepare import check_texts
+    from attriflow.context.settings import ContextSettings, ContextTexts
     from attriflow.io import write_with
 
     settings = _settings(options)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from attriflow.context.prepare import ContextTexts, Pair, prepare
+from attriflow.context.prepare import Pair, prepare
 from attriflow.context.result import ContextAttribution, ContextCues, ContextOutput, cues_of
 from attriflow.context.selection import select, threshold
-from attriflow.context.settings import CURRENT, ContextSettings
+from attriflow.context.settings import CURRENT, ContextSettings, ContextTexts
 from attriflow.context.split import Ask
 from attriflow.engine import Engine, Objective
 from attriflow.engine.job import contrast_kind

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attriflow.context.settings import CONTEXT, CURRENT, ContextSettings, fill
+from attriflow.context.settings import CONTEXT, CURRENT, ContextSettings, ContextTexts, fill
 from attriflow.context.split import Ask, split_output
 from attriflow.errors import InputError
+from attriflow.models.generation import beginning_with, without_end
 from attriflow.texts.tokens import decode
 from attriflow.types import Example, Token
 
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
 Span = tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextTexts:
-    """One text to be explained; see `attribute_context`."""
-
-    input_current: str
-    input_context: str | None = None
-    output_current: str | None = None
-    output_context: str | None = None
-    contextless_input: str = CURRENT
-    contextless_output: str = CURRENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,26 +126,11 @@ def _generated(
     if not model.is_encoder_decoder or not any(prefixes):
         examples = model.encode(prompts, generation_args=arguments, seed=seed)
     else:
-        examples = [
-            _from_prefix(model, p, prefix, arguments, seed) for p, prefix in zip(prompts, prefixes, strict=True)
-        ]
+        examples = []
+        for prompt, prefix in zip(prompts, prefixes, strict=True):
+            begun = {**arguments, **beginning_with(model.wrapped, prefix)}
+            examples += model.encode(prompt, generation_args=begun, seed=seed)[:1]
     return [(i, e, p) for i, (e, p) in enumerate(zip(examples, prefixes, strict=True))]
-
-
-def _from_prefix(model: AttributionModel, prompt: str, prefix: str, arguments: dict[str, object], seed: int) -> Example:
-    """Generate a target that goes on after a given beginning."""
-    import torch
-
-    ids = _without_end(model, model.wrapped.target_ids(prefix))
-    given = {"decoder_input_ids": torch.tensor([ids], device=model.device)}
-    return model.encode(prompt, generation_args={**arguments, **given}, seed=seed)[0]
-
-
-def _without_end(model: AttributionModel, ids: Sequence[int]) -> list[int]:
-    ids = list(ids)
-    while len(ids) > 1 and ids[-1] in model.wrapped.eos_ids:
-        ids.pop()
-    return ids
 
 
 def _read_generated(
@@ -310,7 +284,7 @@ def _contextless(model: AttributionModel, text: ContextTexts, example: Example, 
     wrapped, current = model.wrapped, example.target[example.start : example.stop]
     if model.is_encoder_decoder:
         sources = tuple(wrapped.tokens(wrapped.source_ids(source), segment="source"))
-        before = _without_end(model, wrapped.target_ids(prefix.strip(" ")))
+        before = without_end(wrapped.target_ids(prefix.strip(" ")), wrapped.eos_ids)
     else:
         sources = ()
         before = wrapped.source_ids((source + settings.decoder_input_output_separator + prefix).rstrip(" "))

@@ -144,3 +144,15 @@ def fill(template: str, current: str, context: str | None = None) -> tuple[str, 
         text += value
         rest = rest[places[name] + len(name) + 2 :]
     return text, spans
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextTexts:
+    """One text to be explained; see `attribute_context`."""
+
+    input_current: str
+    input_context: str | None = None
+    output_current: str | None = None
+    output_context: str | None = None
+    contextless_input: str = CURRENT
+    contextless_output: str = CURRENT

@@ -6,12 +6,11 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attriflow.context.settings import ContextSettings
+from attriflow.context.settings import ContextSettings, ContextTexts
 from attriflow.errors import InputError
 from attriflow.types import Example
 
 if TYPE_CHECKING:
-    from attriflow.context.prepare import ContextTexts
     from attriflow.model import AttributionModel
 
 Ask = Callable[[str, "str | None"], str]

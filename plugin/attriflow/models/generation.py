@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -43,3 +44,17 @@ def cut_at_eos(ids: Sequence[int], eos: Set[int], pad: int) -> list[int]:
     while end > 0 and ids[end - 1] == pad:
         end -= 1
     return list(ids[:end])
+
+
+def beginning_with(model: LanguageModel, prefix: str) -> dict[str, Tensor]:
+    """Arguments of `generate` with which an encoder-decoder goes on after the beginning of a target."""
+    ids = without_end(model.target_ids(prefix), model.eos_ids)
+    return {"decoder_input_ids": torch.tensor([ids], device=model.device)}
+
+
+def without_end(ids: Sequence[int], eos: Set[int]) -> list[int]:
+    """Ids without EOS tokens at their end; the first one stays."""
+    ids = list(ids)
+    while len(ids) > 1 and ids[-1] in eos:
+        ids.pop()
+    return ids

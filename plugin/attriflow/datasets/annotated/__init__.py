@@ -7,8 +7,8 @@ Nothing is downloaded; the licences of the data are those of their authors.
 
 from __future__ import annotations
 
-import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,10 @@ def read_rows(form: str, path: str | Path, split: str | None = None, **options: 
     found = Path(path)
     if not found.exists():
         raise InputError(f"no such file or folder: {path}")
-    read = importlib.import_module(f"{__name__}.{form}").read
+    from attriflow.datasets.annotated import eraser, hatexplain, scat
+
+    readers: dict[str, Callable[..., Any]] = {"eraser": eraser.read, "hatexplain": hatexplain.read, "scat": scat.read}
+    read = readers[form]
     allowed = [p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY]
     check_keywords(f"the format '{form}'", options, allowed)
     rows: list[dict[str, Any]] = read(found, split, **options)

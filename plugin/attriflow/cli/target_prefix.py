@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from attriflow.errors import InputError
 from attriflow.model import AttributionModel
+from attriflow.models.generation import beginning_with
 from attriflow.output import AttributionOutput
 
 
@@ -42,8 +41,7 @@ def attribute_from_prefix(
         raise InputError(f"{len(input_texts)} input texts but {len(generated_texts)} generated texts")
     examples = []
     for text, prefix in zip(input_texts, generated_texts, strict=True):
-        ids = model.wrapped.target_ids(prefix, skip_special_tokens=True)
-        given = {**(generation_args or {}), "decoder_input_ids": torch.tensor([ids], device=model.device)}
+        given = {**(generation_args or {}), **beginning_with(model.wrapped, prefix)}
         examples += model.encode(
             text, generation_args=given, seed=seed, attr_pos_start=attr_pos_start, attr_pos_end=attr_pos_end
         )
