@@ -21,6 +21,7 @@ from attriflow.engine.job import (
     names_of,
     step_values,
 )
+from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, rescore
 from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
@@ -401,17 +402,15 @@ class AttributionModel:
 
     def _safe_batch(self, batch: list[Example], job: Job, generated: bool) -> list[Attribution]:
         """A batch; on out-of-memory, its halves."""
-        try:
-            return explain_batch(self.wrapped, batch, job, generated)
-        except (torch.OutOfMemoryError, OutOfMemoryError):
-            if len(batch) == 1:
-                raise OutOfMemoryError(
-                    f"'{job.name}' runs out of memory on {self.device} with a single example"
-                ) from None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        half = len(batch) // 2
-        return self._safe_batch(batch[:half], job, generated) + self._safe_batch(batch[half:], job, generated)
+        errors = torch.OutOfMemoryError, OutOfMemoryError
+        halving = Halving(f"a single example of '{job.name}' on {self.device}", errors)
+
+        def explain(start: int, stop: int) -> list[Attribution]:
+            if halving.limit is not None and torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return explain_batch(self.wrapped, batch[start:stop], job, generated)
+
+        return [a for part in halving.parts(len(batch), len(batch), explain) for a in part]
 
     # -- what evaluation needs --------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def children(parent: str) -> dict[str, Any]:
     ("error", "reason"),
     [
         (ValueError("this model is not for me"), "ValueError: this model is not for me"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "'a_failing' runs out of memory on cpu with a single example"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory with a single example of 'a_failing' on cpu"),
         (attriflow.AttriflowError("needs attention maps"), "needs attention maps"),
     ],
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attriflow.engine.engine import Engine as Engine
     from attriflow.engine.scores import EmbeddingReducer as EmbeddingReducer
     from attriflow.engine.scores import Scores as Scores
+    from attriflow.kernels.plain import plain as plain
 
 _HOMES = {
     "Counter": "attriflow.engine.bound",
@@ -22,7 +23,8 @@ _HOMES = {
     "Engine": "attriflow.engine.engine",
     "Objective": "attriflow.engine.bound",
     "Scores": "attriflow.engine.scores",
+    "plain": "attriflow.kernels.plain",
 }
-__all__ = ["Counter", "EmbeddingReducer", "Engine", "Objective", "Scores"]
+__all__ = ["Counter", "EmbeddingReducer", "Engine", "Objective", "Scores", "plain"]
 
 __getattr__ = facade(__name__, _HOMES)

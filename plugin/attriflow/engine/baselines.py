@@ -7,17 +7,18 @@ from torch import Tensor
 
 from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.models.base import LanguageModel
 
 NAMES = ("unk", "pad", "mask", "eos", "bos", "zero", "mean")
 
 
-def baseline_id(bound: Bound, baseline: str | int) -> int:
+def baseline_id(model: LanguageModel, baseline: str | int) -> int:
     """The id whose embedding replaces a token.
 
     "unk" falls back to the pad token, then to EOS, for tokenizers that have none (byte-level BPE): every tokenizer has
     a default baseline, and the one used is recorded with the attribution's options.
     """
-    tokenizer, size = bound.model.tokenizer, bound.model.vocab_size
+    tokenizer, size = model.tokenizer, model.vocab_size
     if isinstance(baseline, int) and not isinstance(baseline, bool):
         if not 0 <= baseline < size:
             raise InputError(f"baseline id {baseline} is outside the vocabulary (0 to {size - 1})")
@@ -29,13 +30,13 @@ def baseline_id(bound: Bound, baseline: str | int) -> int:
         value = getattr(tokenizer, f"{name}_token_id")
         if value is not None:
             return int(value)
-    raise InputError(f"the tokenizer of {bound.model.name} has no {baseline} token to use as baseline")
+    raise InputError(f"the tokenizer of {model.name} has no {baseline} token to use as baseline")
 
 
 def baseline_ids(bound: Bound, block: str, baseline: str | int) -> Tensor:
     """Token ids that stand for absent tokens, `[batch, position]`; those that `baseline_embeddings` keeps are kept."""
     ids = bound.ids(block)
-    return torch.where(_kept(bound, block), ids, baseline_id(bound, baseline))
+    return torch.where(_kept(bound, block), ids, baseline_id(bound.model, baseline))
 
 
 def _kept(bound: Bound, block: str) -> Tensor:
@@ -64,5 +65,5 @@ def baseline_embeddings(bound: Bound, block: str, baseline: str | int) -> Tensor
         mean = bound.model.embedding_table(block).mean(0)
         replaced = mean.to(original.dtype).expand_as(original)
     else:
-        replaced = bound.model.embed(torch.full_like(ids, baseline_id(bound, baseline)), block)
+        replaced = bound.model.embed(torch.full_like(ids, baseline_id(bound.model, baseline)), block)
     return torch.where(keep.unsqueeze(-1), original, replaced).detach()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attriflow.engine.sizes import Sizes
 from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
 from attriflow.types import Example, Forward, Passes
@@ -236,7 +237,9 @@ class Bound:
 
         A range of steps is kept until the others have come: later tokens do not change what earlier steps read.
         """
-        if self._base is not None or not all(torch.equal(t.detach(), self.embeddings(b)) for b, t in inputs.items()):
+        if self._base is not None or not shortcuts():
+            return
+        if not all(torch.equal(t.detach(), self.embeddings(b)) for b, t in inputs.items()):
             return
         self._pieces[steps.start] = forward.logits.detach()
         if sum(piece.shape[1] for piece in self._pieces.values()) == self.batch.n_steps:

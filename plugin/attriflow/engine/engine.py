@@ -17,9 +17,11 @@ from torch import Tensor
 from attriflow.engine.baselines import baseline_embeddings
 from attriflow.engine.bound import Bound, Embed, Reduce, Sites
 from attriflow.engine.gradients import Gradients
+from attriflow.engine.memory import Halving
 from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
-from attriflow.errors import OutOfMemoryError, UnsupportedModelError
+from attriflow.errors import UnsupportedModelError
+from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
 from attriflow.models.base import Rows
 from attriflow.types import Forward, Passes
@@ -33,7 +35,7 @@ class Engine(Bound):
         """Pad the examples once."""
         super().__post_init__()
         self._prefix: Prefix | None = None
-        self._max_rows: int | None = None
+        self._versions = Halving("a single changed version of the batch")
 
     def passes(self, rows: Rows, steps: slice) -> Passes:
         """Further passes over the rows of a call."""
@@ -114,35 +116,30 @@ class Engine(Bound):
         Complexity: `n` forwards, packed into as few calls as memory allows. The encoder runs once when the source side
         does not change.
         """
-        out: list[Tensor] = []
         prefix = self.reusable_prefix() if in_order and worthwhile(self, n) else None
-        at = reached = 0  # versions from here on change nothing before this position
-        while at < n:
+        reached = 0  # versions from here on change nothing before this position
+
+        def size(_at: int) -> int:
             read = self.batch.n_steps - self.steps_after(reached).start
-            size = max(1, self.sizes.rows_at_once(left_out=reached, steps=read) // self.batch.size)
-            if prefix is not None:
-                size = min(size, max(8, -(-n // 8)))  # short runs of versions share long prefixes
-            end = min(n, at + min(size, self._max_rows or size))
-            try:
-                changed = dict(changes(at, end))
-                found = None if prefix is None else prefix.values(changed)
-                if found is None:
-                    values = self._whole(end - at, changed)
-                else:
-                    values, length = found
-                    reached = length if length < self.ids("target").shape[1] else reached
-                out.append(values)
-            except torch.OutOfMemoryError:
-                if end == at + 1:
-                    raise OutOfMemoryError("out of memory with a single changed version of the batch") from None
-                self._max_rows = (end - at) // 2
-                continue
-            at = end
-        return torch.cat(out)
+            versions = self.sizes.rows_at_once(left_out=reached, steps=read) // self.batch.size
+            # short runs of versions share long prefixes
+            return versions if prefix is None else min(versions, max(8, -(-n // 8)))
+
+        def scored(start: int, stop: int) -> Tensor:
+            nonlocal reached
+            changed = dict(changes(start, stop))
+            found = None if prefix is None else prefix.values(changed)
+            if found is None:
+                return self._whole(stop - start, changed)
+            values, length = found
+            reached = length if length < self.ids("target").shape[1] else reached
+            return values
+
+        return torch.cat(list(self._versions.parts(n, size, scored)))
 
     def _whole(self, n: int, changed: dict[str, Any]) -> Tensor:
         """The objective on `n` versions that run as a whole; an encoder whose side does not change runs once."""
-        reusable = self.model.is_encoder_decoder and not self.objective.passes
+        reusable = self.model.is_encoder_decoder and not self.objective.passes and shortcuts()
         if reusable and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
             changed["encoder_states"] = self.encoder_states().repeat(n, 1, 1)
         return self.objective(self.run(self.rows(n, **changed))).unflatten(0, (n, self.batch.size))
@@ -152,7 +149,7 @@ class Engine(Bound):
         width = self.ids("target").shape[1]
         if self.model.is_encoder_decoder or self.model.reuses_prefix is False or width <= 2 * SHORTEST:
             return None
-        if self.objective.passes:
+        if self.objective.passes or not shortcuts():
             return None
         if self._prefix is None:
             self._prefix = record(self)
@@ -181,7 +178,7 @@ class Engine(Bound):
                 forward = self.run(self.rows())
         if forward is None or not record.complete:
             record, forward = self._attention_outputs(whole)
-        if self._base is None:
+        if self._base is None and shortcuts():
             self._base = forward
         return {name: record.stacked(name) for name in (*self.blocks, *whole)}
 

@@ -24,8 +24,10 @@ from attriflow.engine.bound import Bound, Embed, Reduce, Sites, site_output
 from attriflow.engine.cuts import AtHead, AtValues, Cut
 from attriflow.engine.last_block import LastBlock, NotSeparableError
 from attriflow.engine.linearised import linearised
+from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
 from attriflow.errors import OutOfMemoryError
+from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import Rows
 
 _FIXED_TOKENS, _FIXED_WIDTH = 64, 1e7
@@ -67,7 +69,8 @@ class Gradients:
         """
         batch, n = self.bound.batch, self.bound.batch.n_steps
         first = int((batch.query >= self.unchanged).any(0).long().argmax())  # earlier steps see nothing that moves
-        if self.within is not None or self.sites is not None or not self.bound.objective.stepwise:
+        whole = self.within is not None or self.sites is not None or not self.bound.objective.stepwise
+        if whole or not shortcuts():
             return [slice(0, n)]
         source = 0 if batch.source_ids is None else batch.source_ids.shape[1]
         reach = [int(q) + 1 for q in batch.query.max(0).values]
@@ -107,29 +110,33 @@ class Gradients:
         size = max(1, 4 * settings.CHUNK_BYTES // (bound.batch.size * width * bound.model.hidden_size * 8))
         if self.within is not None:
             size = steps.stop - steps.start  # a context may have seen the whole input
+        points = Halving("a single point of the path")
         for start in range(steps.start, steps.stop, size):
             total: dict[str, Tensor] = {}
             part = slice(start, min(steps.stop, start + size))
-            limit = self._accumulate(total, part, max(1, limit))
+            self._accumulate(total, part, points, limit)
             yield part, total
 
-    def _accumulate(self, total: dict[str, Tensor], group: slice, limit: int) -> int:
-        """Add up the gradients of a group of steps over chunks of points; returns the chunk size that fitted."""
-        at = 0
-        while at < len(self.alphas):
+    def _accumulate(self, total: dict[str, Tensor], group: slice, points: Halving, limit: int) -> None:
+        """Add up the gradients of a group of steps over chunks of points."""
+
+        def add(first: int, last: int) -> None:
+            added = False
             try:
-                for steps, grads in self._chunk(at, at + limit, group):
+                for steps, grads in self._chunk(first, last, group):
                     place = slice(steps.start - group.start, steps.stop - group.start)
                     for block, g in grads.items():
                         shape = (g.shape[0], group.stop - group.start, *g.shape[2:])
-                        total.setdefault(block, g.new_zeros(shape))[:, place] += g
+                        sums = total.setdefault(block, g.new_zeros(shape))[:, place]
+                        added = True
+                        sums += g
             except torch.OutOfMemoryError:
-                if limit == 1:
-                    raise OutOfMemoryError("out of memory with a single point of the path") from None
-                limit = max(1, limit // 2)
-                continue
-            at += limit
-        return limit
+                if added:  # once more would count twice
+                    raise OutOfMemoryError("out of memory while gradients are added up") from None
+                raise
+
+        for _ in points.parts(len(self.alphas), limit, add):
+            pass
 
     def _chunk(self, first: int, last: int, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Points `first:last` in one graph, products of a range of steps."""
@@ -174,7 +181,7 @@ class Gradients:
     def _separable(self, points: int, steps: slice) -> bool:
         """Whether to try to tell the steps apart below the last block (see `last_block`)."""
         bound, objective, query = self.bound, self.bound.objective, self.bound.batch.query[:, steps]
-        if self.within is not None or not objective.stepwise or objective.passes:
+        if self.within is not None or not objective.stepwise or objective.passes or not shortcuts():
             return False
         if bound.model.last_block_separable is False:
             return False
@@ -197,7 +204,7 @@ class Gradients:
         changes = {} if self.sites is not None else {f"{block}_embeds": e for block, e in embeds.items()}
         rows = self._shortened(bound.rows(n, **changes), steps)
         caught: list[Tensor] = []
-        head = model.hf.get_output_embeddings() if bound.objective.stepwise else None
+        head = model.hf.get_output_embeddings() if bound.objective.stepwise and shortcuts() else None
         last = LastBlock(rows.query) if apart else None
         with ExitStack() as stack:
             if head is not None:
@@ -206,9 +213,10 @@ class Gradients:
                 stack.enter_context(_hook(module.register_forward_hook(_replace(leaves[block]))))
             if last is not None:
                 stack.enter_context(last.watch(model.hf, model.is_encoder_decoder))
-            stack.enter_context(
-                self.within() if self.within is not None else linearised(model.hf, settings.CHUNK_BYTES / 8, last)
-            )
+            if self.within is not None:
+                stack.enter_context(self.within())
+            elif shortcuts():
+                stack.enter_context(linearised(model.hf, settings.CHUNK_BYTES / 8, last))
             forward = bound.run(rows, steps)
             values = bound.objective(forward)
         if n == 1 and self.sites is None and not self.unchanged:
@@ -261,25 +269,25 @@ class Gradients:
         left_out = self.bound.ids("target").shape[1] - self._prefix(steps) + self.unchanged
         at_once = self.together or self.bound.sizes.rows_at_once(products=True, left_out=left_out)
         size = max(1, at_once // n_rows)
-        at, batched = 0, True
-        while at < n_steps:
-            part = slice(at, min(n_steps, at + size))
+        batched = shortcuts()
+
+        def product(start: int, stop: int) -> tuple[slice, list[Tensor]]:
+            nonlocal batched
+            part = slice(start, stop)
             try:
                 grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
             except torch.OutOfMemoryError:
-                if size == 1:
-                    raise OutOfMemoryError("out of memory in the backward pass of a single step") from None
-                size = max(1, size // 2)
-                continue
+                raise
             except RuntimeError:
                 # an operation without a batching rule (custom kernels): the same products one by one
                 if not batched:
                     raise
                 batched = False
-                continue
-            self.bound.counter.backward_rows += (part.stop - at) * n_rows
-            yield part, grads
-            at = part.stop
+                grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
+            self.bound.counter.backward_rows += (stop - start) * n_rows
+            return part, grads
+
+        yield from Halving("the backward pass of a single step").parts(n_steps, size, product)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Memory of tensors that are gone, given back to the system.
+"""Work in parts that fit into memory; memory of tensors that are gone, given back to the system.
 
 glibc keeps what tensors of up to 32 MB leave behind: after a batch of gradients of a model of GPT-2's size, 300 MB that
 a process shows as its own, and that the next, different call grows beyond.
@@ -7,8 +7,16 @@ a process shows as its own, and that the next, different call grows beyond.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+
+from attriflow.errors import OutOfMemoryError
+
+T = TypeVar("T")
 
 LONG = 1.0
 """Seconds of work from which on giving memory back costs little beside it: 10 ms, and 20 ms to get it again."""
@@ -29,3 +37,43 @@ def _trim() -> Any:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # other C libraries; Windows does not open None
         return None
+
+
+@dataclass
+class Halving:
+    """Work in parts: one that runs out of memory is halved, and those after it stay that small.
+
+    Attributes:
+        smallest: What a part of one is, for the message when that runs out of memory, too.
+        errors: What running out of memory raises.
+        limit: Size of parts that is known to fit; None before anything has failed.
+    """
+
+    smallest: str
+    errors: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
+    limit: int | None = None
+
+    def parts(self, n: int, size: int | Callable[[int], int], work: Callable[[int, int], T]) -> Iterator[T]:
+        """What `work(start, stop)` returns for the parts of `range(n)`, in order.
+
+        Args:
+            n: How much there is to do.
+            size: Of a part, or of the part that begins at a place.
+            work: Does one part; called again for less of it when it runs out of memory.
+
+        Raises:
+            OutOfMemoryError: A part of one does not fit.
+        """
+        at = 0
+        while at < n:
+            wanted = max(1, size if isinstance(size, int) else size(at))
+            end = min(n, at + (wanted if self.limit is None else min(wanted, self.limit)))
+            try:
+                found = work(at, end)
+            except self.errors:
+                if end == at + 1:
+                    raise OutOfMemoryError(f"out of memory with {self.smallest}") from None
+                self.limit = (end - at) // 2
+                continue
+            yield found
+            at = end

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import LanguageModel
 from attriflow.models.batch import Batch
 
@@ -43,6 +44,8 @@ class Sizes:
             left_out: Decoder positions that the sequences do not have.
             steps: How many steps are read; all when None.
         """
+        if not shortcuts():
+            return self.batch.size
         rows = CHUNK_BYTES // self.bytes_per_row(grad=grad or products)
         width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
         width = max(1, width - left_out)
@@ -57,6 +60,8 @@ class Sizes:
 
     def products_at_once(self) -> int:
         """Products of the batch that may be in one layer together, for graphs that are dear to traverse."""
+        if not shortcuts():
+            return 1
         width = max(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
         item = torch.finfo(self.model.dtype).bits / 8
         return max(1, int(2 * CHUNK_BYTES // (item * self.batch.size * width * self.model.hidden_size * 16)))

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attriflow.engine.baselines import baseline_id
 from attriflow.engine.bound import Counter
+from attriflow.engine.memory import Halving
 from attriflow.engine.sizes import CHUNK_BYTES
-from attriflow.errors import InputError, OutOfMemoryError, check_choice
+from attriflow.errors import InputError, check_choice
+from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.types import Example, Token, Variant
@@ -209,11 +212,8 @@ def _changed(
         ids = tuple(t.id for t, k in zip(tokens, keep, strict=True) if k)
         return ids, (1,) * len(ids)
     if how == "baseline":
-        tokenizer = model.tokenizer
-        found = [i for i in (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None]
-        if not found:
-            raise InputError(f"the tokenizer of {model.name} has no unk, pad or EOS token to use as baseline")
-        return tuple(t.id if k else int(found[0]) for t, k in zip(tokens, keep, strict=True)), (1,) * len(tokens)
+        absent = baseline_id(model, "unk")
+        return tuple(t.id if k else absent for t, k in zip(tokens, keep, strict=True)), (1,) * len(tokens)
     return tuple(t.id for t in tokens), tuple(int(k) for k in keep)
 
 
@@ -226,31 +226,25 @@ def _substitute(model: LanguageModel) -> int:
 def _run(
     model: LanguageModel, rows: list[_Row], answers: list[Tensor], batch_size: int | None, counter: Counter | None
 ) -> None:
-    at, limit = 0, batch_size
-    while at < len(rows):
-        if limit is None:
-            longest = len(rows[min(len(rows) - 1, at + 63)].target) + len(rows[at].source)
-            most = max(len(r.query) for r in rows[at : at + 64])
-            size = max(
-                1, min(512, int(CHUNK_BYTES // (4 * (longest * model.hidden_size * 16 + most * model.vocab_size * 3))))
-            )
-        else:
-            size = limit
-        chunk = rows[at : at + size]
-        try:
-            values = _call(model, chunk)
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise OutOfMemoryError("out of memory with a single changed input") from None
-            limit = max(1, size // 2)
-            continue
+    def size(at: int) -> int:
+        if batch_size is not None or not shortcuts():
+            return batch_size or 1
+        longest = len(rows[min(len(rows) - 1, at + 63)].target) + len(rows[at].source)
+        most = max(len(r.query) for r in rows[at : at + 64])
+        return min(512, int(CHUNK_BYTES // (4 * (longest * model.hidden_size * 16 + most * model.vocab_size * 3))))
+
+    def score(start: int, stop: int) -> None:
+        chunk = rows[start:stop]
+        values = _call(model, chunk)
         if counter is not None:
             counter.forward_rows += len(chunk)
             counter.forward_calls += 1
         for row, row_values in zip(chunk, values, strict=True):
             for number, place, column in row.readers:
                 answers[number][place] = row_values[column]
-        at += size
+
+    for _ in Halving("a single changed input").parts(len(rows), size, score):
+        pass
 
 
 def _call(model: LanguageModel, chunk: list[_Row]) -> Tensor:

@@ -121,7 +121,8 @@ def _single(
 ) -> list[Tensor]:
     out = []
     if wanted[0] or wanted[1]:
-        scores = torch._softmax_backward_data(grad @ value.transpose(-1, -2), weights, -1, weights.dtype)
+        scores = grad @ value.transpose(-1, -2) * weights
+        scores -= weights * scores.sum(-1, keepdim=True)
         if wanted[0]:
             out.append(scores @ key)
         if wanted[1]:

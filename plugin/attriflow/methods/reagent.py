@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError, OutOfMemoryError, check_choice
+from attriflow.engine.memory import Halving
+from attriflow.errors import InputError, check_choice
 from attriflow.methods._draws import generator
 from attriflow.methods._replacements import SAMPLERS, Replacements
 from attriflow.models.base import Rows
@@ -146,17 +146,14 @@ class Reagent:
         found = torch.zeros_like(done)
         asked = (~done).nonzero()  # rows of (chain, example, step)
         asked = asked[engine.batch.query[asked[:, 1], asked[:, 2]].argsort(stable=True)]
-        for rows in self._chunks(engine, asked):
-            found[rows[:, 0], rows[:, 1], rows[:, 2]] = self._in_top(engine, rows, replaced, ids)
-        return found
 
-    def _chunks(self, engine: Engine, asked: Tensor) -> Iterator[Tensor]:
-        """Rows that fit into memory together, short prefixes first."""
-        at, size = 0, engine.sizes.rows_at_once()
-        while at < len(asked):
-            rows = asked[at : at + size]
-            yield rows
-            at += len(rows)
+        def ask(start: int, stop: int) -> None:
+            rows = asked[start:stop]
+            found[rows[:, 0], rows[:, 1], rows[:, 2]] = self._in_top(engine, rows, replaced, ids)
+
+        for _ in Halving("a single replaced sequence").parts(len(asked), engine.sizes.rows_at_once(), ask):
+            pass
+        return found
 
     def _in_top(self, engine: Engine, rows: Tensor, replaced: Tensor, ids: Tensor) -> Tensor:
         chain, example, step = rows.unbind(1)
@@ -171,16 +168,7 @@ class Reagent:
             m = m & engine.present(block)[example]
             width = fields[f"{block}_ids"].shape[1]
             fields[f"{block}_ids"] = torch.where(m, n, engine.ids(block)[example])[:, :width]
-        try:
-            logits = engine.model.run(Rows(query=query.unsqueeze(1), **fields)).squeeze(1)
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
-                raise OutOfMemoryError("out of memory with a single replaced sequence") from None
-            half = len(rows) // 2
-            parts = (rows[:half], rows[half:])
-            return torch.cat([self._in_top(engine, part, replaced, ids) for part in parts])
-        engine.counter.forward_rows += len(rows)
-        engine.counter.forward_calls += 1
+        logits = engine.logits(Rows(query=query.unsqueeze(1), **fields)).squeeze(1)
         target = logits.gather(1, engine.batch.step_ids[example, step].unsqueeze(1))
         found: Tensor = (logits > target).sum(1) < self.stopping_condition_top_k
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 import attriflow.engine.sizes
 from attriflow.engine import Engine, Scores
+from attriflow.engine.memory import Halving
 from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError, check_choice
+from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
@@ -140,7 +142,7 @@ class _Layers:
             self.kinds["encoder"] = ("encoder", 0, method.encoder_zeroed_units_indices)
         self.found: dict[str, list[Tensor]] = {kind: [] for kind in self.kinds}
         self.sequences = dict.fromkeys(self.kinds, 0.0)
-        self.limit: int | None = None
+        self.parts = Halving("a single changed version of one layer").parts
 
     def stacked(self, kind: str) -> Tensor:
         """`[batch, row, token, layer]`."""
@@ -198,9 +200,9 @@ class _Layers:
             safe = safe and block.reproduces(row, number)
             self.sequences[kind] += row.numel() / block.width
 
-        if safe:
-            self._chunks(n_rows, min(size, (n_rows + 1) // 2), check)
-        if not safe:
+        if safe and shortcuts():
+            self._each(n_rows, min(size, (n_rows + 1) // 2), check)
+        if not (safe and shortcuts()):
             return None
         pairs = [example.flatten().nonzero()[:, 0] for example in needed]
         index = pad_sequence(pairs, batch_first=True)  # [batch, pair]
@@ -216,7 +218,7 @@ class _Layers:
             raw.flatten(1)[batch[keep], pair[keep]] = self._distance(clean[batch, row], output)[keep]
             self.sequences[kind] += row.numel() / block.width
 
-        self._chunks(index.shape[1], size, score)
+        self._each(index.shape[1], size, score)
         return raw
 
     def _whole(self, block: BlockRecord, kind: str, number: int, heads: Tensor | None) -> Tensor:
@@ -236,7 +238,7 @@ class _Layers:
             raw[:, :, start:stop] = self._distance(clean, output.unflatten(0, (-1, batch))).permute(1, 2, 0)
             self.sequences[kind] += batch * len(tokens)
 
-        self._chunks(n_tokens, max(1, int(attriflow.engine.sizes.CHUNK_BYTES / one)), score)
+        self._each(n_tokens, max(1, int(attriflow.engine.sizes.CHUNK_BYTES / one)), score)
         return raw
 
     def _distance(self, clean: Tensor, changed: Tensor) -> Tensor:
@@ -256,19 +258,10 @@ class _Layers:
         square = item * heads * 2 + 48
         return max(1, int(min(budget / linear, math.sqrt(budget / square))))
 
-    def _chunks(self, n: int, size: int, run: Callable[[int, int], Any]) -> None:
-        """Run `0:n` in chunks that fit into memory."""
-        at = 0
-        while at < n:
-            size = size if self.limit is None else min(size, self.limit)
-            try:
-                run(at, min(n, at + size))
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise OutOfMemoryError("out of memory with a single changed version of one layer") from None
-                size = self.limit = max(1, min(size, n - at) // 2)
-                continue
-            at += size
+    def _each(self, n: int, size: int, run: Callable[[int, int], None]) -> None:
+        """Run `0:n` in parts that fit into memory."""
+        for _ in self.parts(n, size, run):
+            pass
 
 
 def _everything(ids: Tensor) -> Tensor:

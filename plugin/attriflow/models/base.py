@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.errors import InputError, UnsupportedModelError
-from attriflow.kernels.linear import fast_products
+from attriflow.kernels.linear import without_zero_rows
 from attriflow.models.batch import Batch, collate
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
@@ -187,7 +187,7 @@ class LanguageModel(ABC):
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        with fast_products(self.hf):
+        with without_zero_rows(self.hf):
             logits = self._call(rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same

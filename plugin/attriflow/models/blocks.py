@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
-from attriflow.kernels.linear import fast_products
+from attriflow.kernels.linear import without_zero_rows
 from attriflow.models.attention import AttentionCall, eager, listen, replaced
 
 
@@ -150,7 +150,7 @@ class BlockRecord:
             return _pick(rows.output, row) if number < first else rows.attend(module, query, row)
 
         args, kwargs = _map((self.args, self.kwargs), lambda t: _crop(t, positions, self.width))
-        with replaced(attention), fast_products(self.module):
+        with replaced(attention), without_zero_rows(self.module):
             return _first(self.module(*args, **kwargs))
 
     def reproduces(self, row: Tensor, layer: int) -> bool:
@@ -198,7 +198,7 @@ class BlockRecord:
             return t.repeat(n, *([1] * (t.ndim - 1))) if t.ndim > 1 and t.shape[0] == batch else t
 
         args, kwargs = _map((self.args, self.kwargs), repeat)
-        with replaced(attention), fast_products(self.module):
+        with replaced(attention), without_zero_rows(self.module):
             output = _first(self.module(*args, **kwargs))
         return _pick(output, self.positions.repeat(n, 1)).unflatten(0, (n, batch))
 

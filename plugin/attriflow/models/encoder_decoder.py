@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import InputError, UnsupportedModelError
-from attriflow.kernels.linear import fast_products
+from attriflow.kernels.linear import without_zero_rows
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.generation import cut_at_eos, generated_ids
@@ -111,7 +111,7 @@ class EncoderDecoder(LanguageModel):
             arguments["inputs_embeds"] = rows.source_embeds
         else:
             arguments["input_ids"] = rows.source_ids
-        with fast_products(self.hf):
+        with without_zero_rows(self.hf):
             states: Tensor = self.hf.get_encoder()(**arguments).last_hidden_state
         return states
 
