@@ -14,12 +14,15 @@ import torch
 from models import CONFIGS, ENCODER_DECODERS, build
 
 import attriflow
-from attriflow.engine import Engine, Objective, gradients, prefix, sizes
+from attriflow.engine import Engine, Objective, gradients, plain, prefix, sizes
 from attriflow.engine.gradients import Gradients
+from attriflow.engine.last_block import LastBlock
+from attriflow.engine.sizes import Sizes
 from attriflow.errors import OutOfMemoryError
 from attriflow.kernels import linear
 from attriflow.models.attention import interface_works
 from attriflow.models.base import Rows
+from attriflow.models.blocks import BlockRecord
 from attriflow.registry import methods, step_functions
 
 METHODS = methods.names()
@@ -312,22 +315,51 @@ def test_graphs_of_their_own_for_ranges_of_steps_change_nothing(model, name, met
             same(a.step_scores["entropy"], b.step_scores["entropy"])
 
 
-@pytest.mark.skipif(linear._product() is None, reason="PyTorch without MKL or oneDNN")
 @pytest.mark.parametrize(("name", "method"), [p for p in PAIRS if p.values[1] not in NO_MODEL])
-def test_fast_products_change_nothing(tokenizers, name, method, monkeypatch):
-    """oneDNN in place of MKL, on layers that are far too small for it to be used."""
-    tokenizer = tokenizers["bart" if name in ENCODER_DECODERS else "gpt2"]
-    m = attriflow.load_model(build(name).float(), tokenizer=tokenizer)
-    used = []
-    multiplied = linear._multiplied
-    monkeypatch.setattr(linear, "_multiplied", lambda *a: used.append(a[0].shape) or multiplied(*a))
+def test_shortcuts_change_nothing(model, name, method, monkeypatch):
+    """Every shortcut, also those that would not be worth it in a model this small, against none at all."""
+    m = model(name)
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
-    plain = attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method)
-    assert not used
     monkeypatch.setattr(linear, "SMALLEST", 1)
-    for a, b in zip(plain, attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method), strict=True):
-        same(a.scores, b.scores, 1e-3 * float(a.scores.nan_to_num().abs().max()))
-    assert used
+    found = attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method, step_scores=["entropy"])
+    with plain():
+        wanted = attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method, step_scores=["entropy"])
+    for a, b in zip(wanted, found, strict=True):
+        same(a.scores, b.scores, 1e-5 * float(a.scores.nan_to_num().abs().max()))
+        same(a.step_scores["entropy"], b.step_scores["entropy"], 1e-5)
+
+
+def test_plain_takes_no_shortcut(model, monkeypatch):
+    """Each of them is taken by one of these methods, and none inside of `plain`."""
+    taken = set()
+    for owner, name in (
+        (prefix.Prefix, "rerun"),
+        (LastBlock, "cut"),
+        (gradients, "AtHead"),
+        (gradients, "linearised"),
+        (linear, "_without_zeros"),
+        (BlockRecord, "at"),
+        (Engine, "encoder_states"),
+        (Sizes, "bytes_per_row"),
+    ):
+        known = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, n=name, f=known, **k: taken.add(n) or f(*a, **k))
+    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(linear, "SMALLEST", 1)
+
+    def run(**options):
+        for name in ("gpt2", "bart"):
+            for method in ("saliency", "occlusion", "value_zeroing"):
+                attribute(model(name), PROMPTS, TARGETS[name == "bart"], method, **options)
+
+    run()
+    monkeypatch.setattr(model("gpt2").wrapped, "last_block_separable", False)  # then the head is the place to cut
+    run()
+    assert len(taken) == 8, taken
+    taken.clear()
+    with plain():
+        run()
+    assert not taken
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in ENCODER_DECODERS])

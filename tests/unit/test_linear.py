@@ -1,20 +1,17 @@
-"""Frozen linear layers through oneDNN: PyTorch's own numbers, and left alone where that would not hold."""
+"""Frozen linear layers whose gradients leave out zero rows: the same numbers; others are left alone."""
 
 from __future__ import annotations
 
-import os
+import math
 
-import psutil
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attriflow.engine.memory import give_back
+from attriflow.engine import plain
 from attriflow.kernels import linear
-from attriflow.kernels.linear import fast_products
-
-pytestmark = pytest.mark.skipif(linear._product() is None, reason="PyTorch without MKL or oneDNN")
+from attriflow.kernels.linear import without_zero_rows
 
 
 class Conv1D(nn.Module):
@@ -43,11 +40,11 @@ def _small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the inputs that went through oneDNN."""
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of the inputs of layers that were taken."""
     found: list[tuple[int, ...]] = []
-    multiplied = linear._multiplied
-    monkeypatch.setattr(linear, "_multiplied", lambda x, *rest: found.append(tuple(x.shape)) or multiplied(x, *rest))
+    apply = linear._Linear.apply
+    monkeypatch.setattr(linear._Linear, "apply", lambda x, *rest: found.append(tuple(x.shape)) or apply(x, *rest))
     return found
 
 
@@ -56,113 +53,74 @@ def frozen(name: str) -> nn.Module:
     return LAYERS[name]().requires_grad_(False)
 
 
+def input_of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, dtype=dtype).requires_grad_(True)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6), (5, 1, 6)])
-def test_values_and_gradients(name: str, shape: tuple[int, ...], calls: list[tuple[int, ...]]) -> None:
-    layer = frozen(name)
-    x = torch.randn(shape).requires_grad_(True)
-    vectors = torch.randn(7, *shape[:-1], 9)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_values_and_gradients(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, taken: list[tuple[int, ...]]
+) -> None:
+    layer = frozen(name).to(dtype)
+    x = input_of(*shape, dtype=dtype)
+    vectors = torch.randn(7, *shape[:-1], 9, dtype=dtype)
     vectors[2:, ..., : shape[-2] // 2, :] = 0  # rows that need no product
-    found = []
-    for context in (torch.backends.mkldnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=True)):
-        with context:
-            before = len(calls)
-            with fast_products(layer):
-                out = layer(x)
+    with without_zero_rows(layer):
+        own = layer(x)
+    assert [math.prod(s) for s in taken] == [math.prod(shape)]
+    other = layer(x)
+    assert torch.equal(own, other)
 
-            def product(v: Tensor, out: Tensor = out) -> Tensor:
-                return torch.autograd.grad(out, x, v, retain_graph=True)[0]
+    def products(out: Tensor) -> tuple[Tensor, Tensor]:
+        def product(v: Tensor) -> Tensor:
+            return torch.autograd.grad(out, x, v, retain_graph=True)[0]
 
-            found.append((out.detach(), torch.stack([product(v) for v in vectors]), torch.vmap(product)(vectors)))
-            found.append(len(calls) - before)
-    (value, alone, many), none, (own_value, own_alone, own_many), some = found
-    assert none == 0
-    assert some == 1 + 7 + 1
-    for a, b in ((value, own_value), (alone, own_alone), (many, own_many), (alone, many)):
+        return torch.stack([product(v) for v in vectors]), torch.vmap(product)(vectors)
+
+    (alone, many), (own_alone, own_many) = products(other), products(own)
+    for a, b in ((alone, own_alone), (many, own_many), (alone, many)):
         assert torch.allclose(a, b, atol=1e-5)
     assert (own_many[2:, ..., : shape[-2] // 2, :] == 0).all()
 
 
 @pytest.mark.parametrize("multiple", [1, 4])
-def test_zero_rows_are_left_out(multiple: int, calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_rows_are_left_out(multiple: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "CHOSEN", multiple)
     layer = frozen("no bias")
-    x = torch.randn(5, 6).requires_grad_(True)
-    with fast_products(layer):
+    x = input_of(5, 6)
+    with without_zero_rows(layer):
         out = layer(x)
     vectors = torch.zeros(3, 5, 9)
     vectors[0, :2], vectors[1, :1], vectors[2, 1:] = 1, torch.finfo(torch.float32).tiny, torch.nan
-    calls.clear()
+    multiplied: list[tuple[int, ...]] = []
+
+    class Products(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (Tensor.matmul, Tensor.__matmul__, torch.matmul):
+                multiplied.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
 
     def product(v: Tensor) -> Tensor:
-        return torch.autograd.grad(out, x, v, retain_graph=True)[0]
+        with Products():
+            return torch.autograd.grad(out, x, v, retain_graph=True)[0]
 
     got = torch.vmap(product)(vectors)
-    assert calls == [(2 + 1 + 4 if multiple == 1 else 8, 9)]
+    kept = linear._without_zeros
+    with Products():
+        again = kept(vectors, layer.weight)
+    assert (2 + 1 + 4 if multiple == 1 else 8, 9) in multiplied
     assert torch.allclose(got, vectors @ layer.weight, equal_nan=True, atol=1e-6)
+    assert torch.allclose(again, got, equal_nan=True)
     assert (got[1, 0] != 0).any()
     assert (torch.vmap(product)(torch.zeros_like(vectors)) == 0).all()
 
 
-@pytest.mark.parametrize("given", [None, "7"])
-def test_memory_for_compiled_products_is_limited(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    monkeypatch.setenv(name, given or "")
-    if given is None:
-        monkeypatch.delenv(name)
-    fast_products(frozen("linear"))
-    assert os.environ[name] == (given or str(linear.KEPT))
-
-
-def test_few_shapes_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others are filled up to one of them, or left to MKL; the numbers are the same."""
-    monkeypatch.setattr(linear, "COMPILED", 3)
-    monkeypatch.setattr(linear, "_KNOWN", {})
-    given, product = [], linear._product()
-    monkeypatch.setattr(linear, "_product", lambda: lambda x, *rest: given.append(x.numel() // 6) or product(x, *rest))
-    layer, bare = frozen("linear"), frozen("no bias")
-    for module, n, wanted in (
-        (layer, 4, 4),
-        (layer, 40, 40),
-        (bare, 12, 12),
-        (layer, 4, 4),
-        (layer, 3, 4),  # filled up
-        (layer, 32, 40),
-        (layer, 31, None),  # too much to fill up
-        (layer, 41, None),
-        (bare, 11, 12),
-        (bare, 40, None),  # a shape of another layer
-    ):
-        given.clear()
-        x = torch.randn(n, 6)
-        with fast_products(module), torch.no_grad():
-            out = module(x.view(1, n, 6))
-        assert given == [wanted] * (wanted is not None)
-        assert out.shape == (1, n, 9)
-        assert torch.allclose(out[0], module(x), atol=1e-6)
-
-
-def test_memory_does_not_grow_with_the_number_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_KNOWN", {})
-    monkeypatch.setattr(linear, "COMPILED", 20)
-    layer = nn.Linear(512, 512).requires_grad_(False)
-
-    def run(lengths: range) -> None:
-        with fast_products(layer), torch.no_grad():
-            for n in lengths:
-                layer(torch.randn(n, 512))
-        give_back()
-
-    run(range(100, 120))
-    before = psutil.Process().memory_info().rss
-    run(range(120, 420))  # 90 MB if each were compiled
-    assert psutil.Process().memory_info().rss < before + 15 * 2**20
-
-
 def test_gradients_of_gradients() -> None:
     layer = frozen("linear")
-    x = torch.randn(4, 6).requires_grad_(True)
-    with fast_products(layer):
+    x = input_of(4, 6)
+    with without_zero_rows(layer):
         out = layer(x).pow(3).sum()
     (first,) = torch.autograd.grad(out, x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -174,58 +132,53 @@ def test_gradients_of_gradients() -> None:
     "change",
     [
         lambda layer: layer.requires_grad_(True),
-        lambda layer: layer.double(),
-        lambda layer: layer.bfloat16(),
         lambda layer: setattr(layer, "bias", nn.Parameter(layer.bias.detach(), requires_grad=True)),
     ],
-    ids=["learning", "double", "half", "bias learns"],
+    ids=["learning", "bias learns"],
 )
-def test_others_are_left_alone(change, calls: list[tuple[int, ...]]) -> None:
+def test_layers_that_learn_are_left_alone(change, taken: list[object]) -> None:
     layer = frozen("linear")
     change(layer)
-    x = torch.randn(3, 6, dtype=layer.weight.dtype)
-    expected = layer(x)
-    with fast_products(layer):
-        assert torch.equal(layer(x), expected)
-    assert calls == []
+    x = input_of(3, 6)
+    with without_zero_rows(layer):
+        layer(x).sum().backward()
+    assert taken == []
+    assert layer.bias.grad is not None
 
 
-def test_learning_layers_are_taken_where_nothing_is_learned(calls: list[tuple[int, ...]]) -> None:
-    layer = nn.Linear(6, 9)
-    with torch.no_grad(), fast_products(layer):
-        out = layer(torch.randn(3, 6))
-    assert calls == [(3, 6)]
-    assert not out.requires_grad
-
-
-def test_autocast_is_left_alone(calls: list[tuple[int, ...]]) -> None:
+def test_autocast_is_left_alone(taken: list[object]) -> None:
     layer = frozen("linear")
-    with torch.autocast("cpu", torch.bfloat16), fast_products(layer):
-        assert layer(torch.randn(3, 6)).dtype == torch.bfloat16
-    assert calls == []
+    with torch.autocast("cpu", torch.bfloat16), without_zero_rows(layer):
+        assert layer(input_of(3, 6)).dtype == torch.bfloat16
+    assert taken == []
 
 
-def test_tensors_of_other_kinds_are_left_alone(calls: list[tuple[int, ...]]) -> None:
+def test_tensors_of_other_kinds_are_left_alone(taken: list[object]) -> None:
     class Other(Tensor):
         pass
 
     layer = frozen("linear")
-    with fast_products(layer):
-        layer(torch.randn(3, 6).as_subclass(Other))
-        layer(torch.randn(0, 6))
-    assert calls == []
+    with without_zero_rows(layer):
+        layer(input_of(3, 6).as_subclass(Other))
+        layer(input_of(0, 6))
+        layer(torch.randn(3, 6))  # no gradient is wanted
+    assert taken == []
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 9), (1, 9)])
-def test_biases_of_other_shapes_are_left_alone(shape: tuple[int, ...], calls: list[tuple[int, ...]]) -> None:
-    weight, bias, x = torch.randn(6, 9), torch.randn(shape), torch.randn(3, 6)
-    with fast_products(frozen("linear")):
+def test_biases_of_other_shapes_are_left_alone(shape: tuple[int, ...], taken: list[object]) -> None:
+    weight, bias, x = torch.randn(6, 9), torch.randn(shape), input_of(3, 6)
+    with without_zero_rows(frozen("linear")):
         assert torch.allclose(torch.addmm(bias, x, weight), x @ weight + bias, atol=1e-5)
-    assert calls == []
+    assert taken == []
 
 
-def test_small_models_are_not_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_watched_where_nothing_can_be_gained(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = frozen("linear")
-    assert isinstance(fast_products(layer), TorchFunctionMode)
+    assert isinstance(without_zero_rows(layer), TorchFunctionMode)
+    with torch.no_grad():
+        assert not isinstance(without_zero_rows(layer), TorchFunctionMode)
+    with plain():
+        assert not isinstance(without_zero_rows(layer), TorchFunctionMode)
     monkeypatch.setattr(linear, "SMALLEST", 6 * 9 + 1)
-    assert not isinstance(fast_products(layer), TorchFunctionMode)
+    assert not isinstance(without_zero_rows(layer), TorchFunctionMode)

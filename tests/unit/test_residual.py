@@ -15,8 +15,9 @@ import attriflow
 import attriflow.engine.sizes as settings
 from attriflow.engine import Engine, Objective
 from attriflow.errors import InputError, OutOfMemoryError, UnknownNameError, UnsupportedModelError
+from attriflow.kernels.positions import at
 from attriflow.methods._internals.mixing import Affine, mixing
-from attriflow.methods._internals.recording import Layer, record, record_layers, rows
+from attriflow.methods._internals.recording import Layer, record, record_layers
 from attriflow.methods.information_flow_routes import trace
 from attriflow.models.attention import AttentionCall
 from attriflow.registry import methods, step_functions
@@ -265,7 +266,7 @@ class TestRefusals:
 def test_rows():
     x = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)
     positions = torch.tensor([[3, 1], [0, 0]])
-    found = rows(x, positions, 2)
+    found = at(x, positions, 2)
     assert found.shape == (2, 3, 2, 5)
     for b in range(2):
         for s in range(2):

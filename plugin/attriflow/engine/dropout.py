@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from attriflow.kernels.attention import written_out
+from attriflow.kernels.attention import Operands
 from attriflow.types import Example
 
 _DROPOUT = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -53,11 +53,9 @@ class Dropout(TorchFunctionMode):
             if given["training"] and given["p"] > 0:
                 return self.drop(given["input"], float(given["p"]))
         elif func is torch.nn.functional.scaled_dot_product_attention:
-            operands = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-            given = {**dict(zip(operands, args, strict=False)), **kwargs}
-            p = float(given.pop("dropout_p", 0.0) or 0.0)
-            if p > 0:
-                return written_out(**given, drop=lambda weights: self.drop(weights, p))
+            call = Operands.of(args, kwargs)
+            if call.dropout_p > 0:
+                return call.written_out(drop=lambda weights: self.drop(weights, call.dropout_p))
         return func(*args, **kwargs)
 
     def drop(self, x: Tensor, p: float) -> Tensor:

@@ -27,6 +27,7 @@ from attriflow.engine.linearised import linearised
 from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
 from attriflow.errors import OutOfMemoryError
+from attriflow.kernels.linear import without_zero_rows
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import Rows
 
@@ -213,6 +214,7 @@ class Gradients:
                 stack.enter_context(_hook(module.register_forward_hook(_replace(leaves[block]))))
             if last is not None:
                 stack.enter_context(last.watch(model.hf, model.is_encoder_decoder))
+            stack.enter_context(without_zero_rows(model.hf))  # first: others see the layers as they are
             if self.within is not None:
                 stack.enter_context(self.within())
             elif shortcuts():

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attriflow.engine.cuts import Cut, at_places
-from attriflow.kernels.attention import additive_mask
+from attriflow.kernels.attention import Operands, scores
 from attriflow.models.blocks import find_blocks
 
 
@@ -105,30 +105,19 @@ class LastBlock:
     def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         self.inside = False
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
+    def attend(self, call: Operands) -> Tensor:
         """`scaled_dot_product_attention` at the positions steps are read at; zero elsewhere, where nobody looks."""
-        span = slice(self.low, self.high)
+        span, (query, key, value) = slice(self.low, self.high), (call.query, call.key, call.value)
         wide = torch.promote_types(query.dtype, torch.float32)
-        k, v = (t.detach().to(wide) for t in (key, value))
-        if enable_gqa:
-            k, v = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (k, v))
-        q = query[:, :, span].to(wide) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        scores = q @ k.transpose(-1, -2)
-        mask = additive_mask(attn_mask, is_causal, query, key)
-        if mask is not None and mask.shape[-2] == query.shape[2]:
-            mask = mask[..., span, :]
-        weights = (scores if mask is None else scores + mask).softmax(-1)
+        q = replace(call, query=query[:, :, span].to(wide)).scaled
+        k, v = (call.by_head(t.detach().to(wide)) for t in (key, value))
+        bias = call.bias()
+        if bias is not None and bias.shape[-2] == query.shape[2]:
+            bias = bias[..., span, :]
+        found = scores(q, k, bias)
+        weights = found.softmax(-1)
         output = weights @ v
-        self.calls.append(_Attention(key, value, q, scores, weights, output))
+        self.calls.append(_Attention(key, value, q, found, weights, output))
         before, after = self.low, query.shape[2] - self.high
         return torch.nn.functional.pad(output.to(query.dtype), (0, 0, before, after))
 
@@ -180,9 +169,9 @@ class _AtLastBlock(Cut):
     def vectors(self, steps: slice) -> list[Tensor]:
         """The step's row of the block's input; outer products for keys and values."""
         out = [at_places(self.entry, self.place, steps)]
-        for call, (scores, output) in zip(self.calls, self.given, strict=True):
+        for call, (given, output) in zip(self.calls, self.given, strict=True):
             if call.key.requires_grad:
-                out.append(self._outer(scores, call.query.detach(), call.key, steps))
+                out.append(self._outer(given, call.query.detach(), call.key, steps))
             if call.value.requires_grad:
                 out.append(self._outer(call.weights.detach(), output, call.value, steps))
         return out

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.kernels.positions import at
 from attriflow.models.base import Rows
+from attriflow.models.blocks import is_norm, main_stack
 
 
 def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
@@ -30,7 +32,9 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     if head is None:
         raise UnsupportedModelError(f"{type(hf).__name__} has no LM head to read states with")
     decoder = hf.get_decoder() if bound.model.is_encoder_decoder else hf.base_model
-    blocks = _blocks(decoder, bound)
+    blocks = main_stack(decoder, bound.model.shape.layers)
+    if not blocks:
+        raise UnsupportedModelError(f"{bound.model.name} has no list of layers")
     states: list[Tensor] = []
     norms: list[nn.Module] = []  # that run after the last layer
     read: list[Tensor] = []
@@ -39,7 +43,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
             stack.callback(block.register_forward_hook(lambda _m, _a, out: states.append(_first(out))).remove)
         inside = {id(m) for block in blocks for m in block.modules()}
         for module in decoder.modules():
-            if id(module) not in inside and _is_norm(module):
+            if id(module) not in inside and is_norm(module):
                 hook = module.register_forward_hook(
                     lambda m, _a, _o: norms.append(m) if len(states) == len(blocks) else None
                 )
@@ -49,11 +53,11 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     norm = norms[-1] if norms else None
     if len(states) != len(blocks) or len(read) != 1:
         raise UnsupportedModelError(f"{type(hf).__name__} does not run its layers one after the other")
-    last = _at(states[-1] if norm is None else norm(states[-1]), rows.query)
+    last = at(states[-1] if norm is None else norm(states[-1]), rows.query)
     scale = _scale(last, read[0], rows.query)
 
     def logits_of(state: Tensor) -> Tensor:
-        normed = _at(state, rows.query) if norm is None else norm(_at(state, rows.query))
+        normed = at(state, rows.query) if norm is None else norm(at(state, rows.query))
         return _capped(hf, head(normed * scale)).to(logits.dtype)
 
     _check(hf, logits_of(states[-1]), logits)
@@ -68,35 +72,15 @@ def _chosen(layer: int | None, n: int) -> Sequence[int]:
     return [layer - 1 if layer > 0 else n + layer]
 
 
-def _blocks(decoder: nn.Module, bound: Bound) -> list[nn.Module]:
-    """The decoder's layers: its longest list of modules."""
-    lists = [list(m) for m in decoder.modules() if isinstance(m, nn.ModuleList)]
-    if not lists:
-        raise UnsupportedModelError(f"{bound.model.name} has no list of layers")
-    wanted = getattr(bound.model.hf.config.get_text_config(), "num_hidden_layers", None)
-    fitting = [found for found in lists if len(found) == wanted]
-    return (fitting or [max(lists, key=len)])[0]
-
-
 def _first(out: Any) -> Any:
     return out[0] if isinstance(out, (tuple, list)) else out
-
-
-def _is_norm(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 1
-
-
-def _at(state: Tensor, query: Tensor) -> Tensor:
-    index = query.unsqueeze(-1).expand(-1, -1, state.shape[-1])
-    return state.gather(1, index.to(state.device))
 
 
 def _scale(last: Tensor, read: Tensor, query: Tensor) -> float:
     """Factor between the normed state and what the head reads (some models scale it)."""
     low = int(query.min())
     whole = read.shape[1] > int(query.max()) - low + 1
-    there = _at(read, query if whole else query - low)
+    last, there = last.detach(), at(read.detach(), query if whole else query - low)
     norm = last.norm()
     return float((there * last).sum() / (norm * norm)) if norm > 0 else 1.0
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attriflow.engine.last_block import LastBlock
-from attriflow.kernels.attention import written_out
+from attriflow.kernels.attention import Operands
 from attriflow.kernels.slopes import activations, with_slope
 
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
@@ -106,15 +106,13 @@ def _attention(limit: float, last: LastBlock | None, func: Any, args: Any, kwarg
 
     In half precision the fused kernel keeps more digits between its steps.
     """
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    query, key = given["query"], given["key"]
-    size = query.shape[:-1].numel() * key.shape[-2] * query.element_size()
-    if last is not None and last.inside and not given.get("dropout_p"):
-        return last.attend(**{k: v for k, v in given.items() if k != "dropout_p"})
-    if given.get("dropout_p") or size > limit or query.dtype in (torch.bfloat16, torch.float16):
+    call = Operands.of(args, kwargs)
+    if last is not None and last.inside and not call.dropout_p:
+        return last.attend(call)
+    size = call.query.shape[:-1].numel() * call.key.shape[-2] * call.query.element_size()
+    if call.dropout_p or size > limit or call.query.dtype in (torch.bfloat16, torch.float16):
         return func(*args, **kwargs)  # type: ignore[no-any-return]
-    return written_out(**{k: v for k, v in given.items() if k != "dropout_p"})
+    return call.written_out()
 
 
 def _activation_hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:

@@ -25,10 +25,8 @@ WORTHWHILE = 4e9
 
 def worthwhile(bound: Bound, n: int) -> bool:
     """Whether `n` changed versions of the batch are enough work to run them in parts of their own."""
-    config = bound.model.hf.config.get_text_config()
-    layers = int(getattr(config, "num_hidden_layers", 12))
     tokens = n * bound.batch.target_ids.numel()
-    return tokens * layers * 12 * bound.model.hidden_size**2 >= WORTHWHILE
+    return tokens * bound.model.shape.layers * 12 * bound.model.hidden_size**2 >= WORTHWHILE
 
 
 @dataclass(frozen=True)

@@ -68,21 +68,18 @@ class Sizes:
 
     def attention_bytes(self) -> float:
         """Size of the attention weights of one layer."""
-        config = self.model.hf.config.get_text_config()
         width = max(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)
-        heads = int(getattr(config, "num_attention_heads", 8))
-        return self.batch.size * heads * width**2 * torch.finfo(self.model.dtype).bits / 8
+        return self.batch.size * self.model.shape.heads * width**2 * torch.finfo(self.model.dtype).bits / 8
 
     def bytes_per_row(self, grad: bool) -> float:
         """Rough peak memory of one sequence in a call: activations (kept per layer for gradients) and logits."""
-        config = self.model.hf.config.get_text_config()
         width = self.batch.target_ids.shape[1] + (
             0 if self.batch.source_ids is None else self.batch.source_ids.shape[1]
         )
         item = torch.finfo(self.model.dtype).bits / 8
-        layers = int(getattr(config, "num_hidden_layers", 12)) if grad else 1
-        heads = int(getattr(config, "num_attention_heads", 8))
-        activations = width * self.model.hidden_size * 16 * layers + heads * width * width * 2
+        shape = self.model.shape
+        layers = shape.layers if grad else 1
+        activations = width * self.model.hidden_size * 16 * layers + shape.heads * width * width * 2
         vocabulary = self.batch.n_steps * self.model.vocab_size * 4
         return max(1.0, item * (activations + vocabulary))
 

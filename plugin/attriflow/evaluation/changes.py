@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attriflow.errors import InputError
 from attriflow.models.base import BLOCKS, LanguageModel
+from attriflow.models.blocks import find_blocks
 from attriflow.registry import step_functions
 from attriflow.types import Forward
 
@@ -104,16 +105,14 @@ def random_parameters(hf: nn.Module, share: float, draw: int) -> Iterator[None]:
 def stages(hf: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
     """The model's parameters from the input to the output: one stage per block, one for what lies between blocks.
 
-    Blocks are the numbered elements of lists of layers, in the order in which the architecture declares them.
+    Blocks stand in the order in which the architecture declares them.
     """
+    blocks: dict[int, int] = {}  # parameter -> its block
+    for number, block in enumerate(find_blocks(hf)):
+        for parameter in block.parameters():
+            blocks.setdefault(id(parameter), number)
     named = list(hf.named_parameters())  # each tensor once, under the first of its names
-    return [list(group) for _, group in groupby(named, key=lambda pair: _block(pair[0]))]
-
-
-def _block(name: str) -> str:
-    parts = name.split(".")
-    at = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
-    return "" if at is None else ".".join(parts[: at + 1])
+    return [list(group) for _, group in groupby(named, key=lambda pair: blocks.get(id(pair[1])))]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Attention as matrix products whose backward runs for many gradients at once, without copies of what they share.
+"""Attention written out: the arguments of torch's function, scores, and products that serve many gradients at once.
 
 `torch.vmap` over the backward of a product of two matrices, one of which is the same for all, copies that one for
 every gradient first. Attention has four such products per layer, and its weights are the largest tensor of all. Here
@@ -12,7 +12,8 @@ by tiles of queries that stay in the processor's cache and leave out the keys th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -27,41 +28,75 @@ Tile = tuple[slice, int]
 """Queries, and how many keys they see."""
 
 
-def written_out(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-    drop: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """`scaled_dot_product_attention` as matrix products and a softmax; `drop` changes the weights."""
-    if enable_gqa:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-    mask = additive_mask(attn_mask, is_causal, query, key)
-    if drop is None and (mask is None or not mask.requires_grad):
-        return attention(query, key, value, mask)
-    scores = query @ key.transpose(-1, -2)
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    return (weights if drop is None else drop(weights)) @ value
+@dataclass(frozen=True, kw_only=True)
+class Operands:
+    """One call of `scaled_dot_product_attention`, its arguments by name.
 
-
-def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor, key: Tensor) -> Tensor | None:
-    """What `scaled_dot_product_attention` adds to scores for its mask arguments, `[..., query or 1, key]`.
-
-    Args:
-        mask, is_causal: As given to the function.
-        query, key: `[..., query, dim]` and `[..., key, dim]`, for their lengths and type.
+    Attributes:
+        query: `[row, head, query, dim]`.
+        key, value: `[row, key-value head, key, dim]`.
+        attn_mask, is_causal, dropout_p, scale, enable_gqa: As torch takes them.
     """
-    if is_causal:
-        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+    @classmethod
+    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands:
+        """Read the arguments of a call."""
+        return cls(**dict(zip(_NAMES, args, strict=False)), **kwargs)
+
+    @property
+    def scaled(self) -> Tensor:
+        """The query times the scale."""
+        return self.query * (self.query.shape[-1] ** -0.5 if self.scale is None else self.scale)
+
+    def by_head(self, tensor: Tensor) -> Tensor:
+        """Keys or values for every head of the query."""
+        return for_heads(tensor, self.query) if self.enable_gqa else tensor
+
+    def bias(self, hidden: float | None = None) -> Tensor | None:
+        """What is added to scores, `[..., query or 1, key]`: `hidden` (the lowest number) where keys are not seen."""
+        mask = self.attn_mask
+        if self.is_causal:
+            shape = self.query.shape[-2], self.key.shape[-2]
+            mask = torch.ones(shape, dtype=torch.bool, device=self.query.device).tril()
+        if mask is None or mask.dtype != torch.bool:
+            return mask
+        lowest = torch.finfo(self.query.dtype).min if hidden is None else hidden
+        return torch.zeros_like(mask, dtype=self.query.dtype).masked_fill(~mask, lowest)
+
+    def written_out(self, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The call as matrix products and a softmax, `[row, head, query, dim]`; `drop` changes the weights."""
+        query, key, value, bias = self.scaled, self.by_head(self.key), self.by_head(self.value), self.bias()
+        if drop is None and (bias is None or not bias.requires_grad):
+            return attention(query, key, value, bias)
+        weights = scores(query, key, bias).softmax(-1)
+        return (weights if drop is None else drop(weights)) @ value
+
+
+_NAMES = tuple(field.name for field in fields(Operands))
+
+
+def for_heads(tensor: Tensor, query: Tensor) -> Tensor:
+    """Keys or values `[..., key-value head, key, dim]`, repeated for the heads of a query `[..., head, query, dim]`."""
+    groups = query.shape[-3] // tensor.shape[-3] if query.ndim > 2 else 1
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, -3)
+
+
+def scores(query: Tensor, key: Tensor, *biases: Tensor | None) -> Tensor:
+    """Scores of attention before the softmax, `[row, head, query, key]`, of a scaled query."""
+    out = query @ key.transpose(-1, -2)
+    for bias in biases:
+        if bias is not None:
+            out = out + bias
+    return out
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -79,8 +114,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        scores = query @ key.transpose(-1, -2)
-        weights = (scores if mask is None else scores + mask).softmax(-1)
+        weights = scores(query, key, mask).softmax(-1)
         # heads are views of a projection; every product would copy them again
         ctx.save_for_backward(query.contiguous(), key.contiguous(), value.contiguous(), weights)
         ctx.tiles = _tiles(weights)
@@ -121,12 +155,12 @@ def _single(
 ) -> list[Tensor]:
     out = []
     if wanted[0] or wanted[1]:
-        scores = grad @ value.transpose(-1, -2) * weights
-        scores -= weights * scores.sum(-1, keepdim=True)
+        d_scores = grad @ value.transpose(-1, -2) * weights
+        d_scores -= weights * d_scores.sum(-1, keepdim=True)
         if wanted[0]:
-            out.append(scores @ key)
+            out.append(d_scores @ key)
         if wanted[1]:
-            out.append(scores.transpose(-1, -2) @ query)
+            out.append(d_scores.transpose(-1, -2) @ query)
     if wanted[2]:
         out.append(weights.transpose(-1, -2) @ grad)
     return out
@@ -157,13 +191,13 @@ def _together(
     for part, seen in sorted(tiles, key=lambda tile: -tile[1]):  # the first of them fills all keys
         height, w, g = part.stop - part.start, weights[:, part, :seen], grad[:, part]
         if wanted[0] or wanted[1]:
-            scores = (g.reshape(n, -1, out_dim) @ value[:, :seen].transpose(1, 2)).view(n, height, many, seen)
-            scores *= w.unsqueeze(2)
-            scores.addcmul_(w.unsqueeze(2), scores.sum(-1, keepdim=True), value=-1)
+            d_scores = (g.reshape(n, -1, out_dim) @ value[:, :seen].transpose(1, 2)).view(n, height, many, seen)
+            d_scores *= w.unsqueeze(2)
+            d_scores.addcmul_(w.unsqueeze(2), d_scores.sum(-1, keepdim=True), value=-1)
             if wanted[0]:
-                d_query[:, part] = (scores.view(n, -1, seen) @ key[:, :seen]).view(n, height, many, dim)
+                d_query[:, part] = (d_scores.view(n, -1, seen) @ key[:, :seen]).view(n, height, many, dim)
             if wanted[1]:
-                found = scores.view(n, height, many * seen).transpose(1, 2) @ query[:, part]
+                found = d_scores.view(n, height, many * seen).transpose(1, 2) @ query[:, part]
                 _put(d_key[:, :, :seen], found.view(n, many, seen, dim), fresh)
         if wanted[2]:
             found = w.transpose(1, 2) @ g.reshape(n, height, many * out_dim)

@@ -84,8 +84,7 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = None if kwargs else _operands(func, args)
         if given is not None and _taken(*given):
-            x, weight, bias = given
-            return _Linear.apply(x, weight.detach(), bias)  # type: ignore[no-untyped-call]
+            return _Linear.apply(*given)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 

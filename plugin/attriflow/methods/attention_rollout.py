@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from attriflow.engine import Engine, Scores
 from attriflow.errors import InputError, check_choice
-from attriflow.methods._internals.recording import record, roles, rows
+from attriflow.kernels.positions import at
+from attriflow.methods._internals.recording import record, roles
 from attriflow.models.attention import AttentionCall
 from attriflow.registry import methods
 
@@ -83,7 +84,7 @@ class AttentionRollout:
                     state[side] = self.residual * identity + (1 - self.residual) * attention
 
         record(engine, take)
-        return Scores({b: rows(state[b], engine.batch.query, 1) for b in engine.blocks})
+        return Scores({b: at(state[b], engine.batch.query, 1) for b in engine.blocks})
 
     def _fused(self, weights: Tensor) -> Tensor:
         """Weights `[batch, head, receiving, attended]` of all heads as one, `[batch, receiving, attended]`."""

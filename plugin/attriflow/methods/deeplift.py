@@ -106,9 +106,8 @@ def contributions(
 
 def _limits(engine: Engine) -> RowLimits:
     """Keep the attention weights of all layers where they fit; else slopes are worked out for many products at once."""
-    layers = int(getattr(engine.model.hf.config.get_text_config(), "num_hidden_layers", 12))
     return RowLimits(
-        kept_bytes=settings.CHUNK_BYTES / (4 * layers),
+        kept_bytes=settings.CHUNK_BYTES / (4 * engine.model.shape.layers),
         group_bytes=settings.CHUNK_BYTES / 4,
         products=min(engine.sizes.products_at_once(), engine.batch.n_steps),
     )

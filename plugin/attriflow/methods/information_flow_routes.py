@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attriflow.engine import Engine, Scores
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError
-from attriflow.methods._internals.recording import record_layers, rows
+from attriflow.kernels.positions import at
+from attriflow.methods._internals.recording import record_layers
 from attriflow.methods._internals.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
 from attriflow.registry import methods
 
@@ -170,13 +171,13 @@ def _readout(engine: Engine, values: Tensor, hidden: Tensor) -> tuple[Tensor, Te
         return torch.autograd.grad(value, hidden, retain_graph=True)[0]
 
     if engine.objective.stepwise:  # a step's value depends on its own state only, so one backward serves all
-        readout = rows(gradient(values.sum()), place, 1)
+        readout = at(gradient(values.sum()), place, 1)
     else:
         steps = range(values.shape[1])
-        readout = torch.cat([rows(gradient(values[:, t].sum()), place[:, t : t + 1], 1) for t in steps], 1)
+        readout = torch.cat([at(gradient(values[:, t].sum()), place[:, t : t + 1], 1) for t in steps], 1)
     engine.counter.backward_rows += values.shape[0] * (1 if engine.objective.stepwise else values.shape[1])
     readout = readout * engine.batch.step_mask.unsqueeze(-1).to(readout.device)
-    state = rows(hidden.detach(), place, 1)
+    state = at(hidden.detach(), place, 1)
     return readout.to(query.device, engine.dtype), state.to(query.device, engine.dtype)
 
 
@@ -200,7 +201,7 @@ def _split(engine: Engine, stream: Stream, top: Node, readout: Tensor, values: T
             affine = node.affine
             flow.constant.add_((c * affine.bias.to(c)).sum(-1))
             gained = c * affine.gain.to(c)
-            c = gained if node.scale is None else gained * rows(node.scale, query, 1).to(c)
+            c = gained if node.scale is None else gained * at(node.scale, query, 1).to(c)
             c = c - c.mean(-1, keepdim=True) if affine.centred else c
             pulled[node.child] = pulled[node.child] + c if node.child in pulled else c
         elif isinstance(node, Attended):

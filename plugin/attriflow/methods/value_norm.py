@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.methods._internals.recording import BLOCK, Layer, record_layers, rows
+from attriflow.kernels.positions import at
+from attriflow.methods._internals.recording import BLOCK, Layer, record_layers
 from attriflow.registry import methods
 
 # A norm needs v G v with G = W W^T only: [dim, dim] per head in place of values as wide as the residual stream.
@@ -44,9 +45,7 @@ class ValueNorm:
                 values = layer.values(engine.dtype)
                 gram = layer.weight.to(engine.dtype) @ layer.weight.to(engine.dtype).mT
                 norms = ((values @ gram) * values).sum(-1).clamp(min=0).sqrt()
-                found[block].append(
-                    rows(layer.call.weights, engine.batch.query, 2).to(engine.dtype) * norms[:, :, None]
-                )
+                found[block].append(at(layer.call.weights, engine.batch.query, 2).to(engine.dtype) * norms[:, :, None])
 
         record_layers(engine, take)
         return Scores({b: torch.stack(found[b], -1).permute(0, 2, 3, 4, 1) for b in engine.blocks}, ("layer", "head"))

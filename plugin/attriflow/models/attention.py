@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
+from attriflow.kernels.attention import for_heads, scores
+from attriflow.kernels.positions import at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +92,10 @@ def _plain_attention(
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    weights = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    for bias in (position_bias, attention_mask):
-        if bias is not None:
-            weights = weights + bias[..., : key.shape[2]]
-    weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
+    key, value = for_heads(key, query), for_heads(value, query)
+    biases = [None if bias is None else bias[..., : key.shape[2]] for bias in (position_bias, attention_mask)]
+    query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    weights = scores(query, key, *biases).softmax(-1, dtype=torch.float32).to(query.dtype)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -205,8 +204,7 @@ class AttentionRecord:
             self.maps[role].append(weights.detach())
         block = {"cross": "source", "decoder_self": "target"}.get(role)
         if block in self.keep:
-            index = self.query[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[-1])
-            self.maps[block].append(weights.gather(2, index.to(weights.device)).detach())
+            self.maps[block].append(at(weights, self.query, 2).detach())
 
     @property
     def complete(self) -> bool:

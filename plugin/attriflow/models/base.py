@@ -7,14 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from attriflow.errors import InputError, UnsupportedModelError
-from attriflow.kernels.linear import without_zero_rows
+from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
+from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
 
@@ -117,6 +119,11 @@ class LanguageModel(ABC):
         """Width of the embeddings."""
         return int(self.embedding("target").weight.shape[1])
 
+    @cached_property
+    def shape(self) -> Shape:
+        """Layers, heads, widths."""
+        return Shape.of(self.hf, self.hidden_size)
+
     # -- text to examples -------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -187,15 +194,14 @@ class LanguageModel(ABC):
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        with without_zero_rows(self.hf):
-            logits = self._call(rows, keep)
+        logits = self._call(rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same
         index = (rows.query - offset).to(logits.device)
         if torch.equal(index, torch.arange(logits.shape[1], device=index.device).expand(len(index), -1)):
             picked = logits  # no copy of what is as large as the vocabulary
         else:
-            picked = logits.gather(1, index.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+            picked = at(logits, index)
         return picked if picked.dtype == torch.float64 else picked.float()
 
     @abstractmethod

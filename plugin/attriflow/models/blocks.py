@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
-from attriflow.kernels.linear import without_zero_rows
+from attriflow.kernels.positions import at
 from attriflow.models.attention import AttentionCall, eager, listen, replaced
 
 
@@ -48,7 +48,7 @@ class AttentionRows:
 
         def rows(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] == width:
-                return _query_rows(value, positions)
+                return at(value, positions, 2)
             return value
 
         return cls(
@@ -56,8 +56,8 @@ class AttentionRows:
             value=call.value,
             mask=rows(call.mask),
             options={k: rows(v) for k, v in call.options.items()},
-            weights=_query_rows(call.weights, positions),
-            output=_pick(call.output, positions),
+            weights=at(call.weights, positions, 2),
+            output=at(call.output, positions),
         )
 
     def without(self, row: Tensor, token: Tensor, heads: Tensor | None = None) -> Tensor:
@@ -71,13 +71,13 @@ class AttentionRows:
         Returns:
             `[batch, n, head, dim]`.
         """
-        batch = _batch_index(row)
+        batch = torch.arange(row.shape[0], device=row.device).unsqueeze(1)
         weights = self.weights.transpose(1, 2)[batch, row, :, token]  # [batch, n, head]
         if heads is not None:
             weights = weights * heads
         value = self.value.transpose(1, 2)[batch, token]  # [batch, n, key-value head, dim]
         value = value.repeat_interleave(weights.shape[2] // value.shape[2], 2)
-        return _pick(self.output, row) - weights.unsqueeze(-1) * value
+        return at(self.output, row) - weights.unsqueeze(-1) * value
 
     def is_linear(self) -> bool:
         """Whether the output is the weighted sum of the value vectors, as `without` takes for granted."""
@@ -93,7 +93,7 @@ class AttentionRows:
 
         def rows(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] == self.weights.shape[2]:
-                return _query_rows(value, row)
+                return at(value, row, 2)
             return value
 
         options = {k: rows(v) for k, v in self.options.items()}
@@ -147,21 +147,21 @@ class BlockRecord:
             if number in changed:
                 return changed[number].to(query.dtype)
             rows = self.attention[number]
-            return _pick(rows.output, row) if number < first else rows.attend(module, query, row)
+            return at(rows.output, row) if number < first else rows.attend(module, query, row)
 
         args, kwargs = _map((self.args, self.kwargs), lambda t: _crop(t, positions, self.width))
-        with replaced(attention), without_zero_rows(self.module):
+        with replaced(attention):
             return _first(self.module(*args, **kwargs))
 
     def reproduces(self, row: Tensor, layer: int) -> bool:
         """Whether `at` gives the recorded output at rows `[batch, n]` when nothing is changed."""
         try:
-            found = self.at(row, {layer: _pick(self.attention[layer].output, row)})
+            found = self.at(row, {layer: at(self.attention[layer].output, row)})
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
             return False  # a shape that this architecture insists on
-        wanted = _pick(self.output, row)
+        wanted = at(self.output, row)
         return found.shape == wanted.shape and _close(found, wanted)
 
     def separable(self, layer: int) -> bool:
@@ -198,9 +198,9 @@ class BlockRecord:
             return t.repeat(n, *([1] * (t.ndim - 1))) if t.ndim > 1 and t.shape[0] == batch else t
 
         args, kwargs = _map((self.args, self.kwargs), repeat)
-        with replaced(attention), without_zero_rows(self.module):
+        with replaced(attention):
             output = _first(self.module(*args, **kwargs))
-        return _pick(output, self.positions.repeat(n, 1)).unflatten(0, (n, batch))
+        return at(output, self.positions.repeat(n, 1)).unflatten(0, (n, batch))
 
     @torch.no_grad()
     def final(self, states: Tensor) -> Tensor:
@@ -212,17 +212,28 @@ class BlockRecord:
 
 def find_blocks(hf: nn.Module) -> dict[nn.Module, nn.Module]:
     """Elements of the outermost `nn.ModuleList`s and the modules that own the lists."""
-    found: dict[nn.Module, nn.Module] = {}
+    return {block: owner for owner, blocks in _lists(hf) for block in blocks}
 
-    def visit(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                found.update(dict.fromkeys(child, module))
-            else:
-                visit(child)
 
-    visit(hf)
-    return found
+def main_stack(module: nn.Module, layers: int) -> list[nn.Module]:
+    """The layers of a stack: of its outermost lists of modules the one with so many, else the longest; [] without."""
+    lists = [list(blocks) for _, blocks in _lists(module)]
+    fitting = [blocks for blocks in lists if len(blocks) == layers]
+    return fitting[0] if fitting else max(lists, key=len, default=[])
+
+
+def _lists(module: nn.Module) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
+    """The outermost lists of modules, with their owners."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield module, child
+        else:
+            yield from _lists(child)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is one normalisation: layer norms and RMS norms have many classes, all of them named so."""
+    return "norm" in type(module).__name__.lower() and not list(module.children())
 
 
 @contextmanager
@@ -262,7 +273,7 @@ class _Recorder:
         self.encoder = set(hf.get_encoder().modules()) if encoder_decoder else set()
         self.owners = find_blocks(hf)
         children = {c: None for owner in self.owners.values() for c in owner.children()}
-        self.norms = [c for c in children if not list(c.children()) and all(p.ndim < 2 for p in c.parameters())]
+        self.norms = [c for c in children if is_norm(c)]
         self.open: BlockRecord | None = None
         self.done: BlockRecord | None = None
         self.tail: Tensor | None = None
@@ -309,7 +320,7 @@ class _Recorder:
         block, self.open = self.open, None
         if block.attention:
             self.tail = _first(output)
-            block.output = _pick(self.tail, block.positions)
+            block.output = at(self.tail, block.positions)
             self.done = block
 
     def after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -348,21 +359,7 @@ def _crop(t: Tensor, positions: Tensor, width: int) -> Tensor:
     """Tensors `[batch or 1, width, ...]` at positions `[batch, n]`; others as they are."""
     if t.ndim < 2 or t.shape[1] != width or t.shape[0] not in (1, positions.shape[0]):
         return t
-    return _pick(t, positions.to(t.device))
-
-
-def _pick(t: Tensor, index: Tensor) -> Tensor:
-    """`[batch or 1, position, ...]` at `[batch, n]`."""
-    return t[_batch_index(index) if t.shape[0] > 1 else 0, index]
-
-
-def _query_rows(t: Tensor, index: Tensor) -> Tensor:
-    """`[batch or 1, head, query, key]` at queries `[batch, n]`."""
-    return _pick(t.transpose(1, 2), index).transpose(1, 2)
-
-
-def _batch_index(index: Tensor) -> Tensor:
-    return torch.arange(index.shape[0], device=index.device).unsqueeze(1)
+    return at(t, positions.to(t.device))
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:

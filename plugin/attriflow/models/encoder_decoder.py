@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import InputError, UnsupportedModelError
-from attriflow.kernels.linear import without_zero_rows
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.generation import cut_at_eos, generated_ids
@@ -111,8 +110,7 @@ class EncoderDecoder(LanguageModel):
             arguments["inputs_embeds"] = rows.source_embeds
         else:
             arguments["input_ids"] = rows.source_ids
-        with without_zero_rows(self.hf):
-            states: Tensor = self.hf.get_encoder()(**arguments).last_hidden_state
+        states: Tensor = self.hf.get_encoder()(**arguments).last_hidden_state
         return states
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
+from attriflow.kernels.attention import Operands, for_heads, scores
 from attriflow.kernels.slopes import with_slope
 
 Slope = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
@@ -359,25 +360,16 @@ def _gated(call: Call) -> Tensor | None:
 
 
 def _attention(call: Call) -> Tensor | None:
+    args, kwargs = tree_unflatten(call.leaves, call.spec)
+    given = Operands.of(args, kwargs)
     query, key, value = ((call.leaves[i], call.before[i]) for i in range(3))
-    groups = query[0].shape[-3] // key[0].shape[-3] if query[0].ndim > 2 else 1
-    if groups > 1:
-        key, value = ((t.repeat_interleave(groups, -3), b.repeat_interleave(groups, -3)) for t, b in (key, value))
-    scale = call.option(6, "scale") or query[0].shape[-1] ** -0.5
-    mask = call.option(3, "attn_mask")
-    if call.option(5, "is_causal", False):
-        mask = torch.ones(query[0].shape[-2], key[0].shape[-2], dtype=torch.bool, device=query[0].device).tril()
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=query[0].dtype).masked_fill(~mask, float("-inf"))
-
-    def scores(q: Tensor, k: Tensor) -> Tensor:
-        out = q @ k.transpose(-1, -2) * scale
-        return out if mask is None else out + mask
-
+    key, value = ((for_heads(t, given.query), for_heads(b, given.query)) for t, b in (key, value))
+    scale = given.query.shape[-1] ** -0.5 if given.scale is None else given.scale
+    bias = given.bias(float("-inf"))
     with torch.no_grad():
-        before, now = (scores(query[i], key[i]) for i in (1, 0))
+        before, now = (scores(query[i] * scale, key[i], bias) for i in (1, 0))
     # the middle of masked scores is as infinite as they are: only the product gets the midpoint gradient
-    plain = product(lambda q, k: q @ k.transpose(-1, -2) * scale, torch.zeros_like(now), [query, key])
+    plain = product(lambda q, k: scores(q * scale, k), torch.zeros_like(now), [query, key])
     weights = softmax(now.softmax(-1), plain + now, before, -1)
     return product(torch.matmul, call.value, [(weights, before.softmax(-1)), value])
 

@@ -52,14 +52,6 @@ def record(engine: Engine, listener: Listener, within: AbstractContextManager[An
     return forward
 
 
-def rows(tensor: Tensor, positions: Tensor, axis: int) -> Tensor:
-    """The entries at `positions` `[batch, step]` of an axis of `[batch, ...]`."""
-    shape = [1] * tensor.ndim
-    shape[0], shape[axis] = positions.shape
-    index = positions.to(tensor.device).view(shape)
-    return tensor.gather(axis, index.expand(*(n if i not in (0, axis) else -1 for i, n in enumerate(tensor.shape))))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """An attention layer with its output projection, as it ran.

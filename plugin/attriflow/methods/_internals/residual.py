@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attriflow.engine import Engine
+from attriflow.kernels.positions import at
 from attriflow.methods._internals.mixing import Affine, mixing
-from attriflow.methods._internals.recording import Layer, rows
+from attriflow.methods._internals.recording import Layer
+from attriflow.models.blocks import is_norm
 
 
 @dataclass(eq=False, kw_only=True)
@@ -193,7 +195,7 @@ class Stream(TorchFunctionMode):
         """Follow additions, and norms by their hooks."""
         with ExitStack() as stack:
             for module in self.engine.model.hf.modules():
-                if "norm" in type(module).__name__.lower() and not list(module.children()):
+                if is_norm(module):
                     stack.callback(module.register_forward_hook(self._norm).remove)
             with self:
                 yield
@@ -232,10 +234,10 @@ class Stream(TorchFunctionMode):
             if full is None:
                 return None
             query = self.engine.batch.query
-            at = None
+            rows = None
             if full.shape[1] == self.engine.batch.target_ids.shape[1]:
-                at = self._kept(rows(full, query, 1))
-            node = Rest(order=next(self._number), rows=at, time=len(self.decoder))
+                rows = self._kept(at(full, query, 1))
+            node = Rest(order=next(self._number), rows=rows, time=len(self.decoder))
             if shape is None or shape == tensor.shape:
                 self._put(tensor, node)
             return node
@@ -318,11 +320,11 @@ class Stream(TorchFunctionMode):
             side.append(unit)
             if side is self.decoder:
                 query, call = self.engine.batch.query, layer.call
-                unit.weights = self._kept(rows(call.weights, query, 2))
+                unit.weights = self._kept(at(call.weights, query, 2))
                 unit.values = self._kept(layer.values(self.engine.dtype))
                 unit.weight = self._kept(layer.weight)
                 unit.bias = None if layer.bias is None else self._kept(layer.bias)
-                unit.gap = self._kept(rows(layer.given, query, 1) - rows(call.output.flatten(2), query, 1))
+                unit.gap = self._kept(at(layer.given, query, 1) - at(call.output.flatten(2), query, 1))
             self._put(layer.output, Attended(order=next(self._number), unit=unit, pending=unit))
 
     # -- mixing -----------------------------------------------------------------------------------------------------
