@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attriflow.errors import InputError
 from attriflow.types import Attribution, MetricValues, Rescore, Variant
-from attriflow_metrics._rescored import Answers, Ask, Removal
+from attriflow_metrics._changes import Answers, Ask, Removal
 from attriflow_metrics._steps import NO_INPUT, NOT_FINITE, Step, annotated
 
 WHOLE = -1

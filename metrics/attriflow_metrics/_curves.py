@@ -10,7 +10,7 @@ import numpy as np
 
 from attriflow.errors import InputError
 from attriflow.statistics.ranks import descending
-from attriflow_metrics._rescored import Answers, Ask, Curve, Measured, Removal
+from attriflow_metrics._changes import Answers, Ask, Curve, Measured, Removal
 from attriflow_metrics._steps import Step
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from attriflow.statistics.ranks import descending
+from attriflow_metrics._changes import Answers, Ask, Measured, Removal
 from attriflow_metrics._curves import FRACTIONS, check_fractions, counts, without
-from attriflow_metrics._rescored import Answers, Ask, Measured, Removal
 from attriflow_metrics._steps import Step
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attriflow.types import Attribution, MetricValues, Rescore
 from attriflow_metrics import ferret
-from attriflow_metrics._rescored import MODEL_NAN, Answers, Ask, Measured, Removal
+from attriflow_metrics._changes import MODEL_NAN, Answers, Ask, Measured, Removal
 from attriflow_metrics._steps import Step
 
 
@@ -54,7 +54,7 @@ class Faithfulness(Removal):
     def __call__(
         self, attribution: Attribution, rescore: Rescore | None, rationale: Tensor | None = None
     ) -> MetricValues:
-        """Evaluate every step (see `Rescored`)."""
+        """Evaluate every step (see `FromChanges`)."""
         with ferret.one_thread():
             return super().__call__(attribution, rescore, rationale)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attriflow.errors import InputError
 from attriflow.types import Attribution, MetricValues, Reexplain, Rescore
-from attriflow_metrics._rescored import Measured, collected
+from attriflow_metrics._changes import Measured, collected
 from attriflow_metrics._steps import NOT_FINITE, Step, removable, select
 
 NOTHING = "no input to compare"

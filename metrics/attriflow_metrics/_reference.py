@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attriflow_metrics._rescored import Measured
+from attriflow_metrics._changes import Measured
 
 
 def pearson(scores: np.ndarray, reference: np.ndarray, what: str) -> Measured:

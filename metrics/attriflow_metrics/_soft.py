@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attriflow.errors import InputError
-from attriflow_metrics._rescored import Answers, Ask, Measured, Rescored
+from attriflow_metrics._changes import Answers, Ask, FromChanges, Measured
 from attriflow_metrics._steps import Step
 
 CONSTANT = "constant scores"
@@ -20,7 +20,7 @@ SMALLEST_GAIN = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Soft(Rescored):
+class Soft(FromChanges):
     """Base of the soft metrics.
 
     Attributes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from attriflow.registry import methods, metrics
 from attriflow.types import Attribution, Perturbation, Provenance
-from attriflow_metrics._rescored import Answers, Ask, Measured, Removal
+from attriflow_metrics._changes import Answers, Ask, Measured, Removal
 from attriflow_metrics._steps import Step
 
 FUNCTIONS: Mapping[str, Callable[[float], float]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attriflow.registry import metrics
+from attriflow_metrics._changes import Ask
 from attriflow_metrics._curves import Curves
-from attriflow_metrics._rescored import Ask
 from attriflow_metrics._steps import Step
 
 

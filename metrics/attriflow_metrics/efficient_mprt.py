@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from attriflow.registry import metrics
+from attriflow_metrics._changes import Measured
 from attriflow_metrics._reexplained import Reexplained
-from attriflow_metrics._rescored import Measured
 from attriflow_metrics._steps import Step
 
 

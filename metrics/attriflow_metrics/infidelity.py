@@ -13,7 +13,7 @@ from torch import Tensor
 from attriflow.errors import InputError
 from attriflow.registry import metrics
 from attriflow.types import Perturbation
-from attriflow_metrics._rescored import Answers, Ask, Measured, Removal
+from attriflow_metrics._changes import Answers, Ask, Measured, Removal
 from attriflow_metrics._steps import Step
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from attriflow.registry import metrics
 from attriflow.types import Perturbation
+from attriflow_metrics._changes import Answers, Measured
 from attriflow_metrics._drops import Removing
-from attriflow_metrics._rescored import Answers, Measured
 from attriflow_metrics._steps import Step
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from attriflow.registry import metrics
+from attriflow_metrics._changes import Answers, Ask, Measured, Removal
 from attriflow_metrics._reference import pearson
-from attriflow_metrics._rescored import Answers, Ask, Measured, Removal
 from attriflow_metrics._steps import Step
 
 

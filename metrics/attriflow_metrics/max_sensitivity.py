@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from attriflow.registry import metrics
+from attriflow_metrics._changes import Measured
 from attriflow_metrics._reexplained import Noisy
-from attriflow_metrics._rescored import Measured
 from attriflow_metrics._steps import Step
 
 

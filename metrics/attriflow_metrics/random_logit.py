@@ -10,8 +10,8 @@ import numpy as np
 
 from attriflow.registry import metrics
 from attriflow.statistics.ranks import similarity
+from attriflow_metrics._changes import Measured
 from attriflow_metrics._reexplained import Reexplained, check_count
-from attriflow_metrics._rescored import Measured
 from attriflow_metrics._steps import Step
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from attriflow.errors import InputError
 from attriflow.registry import metrics
+from attriflow_metrics._changes import Answers, Ask, Measured, Removal
 from attriflow_metrics._reference import pearson
-from attriflow_metrics._rescored import Answers, Ask, Measured, Removal
 from attriflow_metrics._steps import Step
 
 MOST = 16

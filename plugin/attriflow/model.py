@@ -22,7 +22,7 @@ from attriflow.engine.job import (
     step_values,
 )
 from attriflow.engine.memory import Halving
-from attriflow.engine.variants import count_rows, rescore
+from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
@@ -459,9 +459,9 @@ class AttributionModel:
         batch_size: int | None = None,
         counter: Counter | None = None,
     ) -> list[Tensor]:
-        """Log-probabilities of the target tokens under changed inputs (see `attriflow.engine.variants.rescore`)."""
+        """Log-probabilities of the target tokens under changed inputs (see `attriflow.engine.variants.score_variants`)."""
         with self.wrapped.frozen():
-            return rescore(
+            return score_variants(
                 self.wrapped,
                 examples,
                 variants,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from load_golden import Golden
 
-from attriflow.evaluation.rescoring import Rescorer
+from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.registry import metrics
 from attriflow.types import Attribution, Provenance
 
@@ -32,8 +32,8 @@ def test_recorded_with_the_real_model(golden_model, name):
         case = Golden("gpt2").cases[item["case"]] if item["case"] not in rescorers else None
         if case is not None:
             examples = m.encode(case["input_texts"], case["generated_texts"])
-            rescorers[item["case"]] = examples, Rescorer(m, examples)
-        examples, rescorer = rescorers[item["case"]]
+            rescorers[item["case"]] = examples, VariantScorer(m, examples)
+        examples, scorer = rescorers[item["case"]]
         example = examples[item["sequence"]]
         end = len(item["prefix_ids"])
         assert example.target_ids[:end] == item["prefix_ids"]
@@ -51,7 +51,7 @@ def test_recorded_with_the_real_model(golden_model, name):
             provenance=Provenance(method="recorded"),
         )
         wanted = item["faithfulness"][key]["value"]
-        value = metric(attribution, rescorer.for_example(item["sequence"]), None).values[step]
+        value = metric(attribution, scorer.for_example(item["sequence"]), None).values[step]
         if wanted in (None, "nan"):
             assert value is None
             continue

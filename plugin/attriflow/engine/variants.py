@@ -50,7 +50,7 @@ class _Row:
 
 
 @torch.no_grad()
-def rescore(
+def score_variants(
     model: LanguageModel,
     examples: Sequence[Example],
     variants: Sequence[tuple[int, Variant]],
@@ -94,7 +94,7 @@ def count_rows(
     *,
     attribute_target: bool = False,
 ) -> int:
-    """How many sequences `rescore` would send through the model; nothing is run."""
+    """How many sequences `score_variants` would send through the model; nothing is run."""
     return len(_planned(model, examples, variants, attribute_target)[0])
 
 

@@ -96,10 +96,10 @@ def make_plan(
     """
     indices = spread(len(examples), SAMPLE)
     share = len(examples) / len(indices)
-    stand_ins = {i: stand_in(examples[i], runner.rescorer.attribute_target) for i in indices}
+    stand_ins = {i: stand_in(examples[i], runner.scorer.attribute_target) for i in indices}
     planned = [runner.planned(runner.metrics, stand_ins, indices, shared) for shared in (True, False)]
     shared, every = (
-        share * model.count_rows(examples, some, attribute_target=runner.rescorer.attribute_target)
+        share * model.count_rows(examples, some, attribute_target=runner.scorer.attribute_target)
         for some in (planned[0], [*planned[0], *planned[1]])
     )
     typical = sorted(examples, key=lambda e: e.n_steps * len(e.target))[len(examples) // 2]

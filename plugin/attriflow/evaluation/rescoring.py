@@ -21,7 +21,7 @@ CHUNK = 4096
 """Variants handed to the model at once: enough to fill batches, few enough to bound memory."""
 
 
-class Rescorer:
+class VariantScorer:
     """Scores changed inputs of a list of examples, each distinct change once.
 
     Changes that differ only where a step cannot see, or in special tokens (which always stay), are the same change.

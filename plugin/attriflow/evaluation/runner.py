@@ -19,7 +19,7 @@ from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.planning import Plan, make_plan, say
 from attriflow.evaluation.rationale import rationale_matrix, rationale_size
 from attriflow.evaluation.reexplaining import Reexplainer, spread
-from attriflow.evaluation.rescoring import Rescorer
+from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import (
     Attributed,
     Event,
@@ -94,7 +94,7 @@ class Evaluation:
     def seconds(self) -> dict[str, float]:
         """Where the time went so far; all but the last is the model's."""
         runner = self._runner
-        rescored = runner.rescorer.seconds if runner else 0.0
+        rescored = runner.scorer.seconds if runner else 0.0
         again = runner.reexplainer.seconds if runner and runner.reexplainer else 0.0
         return {
             "explaining": self._explaining,
@@ -195,7 +195,7 @@ class Evaluation:
 
     def _metric_runner(self) -> MetricRunner:
         config = self.config
-        rescorer = Rescorer(
+        scorer = VariantScorer(
             self.model,
             self.examples,
             attribute_target=config.attribute_target,
@@ -215,7 +215,7 @@ class Evaluation:
                 why_no_target=reason,
             )
         self.metric_options = self._options_from_data(parts)
-        return MetricRunner(parts, self.metric_options, rescorer, self.rationales, config.fail_fast, reexplainer)
+        return MetricRunner(parts, self.metric_options, scorer, self.rationales, config.fail_fast, reexplainer)
 
     def _options_from_data(self, parts: Sequence[PartInfo]) -> dict[str, dict[str, Any]]:
         """Options of metrics: as given; else, where a metric says so, what suits the data."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from attriflow.errors import InputError, MissingExtraError, reason_of
 from attriflow.evaluation.changes import NotApplicableError
 from attriflow.evaluation.reexplaining import Reexplainer
-from attriflow.evaluation.rescoring import Rescorer
+from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import ExampleValues, MethodResult, normalise, skipped_example
 from attriflow.registry import PartInfo
 from attriflow.types import Attribution, Variant
@@ -34,14 +34,14 @@ class MetricRunner:
         self,
         parts: Sequence[PartInfo],
         options: Mapping[str, Mapping[str, Any]],
-        rescorer: Rescorer,
+        scorer: VariantScorer,
         rationales: Sequence[Tensor | None],
         fail_fast: bool = False,
         reexplainer: Reexplainer | None = None,
     ) -> None:
         self.parts = {p.name: p for p in parts}
         self.metrics = {p.name: p.build(**options.get(p.name, {})) for p in parts}
-        self.rescorer, self.rationales, self.fail_fast = rescorer, rationales, fail_fast
+        self.scorer, self.rationales, self.fail_fast = scorer, rationales, fail_fast
         self.reexplainer, self.seconds = reexplainer, 0.0
 
     def score(self, result: MethodResult) -> None:
@@ -55,7 +55,7 @@ class MetricRunner:
             self._prefetch(result, indices)
             for name in list(result.values):
                 self._guarded(result, name, indices)
-            self.rescorer.release()
+            self.scorer.release()
         for name, values in result.values.items():
             if values and all(v.mean is None for v in values):
                 reasons = sorted({reason for v in values for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
@@ -65,7 +65,7 @@ class MetricRunner:
     def _prefetch(self, result: MethodResult, indices: Sequence[int]) -> None:
         try:
             for shared in (True, False):
-                self.rescorer.prefetch(self.planned(result.values, result.attributions, indices, shared), shared=shared)
+                self.scorer.prefetch(self.planned(result.values, result.attributions, indices, shared), shared=shared)
         except Exception as error:
             # not the place to judge: each metric asks for its scores itself, and fails on its own account
             _logger.debug("planning ahead failed: %s", error)
@@ -123,7 +123,7 @@ class MetricRunner:
                 return skipped_example(n_steps, NOT_IN_SAMPLE)
             more["reexplain"] = self.reexplainer.for_example(index)
         try:
-            out = self.metrics[name](attribution, self.rescorer.for_example(index), self.rationales[index], **more)
+            out = self.metrics[name](attribution, self.scorer.for_example(index), self.rationales[index], **more)
         except NotApplicableError as error:
             return skipped_example(n_steps, str(error))
         return normalise(out, n_steps)

@@ -58,13 +58,13 @@ class Measured(NamedTuple):
 class Answers(dict[Ask, float]):
     """Log-probabilities of one step by changed input; what was not planned is asked for when it is looked up."""
 
-    def __init__(self, attribution: Attribution, step: Step, rescorer: _Rescorer) -> None:
+    def __init__(self, attribution: Attribution, step: Step, asker: _Asker) -> None:
         super().__init__()
-        self.attribution, self.step, self.rescorer = attribution, step, rescorer
+        self.attribution, self.step, self.asker = attribution, step, asker
 
     def __missing__(self, ask: Ask) -> float:
         """Ask for one more."""
-        self[ask] = self.rescorer.score([(self.step, ask)])[0]
+        self[ask] = self.asker.score([(self.step, ask)])[0]
         return self[ask]
 
     def probability(self, ask: Ask) -> float:
@@ -73,7 +73,7 @@ class Answers(dict[Ask, float]):
 
 
 @dataclass
-class _Rescorer:
+class _Asker:
     """Asks `rescore` for changes of any kind, as few calls as there are kinds."""
 
     rescore: Rescore
@@ -96,7 +96,7 @@ class _Rescorer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rescored:
+class FromChanges:
     """Base of the metrics that score changed inputs, one step at a time."""
 
     none: ClassVar[str] = NO_INPUT
@@ -152,10 +152,10 @@ class Rescored:
         if rescore is None:
             raise InputError(f"{type(self).__name__} needs `rescore`, a function that scores changed inputs")
         steps, skipped = self.steps(attribution)
-        rescorer = _Rescorer(rescore, len(attribution.inputs))
-        answers = {step.index: Answers(attribution, step, rescorer) for step in steps}
+        asker = _Asker(rescore, len(attribution.inputs))
+        answers = {step.index: Answers(attribution, step, asker) for step in steps}
         asked = self._asked(steps)
-        for (step, ask), value in zip(asked, rescorer.score(asked) if asked else [], strict=True):
+        for (step, ask), value in zip(asked, asker.score(asked) if asked else [], strict=True):
             answers[step.index][ask] = value
         found = {step.index: self._measured(step, answers[step.index]) for step in steps}
         return collected(len(attribution.targets), found, skipped)
@@ -170,7 +170,7 @@ class Rescored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Removal(Rescored):
+class Removal(FromChanges):
     """Base of the metrics that remove tokens.
 
     Attributes:
