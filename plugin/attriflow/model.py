@@ -459,7 +459,7 @@ class AttributionModel:
         batch_size: int | None = None,
         counter: Counter | None = None,
     ) -> list[Tensor]:
-        """What a metric gets as `rescore`, outside of an evaluation (see `attriflow.engine.variants.score_variants`)."""
+        """What a metric gets as `rescore`, outside of an evaluation (see `engine.variants.score_variants`)."""
         with self.wrapped.frozen():
             return score_variants(
                 self.wrapped,
