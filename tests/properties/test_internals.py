@@ -6,7 +6,9 @@ import functools
 
 import pytest
 import torch
+import transformers
 from models import CONFIGS, ENCODER_DECODERS, SMALL, build
+from packaging.version import Version
 
 import attriflow
 from attriflow.engine import Engine
@@ -26,7 +28,12 @@ MORE = {
     "cohere": ("cohere", SMALL),
     "granite": ("granite", {**SMALL, "residual_multiplier": 0.3, "embedding_multiplier": 2.0}),
 }
-# T5 shows its attention with transformers 5; before, it gets an error (test_methods.py).
+if Version(transformers.__version__) >= Version("5.24"):
+    MORE["gptj"] = (
+        "gptj",
+        {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 128},
+    )
+# T5 shows its attention with transformers 5, GPT-J since 5.24; before, they get an error (test_methods.py).
 READABLE = [n for n in CONFIGS if interface_works(build(n))]
 # Norms that compute in float32 whatever the dtype leave rounding errors of that size.
 TOLERANCE = {"gpt2": 1e-12, "opt": 1e-12, "bart": 1e-12, "marian": 1e-12, "t5": 1e-7, "gpt_neox": 1e-12}

@@ -11,7 +11,7 @@ import per_step
 import psutil
 import pytest
 import torch
-from models import CONFIGS, ENCODER_DECODERS, build
+from models import CONFIGS, ENCODER_DECODERS, OUTSIDE, build
 
 import attriflow
 from attriflow.engine import Engine, Objective, gradients, plain, prefix, sizes
@@ -98,7 +98,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("name", [*UNREADABLE, "gptj"])
+@pytest.mark.parametrize("name", [*UNREADABLE, *OUTSIDE])
 @pytest.mark.parametrize("method", NEEDS_INTERFACE)
 def test_models_outside_the_attention_interface(model, name, method):
     m = model(name)

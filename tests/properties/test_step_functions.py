@@ -61,8 +61,8 @@ def scores(m, index, names=FUNCTIONS, batch_size=None, **options):
     return [a.step_scores for a in out]
 
 
-# Models that cast to single precision inside, T5 and GPT-J before transformers 5.
-CASTING = ("gemma2", "t5", "gptj") if transformers.__version__.startswith("4.") else ("gemma2",)
+# Models that cast to single precision inside, Bloom in its softmax, T5 before transformers 5.
+CASTING = ("gemma2", "bloom", *(("t5",) if transformers.__version__.startswith("4.") else ()))
 
 
 def same(a, b, model, n=None):

@@ -76,7 +76,9 @@ CONFIGS = {
     ),
 }
 # An architecture whose attention does not go through transformers' interface.
-OUTSIDE = {"gptj": ("gptj", {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4})}
+OUTSIDE = {
+    "bloom": ("bloom", {"vocab_size": 200, "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.1})
+}
 ENCODER_DECODERS = ("bart", "marian", "t5")
 
 

@@ -148,12 +148,11 @@ def _pages(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Errors of a store as one message that says which."""
-    import requests
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # errors of requests are OSErrors
         lines = str(error).strip().splitlines()
         raise InputError(
             f"cannot read the MLflow store {uri}: {lines[0] if lines else type(error).__name__}"
