@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,21 @@ class TestLoading:
         again = attriflow.load_model(model.model, tokenizer=model.tokenizer)
         assert again.model is model.model
         assert again.attribute(PROMPT, FULL, method="saliency")[0].scores.shape == (3, 9)
+
+    @pytest.mark.parametrize("branch", [None, "older"])
+    def test_the_commit_of_a_model_from_the_hub_is_kept(self, tmp_path, branch):
+        """A cache as huggingface_hub lays it out, with two commits."""
+        folder = tmp_path / "models--somebody--small"
+        for i, name in enumerate(("main", "older")):
+            shutil.copytree(GPT2, folder / "snapshots" / (commit := str(i) * 40))
+            (folder / "refs").mkdir(exist_ok=True)
+            (folder / "refs" / name).write_text(commit)
+        where = {"cache_dir": str(tmp_path), **({} if branch is None else {"revision": branch})}
+        found = attriflow.load_model("somebody/small", model_kwargs=where, tokenizer_kwargs=where)
+        (out,) = found.attribute(PROMPT, FULL, method="dummy")
+        assert out.provenance.revision == ("0" if branch is None else "1") * 40
+        assert out.provenance.model == "somebody/small"
+        assert attriflow.load_model(GPT2).attribute(PROMPT, FULL, method="dummy")[0].provenance.revision is None
 
     @pytest.mark.parametrize(
         ("arguments", "error", "fragment"),

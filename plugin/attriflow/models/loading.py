@@ -16,6 +16,8 @@ from attriflow.models.causal import CausalLM
 from attriflow.models.encoder_decoder import EncoderDecoder
 
 MLFLOW_SCHEMES = ("models:", "runs:", "mlflow-artifacts:", "s3:", "gs:", "dbfs:")
+_WHERE = ("revision", "token", "trust_remote_code", "cache_dir", "local_files_only", "subfolder")
+"""Options of `from_pretrained` that say which files are meant, the configuration among them."""
 DTYPES = ("auto", "float64", "float32", "float16", "bfloat16")
 
 
@@ -39,7 +41,7 @@ def load(
         model_kwargs, tokenizer_kwargs: Passed on to `from_pretrained`.
     """
     wanted_dtype, wanted_device = check_dtype(dtype), check_device(device)
-    name, hf = str(source), None
+    name, hf, revision = str(source), None, None
     if not isinstance(source, (str, os.PathLike)):
         hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
     elif is_mlflow_uri(name):
@@ -47,12 +49,13 @@ def load(
         tokenizer = found if tokenizer is None else tokenizer
     else:
         name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs or {}))
+        revision = _revision(name, model_kwargs or {})
     tokenizer = _tokenizer(tokenizer, name, dict(tokenizer_kwargs or {}))
     if hf is not source or wanted_device is not None:
         hf = _move(hf, wanted_device)
     if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
         hf = hf.to(wanted_dtype)
-    return wrap(hf, tokenizer, str(source) if isinstance(source, (str, os.PathLike)) else name)
+    return wrap(hf, tokenizer, str(source) if isinstance(source, (str, os.PathLike)) else name, revision)
 
 
 def is_mlflow_uri(name: str) -> bool:
@@ -60,7 +63,7 @@ def is_mlflow_uri(name: str) -> bool:
     return name.startswith(MLFLOW_SCHEMES) or (Path(name) / "MLmodel").is_file()
 
 
-def wrap(hf: Any, tokenizer: Any, name: str) -> LanguageModel:
+def wrap(hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> LanguageModel:
     """The wrapper that fits a Hugging Face model."""
     config = getattr(hf, "config", None)
     if config is None or not hasattr(hf, "generate"):
@@ -70,7 +73,7 @@ def wrap(hf: Any, tokenizer: Any, name: str) -> LanguageModel:
     if tokenizer is None or not callable(tokenizer):
         raise UnsupportedModelError("a model object needs its tokenizer: load_model(model, tokenizer=...)")
     kind = EncoderDecoder if getattr(config, "is_encoder_decoder", False) else CausalLM
-    return kind(hf, tokenizer, name, getattr(config, "_commit_hash", None))
+    return kind(hf, tokenizer, name, revision)
 
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
@@ -112,14 +115,23 @@ def _from_pretrained(name: str, dtype: torch.dtype | str | None, options: dict[s
     if dtype is not None:
         options.setdefault("dtype", dtype)
     try:
-        config = AutoConfig.from_pretrained(
-            name, **{k: options[k] for k in ("revision", "token", "trust_remote_code") if k in options}
-        )
+        config = AutoConfig.from_pretrained(name, **{k: options[k] for k in _WHERE if k in options})
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return name, auto.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"cannot load the model {name!r}: {first}") from error
+
+
+def _revision(name: str, options: Mapping[str, Any]) -> str | None:
+    """The commit of a model that was loaded from the hub: the folder in the cache where its files lie."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).exists():
+        return None
+    place = {k: options[k] for k in ("cache_dir", "revision") if k in options}
+    found = try_to_load_from_cache(name, "config.json", **place)
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _tokenizer(tokenizer: Any, name: str, options: dict[str, Any]) -> Any:
