@@ -178,11 +178,10 @@ def test_ferret_missing(monkeypatch, unloaded):
 
 
 def test_a_package_that_ferret_needs_is_missing(monkeypatch, unloaded):
-    def fail(name):
-        raise ModuleNotFoundError("No module named 'shap'", name="shap")
-
     assert ferret.ferret_available()
-    monkeypatch.setattr("importlib.import_module", fail)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("ferret", "shap")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "shap", None)
     with pytest.raises(MissingExtraError, match="'shap'"):
         ferret.load()
 
