@@ -27,7 +27,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup browser demo test test-fast lint format bench bench-toy baseline docs lock clean
+.PHONY: help setup browser demo test test-fast lint format bench bench-toy baseline docs pictures lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -101,6 +101,11 @@ baseline: $(STAMP) ## record benchmarks/baselines/toy.json anew, from three runs
 docs: $(STAMP) ## regenerate the tables made from the registries and build the site into site/
 	$(BIN)/python recipes/make_docs.py
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+# The demo, a browser and three measurements: a few minutes. The times in scaling.png are measured apart from this, by
+# benchmarks/scaling.py --out docs/images, and only drawn here.
+pictures: $(STAMP) browser ## make every picture of the docs anew, with its numbers
+	$(BIN)/python recipes/make_pictures.py
 
 # Torch's own CUDA packages are left out: they come with the torch build that TORCH selects.
 # opencv-python-headless stands in for opencv-python, which the overrides drop.

@@ -1,10 +1,11 @@
 """How cost grows: time against prompt length, target length, batch, n_steps and layers, with the fitted exponent.
 
-Usage: ``python benchmarks/scaling.py [--rounds 5] [--threads 1] [--out docs/images]``. Writes `scaling.png` and
-`scaling.json` into the folder and prints the table. The sizes of a curve are measured in turn, round after round, so
-that a machine that slows down does so for all of them; a point is the median over rounds. The expected curve is the
-method's arithmetic floor (`attriflow.measuring.floors`) at the same sizes: its exponent is fitted in the same way, so
-both are slopes over the same range, not limits.
+Usage: ``python benchmarks/scaling.py [--rounds 5] [--threads 1] [--draw FILE] [--out docs/images]``. Writes
+`scaling.png` and `scaling.json` into the folder and prints the table; with `--draw` it measures nothing and draws the
+numbers of such a file. `make docs` writes the table into docs/benchmarks.md. The sizes of a curve are measured in turn,
+round after round, so that a machine that slows down does so for all of them; a point is the median over rounds. The
+expected curve is the method's arithmetic floor (`attriflow.measuring.floors`) at the same sizes: its exponent is
+fitted in the same way, so both are slopes over the same range, not limits.
 """
 
 from __future__ import annotations
@@ -118,6 +119,15 @@ def measure(curve: Curve, rounds: int) -> Measured:
     return Measured(curve, [statistics.median(column) for column in zip(*seconds, strict=True)], floors)
 
 
+def read(path: Path) -> list[Measured]:
+    """Curves of an earlier run."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        Measured(Curve(**{**row["curve"], "points": tuple(row["curve"]["points"])}), row["seconds"], row["floor"])
+        for row in rows
+    ]
+
+
 def table(found: Sequence[Measured]) -> str:
     """Exponents in Markdown."""
     lines = [
@@ -169,16 +179,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="two short curves, to see that it works")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="numbers of an earlier run, to be drawn only")
     parser.add_argument("--out", type=Path, default=Path("."))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    found = []
-    for curve in QUICK if options.quick else CURVES:
-        found.append(measure(curve, options.rounds))
-        print(f"{curve.axis} {curve.method}: {found[-1].exponent:.2f}, expected {found[-1].expected:.2f}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    numbers = [{**asdict(m), "exponent": m.exponent, "expected": m.expected} for m in found]
-    (options.out / "scaling.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if options.draw:
+        found = read(options.draw)
+    else:
+        torch.set_num_threads(options.threads)
+        found = []
+        for curve in QUICK if options.quick else CURVES:
+            m = measure(curve, options.rounds)
+            print(f"{curve.axis} {curve.method}: {m.exponent:.2f}, expected {m.expected:.2f}", flush=True)
+            found.append(m)
+        rows = [{**asdict(m), "exponent": m.exponent, "expected": m.expected} for m in found]
+        (options.out / "scaling.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
     plot(found, options.out / "scaling.png")
     print(table(found))
 

@@ -1,7 +1,8 @@
-"""Write the tables of methods, step functions, metrics and aggregators from the registries.
+"""Write the tables of methods, step functions, metrics and aggregators, and how many there are, from the registries.
 
 Usage: ``python recipes/make_docs.py [--check]``. The tables stand between ``<!-- table: NAME -->`` and
-``<!-- end table -->`` in README.md and docs/*.md; ``--check`` only tells whether they are up to date.
+``<!-- end table -->`` in README.md and docs/*.md, numbers between ``<!-- count: NAME -->`` and ``<!-- end count -->``;
+``--check`` only tells whether they are up to date. The table of scaling curves is that of docs/images/scaling.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from attriflow.registry import PartInfo, aggregation_functions, aggregators, met
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+COUNT = re.compile(r"(<!-- count: (\w+) -->)[^<]*(<!-- end count -->)")
 Column = Callable[[PartInfo], str]
 
 
@@ -78,7 +80,9 @@ TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
 
 
 def table(name: str) -> str:
-    """A Markdown table of a registry."""
+    """A Markdown table of a registry, or of measured curves."""
+    if name == "scaling":
+        return scaling()
     registry, columns = TABLES[name]
     rows = [["name", *columns], ["---"] * (len(columns) + 1)]
     rows += [
@@ -87,8 +91,17 @@ def table(name: str) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def scaling() -> str:
+    """The table of the curves in docs/images/scaling.png."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import scaling as curves
+
+    return curves.table(curves.read(ROOT / "docs" / "images" / "scaling.json")).strip()
+
+
 def render(text: str) -> str:
-    """The text with every table made anew."""
+    """The text with every table and number made anew."""
+    text = COUNT.sub(lambda m: f"{m[1]}{len(TABLES[m[2]][0].names())}{m[3]}", text)
     return BLOCK.sub(lambda m: f"{m[1]}\n{table(m[2])}\n\n{m[3]}", text)
 
 

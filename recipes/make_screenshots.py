@@ -1,6 +1,7 @@
-"""Take the pictures of the views and of the app for the docs: docs/images/*.png.
+"""Take the pictures of the views and of the app for the docs, docs/images/*.png, with the scores that they show.
 
-Needs Chromium (`make browser`); for the app, gradio; for pictures of evaluations, what `make demo` writes.
+Needs Chromium (`make browser`); for the app, gradio; for pictures of evaluations, what `make demo` writes. The scores
+are in attributions.json beside the pictures, those of evaluations in docs/leaderboard.csv.
 Usage: python recipes/make_screenshots.py [NAME ...] [--output docs/images] [--report demo-output/report.html]
 """
 
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +23,49 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "the house of the old man is red"
-SCORES = ("probability", "entropy", "margin")
+FOIL = "la casa di il uomo vecchio è nera"
+AGAINST = {"attributed_fn": "contrast_logits_diff", "contrast_targets": FOIL}
+EXPLAINED: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
+    "console": (
+        ("occlusion",),
+        {**AGAINST, "attribute_target": False, "step_scores": ["probability", "contrast_prob_diff"]},
+    ),
+    "text": (("occlusion", "integrated_gradients", "saliency"), {}),
+    "heatmap": (("attention",), {}),
+    "contrast": (("occlusion", "input_x_gradient"), {**AGAINST, "step_scores": ["contrast_prob_diff"]}),
+    "steps": (("occlusion",), {}),
+    "phone": (("occlusion",), {}),
+    "plot_heatmap": (("integrated_gradients",), {}),
+    "plot_comparison": (
+        ("occlusion", "lime", "integrated_gradients", "saliency", "attention"),
+        {"attribute_target": False},
+    ),
+}
+"""Picture -> the methods whose attributions of `TEXT` it shows, and how they were asked."""
 COLORS = 256  # of a picture's palette: half the bytes, and nobody sees it
+
+
+def explain(model: Any, name: str) -> list[Any]:
+    """The attributions that a picture shows."""
+    methods, given = EXPLAINED[name]
+    options = {
+        "step_scores": ["probability", "entropy", "margin"], "attribute_target": True, "show_progress": False, **given,
+    }  # fmt: skip
+    return [model.attribute(TEXT, method=method, **options)[0] for method in methods]
+
+
+def scores(name: str, items: list[Any]) -> dict[str, list[Any]]:
+    """ "picture: method" -> generated tokens, each with the scores of the inputs it sees."""
+
+    def rounded(row: list[float]) -> list[float]:
+        return [round(value, 4) for value in row if value == value]
+
+    return {
+        f"{name}: {item.provenance.method}": [
+            [token.text, rounded(row)] for token, row in zip(item.targets, item.token_scores().tolist(), strict=True)
+        ]
+        for item in items
+    }
 
 
 class App:
@@ -64,12 +107,14 @@ class Studio:
 
         self.browser, self.folder, self.report = browser, folder, report
         self.app = App(folder, report.with_name("mlflow.db").absolute())
-        self.model = attriflow.load_model("demo/translate", "occlusion")
+        self.model = attriflow.load_model("demo/translate", device="cpu")
+        self.shown: dict[str, Any] = {}
 
-    def explain(self, *methods: str, text: str = TEXT, **options: Any) -> list[Any]:
-        """Attributions of one text by several methods."""
-        options = {"step_scores": SCORES, "attribute_target": True, "show_progress": False, **options}
-        return [self.model.attribute(text, method=method, **options)[0] for method in methods]
+    def explain(self, name: str) -> list[Any]:
+        """The attributions that a picture shows; their scores are kept."""
+        items = explain(self.model, name)
+        self.shown |= scores(name, items)
+        return items
 
     @contextmanager
     def page(self, source: str | Path, width: int = 1120, height: int = 700, scheme: str = "light") -> Iterator[Any]:
@@ -103,11 +148,7 @@ def console(studio: Studio) -> bytes:
     from rich.console import Console
 
     terminal = Console(record=True, width=96, force_terminal=True, color_system="truecolor", file=io.StringIO())
-    foil = "la casa di il uomo vecchio è nera"
-    (item,) = studio.explain(
-        "occlusion", attributed_fn="contrast_logits_diff", contrast_targets=foil, attribute_target=False,
-        step_scores=["probability", "contrast_prob_diff"],
-    )  # fmt: skip
+    (item,) = studio.explain("console")
     item.show(console=terminal, precision=2)
     body = terminal.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
     style = (
@@ -121,8 +162,7 @@ def text(studio: Studio) -> bytes:
     """Methods side by side; the pointer is on a generated token."""
     from attriflow.views.html import to_html
 
-    items = studio.explain("occlusion", "integrated_gradients", "saliency")
-    with studio.page(to_html(items, title="the house of the old man is red"), width=1280, height=640) as page:
+    with studio.page(to_html(studio.explain("text"), title=TEXT), width=1280, height=690) as page:
         page.locator(".steps button").nth(7).hover()
         return page.screenshot()
 
@@ -131,7 +171,7 @@ def heatmap(studio: Studio) -> bytes:
     """A heat map of one head, chosen with the sliders."""
     from attriflow.views.html import to_html
 
-    with studio.page(to_html(studio.explain("attention"), mode="heatmap"), width=860, height=860) as page:
+    with studio.page(to_html(studio.explain("heatmap"), mode="heatmap"), width=860, height=860) as page:
         page.locator("input[data-axis=layer]").fill("2")
         page.locator("input[data-axis=head]").fill("3")
         page.locator("input[data-axis=head]").blur()
@@ -143,12 +183,9 @@ def contrast(studio: Studio) -> bytes:
     """Why one word and not another."""
     from attriflow.views.html import to_html
 
-    foil = "la casa di il uomo vecchio è nera"
-    items = studio.explain(
-        "occlusion", "input_x_gradient", attributed_fn="contrast_logits_diff", contrast_targets=foil,
-        step_scores=["contrast_prob_diff"],
-    )  # fmt: skip
-    with studio.page(to_html(items, title="Why “rossa” and not “nera”?"), width=900, height=660) as page:
+    with studio.page(
+        to_html(studio.explain("contrast"), title="Why “rossa” and not “nera”?"), width=900, height=660
+    ) as page:
         return page.screenshot()
 
 
@@ -156,7 +193,7 @@ def steps(studio: Studio) -> bytes:
     """Step scores as lines."""
     from attriflow.views.html import to_html
 
-    with studio.page(to_html(studio.explain("occlusion"), mode="steps"), height=700) as page:
+    with studio.page(to_html(studio.explain("steps"), mode="steps"), height=690) as page:
         page.locator(".chart circle").nth(7).hover()
         return page.screenshot()
 
@@ -165,8 +202,7 @@ def phone(studio: Studio) -> bytes:
     """A small screen in the dark."""
     from attriflow.views.html import to_html
 
-    items = studio.explain("occlusion")
-    with studio.page(to_html(items), width=390, height=760, scheme="dark") as page:
+    with studio.page(to_html(studio.explain("phone")), width=390, height=760, scheme="dark") as page:
         page.locator(".steps button").nth(6).click()
         return page.screenshot()
 
@@ -175,15 +211,14 @@ def plot_heatmap(studio: Studio) -> bytes:
     """The heat map as a plot."""
     from attriflow.views import plots
 
-    return _plot(plots.heatmap(studio.explain("integrated_gradients")[0]))
+    return _plot(plots.heatmap(studio.explain("plot_heatmap")[0]))
 
 
 def plot_comparison(studio: Studio) -> bytes:
     """Methods compared as a plot."""
     from attriflow.views import plots
 
-    methods = ("occlusion", "lime", "integrated_gradients", "saliency", "attention")
-    return _plot(plots.comparison(studio.explain(*methods, attribute_target=False), step=7))
+    return _plot(plots.comparison(studio.explain("plot_comparison"), step=7))
 
 
 def _plot(axes: Any) -> bytes:
@@ -273,6 +308,13 @@ def small(png: bytes) -> bytes:
     return min(png, out.getvalue(), key=len)
 
 
+def keep(shown: Mapping[str, Any], path: Path) -> None:
+    """Write the scores of the pictures that were taken; those of others stay."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in sorted({**before, **shown}.items())]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
 def main(names: list[str], output: Path, demo: Path) -> int:
     """Take the pictures."""
     known = {shot.__name__: shot for shot in SHOTS}
@@ -297,10 +339,11 @@ def main(names: list[str], output: Path, demo: Path) -> int:
                     continue
                 path = output / f"{name}.png"
                 path.write_bytes(small(known[name](studio)))
-                print(f"{path}: {path.stat().st_size // 1000} kB")
+                print(f"{path}: {path.stat().st_size // 1000} kB", flush=True)
         finally:
             studio.app.stop()
             browser.close()
+    keep(studio.shown, output / "attributions.json")
     return 0
 
 

@@ -115,3 +115,5 @@ def test_scaling_curves_are_fitted(tmp_path):
     printed = run(tmp_path, scaling, "--quick", "--rounds", "1", "--out", "new")
     assert "| n_steps | 2, 4 | `integrated_gradients` |" in printed
     assert (tmp_path / "new" / "scaling.png").stat().st_size > 10_000
+    drawn = run(tmp_path, scaling, "--draw", "new/scaling.json", "--out", "again")
+    assert printed.endswith(drawn) and (tmp_path / "again" / "scaling.png").stat().st_size > 10_000

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fresh import run_fresh
 
 import attriflow
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+DOCS = RECIPES.parent / "docs"
+sys.path.append(str(RECIPES))
+import make_pictures  # noqa: E402
+import make_screenshots  # noqa: E402
+import plot_convergence  # noqa: E402
+
 pytestmark = pytest.mark.slow
 
 
@@ -64,13 +72,47 @@ def test_custom_method(tmp_path):
 
 
 def test_leaderboard(tmp_path):
-    printed = run(tmp_path, "leaderboard.py", "--examples", "8")
+    printed = run(tmp_path, "leaderboard.py")
     assert "recall-damaged" in printed and "logged to run" in printed
     board = json.loads((tmp_path / "leaderboard-output" / "model.json").read_text(encoding="utf-8"))
     scores = {row["label"]: row for row in board["rows"]}
     assert scores["recall-damaged"]["auprc_plau"] < scores["recall"]["auprc_plau"]
     won = {pair["winner"] for pair in board["pairs"] if pair["metric"] in ("aopc_compr", "auprc_plau")}
     assert won == {"recall"}
+    # what the picture of critical differences shows
+    make_pictures.places(tmp_path / "leaderboard-output" / "method.csv", tmp_path / "places.csv")
+    files = (tmp_path / "places.csv", DOCS / "images" / "critical_differences.csv")
+    found, pictured = (pd.read_csv(file, index_col="label") for file in files)
+    pd.testing.assert_frame_equal(found.loc[pictured.index], pictured, atol=0.15, rtol=0)
+
+
+def test_scores_in_the_pictures():
+    """The attributions that the pictures of views show are those that the methods give."""
+    model = attriflow.load_model("demo/translate", device="cpu")
+    found = {}
+    for name in make_screenshots.EXPLAINED:
+        found |= make_screenshots.scores(name, make_screenshots.explain(model, name))
+    pictured = json.loads((DOCS / "images" / "attributions.json").read_text(encoding="utf-8"))
+    assert found.keys() == pictured.keys()
+    for name, rows in found.items():
+        for (token, scores), (wanted, values) in zip(rows, pictured[name], strict=True):
+            assert token == wanted and scores == pytest.approx(values, abs=2e-3, rel=2e-3), (name, token)
+
+
+def test_errors_in_the_picture_of_convergence():
+    found = plot_convergence.measure(samples=(4, 16), seeds=2)
+    rows = pd.read_csv(DOCS / "convergence.csv")
+    pictured = rows[rows["samples"].isin((4, 16)) & (rows["seed"] < 2)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, pictured, atol=2e-6, rtol=0)
+
+
+def test_every_picture_is_made():
+    """By `make pictures`; and shown somewhere."""
+    made = {"leaderboard", "convergence", "images/critical_differences", "images/scaling"}
+    made |= {f"images/{shot.__name__}" for shot in make_screenshots.SHOTS}
+    assert {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.png")} == made
+    pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
+    assert not [name for name in made if f"({name}.png)" not in pages]
 
 
 def test_gpu_throughput(tmp_path):

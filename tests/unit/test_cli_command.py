@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any
 
+import pandas as pd
 import pytest
 import typer
+from rich.console import Console
 
 from attriflow.cli import main
 from attriflow.cli.app import app
 from attriflow.cli.command import Command, add_command, assignments, json_object, read_config
+from attriflow.cli.console import console
 from attriflow.cli.options import json_option, known, option
 
 
@@ -182,6 +186,46 @@ def test_no_arguments_is_help(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert not stop.value.code and "attribute-dataset" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [None, *typer.main.get_command(app).commands])
+def test_help_has_its_brackets(command, capsys):
+    """What stands in square brackets is no markup: the extra of `pip install 'attriflow[app]'`, `train[:20]`."""
+    found = typer.main.get_command(app)
+    if command is not None:
+        found = found.commands[command]
+    with pytest.raises(SystemExit):
+        main([*([command] if command else []), "--help"])
+    printed = capsys.readouterr().out
+    texts = [found.help or "", *(getattr(p, "help", None) or "" for p in found.params)]
+    for bracket in re.findall(r"\S*\[\S*\]", " ".join(texts)):
+        assert bracket in printed
+    assert command != "app" or "pip install 'attriflow[app]'." in printed
+
+
+def test_help_of_markup(capsys):
+    """Also where rich would end a tag that was never begun; and in the same way the second time."""
+
+    def one(file: Annotated[str, typer.Option(help="A [bold]file[/bold] \\[x] or [/red].")] = "[a]") -> None:
+        """Reads [link] of [/nothing]."""
+
+    test_app = typer.Typer()
+    test_app.command(cls=Command)(one)
+    made = typer.main.get_command(test_app)
+    for _ in range(2):
+        made(["--help"], standalone_mode=False)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "Reads [link] of [/nothing]." in printed and "A [bold]file[/bold] \\[x] or [/red]." in printed
+
+
+def test_what_commands_print_is_no_markup(capsys, tmp_path):
+    from attriflow.views.throughput import throughput_table
+
+    console().print(f"wrote [red]{tmp_path.name}[/red]/:cat:.json [/nothing]", soft_wrap=True)
+    assert capsys.readouterr().out == f"wrote [red]{tmp_path.name}[/red]/:cat:.json [/nothing]\n"
+    row = {"method": "mine.py:[red]", "status": "ok", "reason": "", "seconds": 1.0}
+    Console().print(throughput_table(pd.DataFrame([row])))
+    assert "mine.py:[red]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -1,4 +1,4 @@
-"""The shape of the repository: source roots, generated tables."""
+"""The shape of the repository: source roots, generated tables, and what a newcomer and a release find."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,6 +19,14 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def content(path: str):
+    return yaml.safe_load(read(path))
 
 
 @pytest.mark.parametrize(("folder", "package"), [("plugin", "attriflow"), ("metrics", "attriflow_metrics")])
@@ -90,3 +99,66 @@ def test_what_is_declared_is_imported():
     excused = set(re.findall(r'^    "([\w.-]+).*", # not imported: \w+', text, re.MULTILINE))
     imported = set().union(*(_providers(module) for _, module, _ in _imports()))
     assert declared - imported == excused
+
+
+def test_the_readme_is_short_and_says_how_to_install():
+    text = read("README.md")
+    assert len(text.splitlines()) <= 130
+    extras = re.findall(
+        r"^(.+?) = \[", read("pyproject.toml").split("[project.optional-dependencies]")[1].split("\n[")[0], re.M
+    )
+    named = re.findall(r"^pip install \"?attriflow(?:\[(\w+)\])?", text, re.M)
+    assert named[0] == "" and set(named[1:]) <= set(extras)
+
+
+def test_counts_in_the_readme_are_made():
+    """The numbers of `make docs`, so that `test_tables_are_up_to_date` holds them; no other number of parts."""
+    text = read("README.md")
+    from attriflow import registry
+
+    for kind in ("methods", "step_functions", "metrics", "aggregators"):
+        assert f"<!-- count: {kind} -->{len(getattr(registry, kind).names())}<!-- end count -->" in text
+    assert not re.search(r"\d+ (\[)?(methods|metrics|step functions|aggregators)", text)
+
+
+def test_hooks_are_what_make_lint_runs():
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", read("Makefile"), re.M)[1]
+    (local,) = content(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert [hook["entry"] for hook in local["hooks"]] == [
+        line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()
+    ]
+    assert len({hook["id"] for hook in local["hooks"]}) == len(local["hooks"])
+    assert all(hook["always_run"] and not hook["pass_filenames"] for hook in local["hooks"])
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_issue_forms_ask_for_the_version(form):
+    found = content(f".github/ISSUE_TEMPLATE/{form}.yml")
+    assert {"name", "description", "body"} <= set(found)
+    labels = [field["attributes"].get("label") for field in found["body"]]
+    asked = found["body"][labels.index("attriflow --version")]
+    assert asked["validations"]["required"] is True
+    assert len({field["id"] for field in found["body"]}) == len(found["body"])
+
+
+def test_the_release_covers_every_python():
+    jobs = content(".github/workflows/release.yml")["jobs"]
+    classifiers = re.findall(r"Python :: (3\.\d+)", read("pyproject.toml"))
+    matrix = jobs["install"]["strategy"]["matrix"]
+    assert matrix["python-version"] == classifiers and set(matrix["package"]) == {"*.whl", "*.tar.gz"}
+    assert "twine check --strict dist/*" in [step.get("run") for step in jobs["build"]["steps"]]
+    for job in jobs.values():  # nothing is published that was not installed
+        needs = job.get("needs", [])
+        assert set([needs] if isinstance(needs, str) else needs) <= set(jobs)
+    publish = jobs["publish"]
+    assert publish["needs"] == "install" and publish["permissions"] == {"id-token": "write"}
+    assert publish["if"] == jobs["deploy"]["if"] == "github.ref_type == 'tag'"
+
+
+def test_the_citation_is_of_this_version():
+    import attriflow
+
+    found = content("CITATION.cff")
+    assert found["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(found)
+    assert str(found["version"]) == attriflow.__version__ and found["license"] == "Apache-2.0"

@@ -7,6 +7,7 @@ underscores, take several values after one name (`-i "first text" "second text"`
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -37,6 +38,21 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the rewritten arguments."""
         return super().parse_args(ctx, rewrite(args, self.get_params(ctx)))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Help in which square brackets are text: rich would take `[app]` for markup and leave it out."""
+        shown = _literal(self)
+        shown.params = [_literal(p) for p in self.params]
+        super(Command, shown).format_help(ctx, formatter)
+
+
+def _literal(part: T) -> T:
+    """A copy of a command or an option whose help rich prints as it stands."""
+    from rich.markup import escape
+
+    out: Any = copy.copy(part)
+    out.help = escape(getattr(part, "help", None) or "")
+    return out
 
 
 def add_command(app: typer.Typer, name: str, options: type[T], run: Callable[[T], None], **settings: Any) -> None:

@@ -9,11 +9,14 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output; tables need more room than the 80 columns that pipes are given."""
+    """Standard output; tables need more room than the 80 columns that pipes are given.
+
+    What is printed is text: a folder named `[red]` or `:cat:` is no markup.
+    """
     from rich.console import Console
 
-    found = Console()
-    return found if found.is_terminal else Console(width=120)
+    found = Console(markup=False, emoji=False)
+    return found if found.is_terminal else Console(width=120, markup=False, emoji=False)
 
 
 def say(message: str) -> None:

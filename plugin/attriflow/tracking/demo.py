@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attriflow.tracking.quiet import quiet
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.models.evaluation.base import EvaluationResult
     from rich.console import Console
 
@@ -45,7 +46,7 @@ DESCRIPTIONS = {
 
 
 def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
-    """Evaluate the demo models and leave a report, a picture and an MLflow store behind.
+    """Evaluate the demo models and leave a report, a picture with its numbers and an MLflow store behind.
 
     Args:
         output: Folder for everything; existing runs in it are kept.
@@ -59,17 +60,24 @@ def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     pages: dict[str, str] = {}
+    boards: dict[str, pd.DataFrame] = {}
     with quiet(), _store(output) as experiment_id:
+        import pandas as pd
+        from rich.text import Text
+
         from attriflow.demo import MODELS
         from attriflow.views.page import in_tabs
 
         for name in MODELS:
-            console.print(f"\n[bold]demo/{name}[/bold]: {DESCRIPTIONS[name]}; {examples} examples it has not seen ...")
+            about = f": {DESCRIPTIONS[name]}; {examples} examples it has not seen ..."
+            console.print(Text.assemble(("\ndemo/" + name, "bold"), about))
             result = _evaluate(name, experiment_id, examples)
             _print_leaderboard(result, console, name)
             pages[name] = result.artifacts["report"].content
+            boards[name] = numbers(result.artifacts["leaderboard"].content)
             if name == MODELS[0]:
                 (output / "leaderboard.png").write_bytes(result.artifacts["plots"].content["metric_heatmap"])
+    pd.concat(boards, names=["model"]).droplevel(1).to_csv(output / "leaderboard.csv", float_format="%.4f")
     report = output / "report.html"
     report.write_text(in_tabs("attriflow demo", pages), encoding="utf-8")
     _say_where(console, output, report, time.perf_counter() - started)
@@ -86,6 +94,13 @@ def settings(name: str) -> dict[str, Any]:
         "layer_gradient_x_activation": {"reduction": "norm", **at},
     }
     return {**SETTINGS, "method_options": {**SETTINGS["method_options"], **layers}}
+
+
+def numbers(board: pd.DataFrame) -> pd.DataFrame:
+    """What a picture of a leaderboard shows: methods in their order with the means of the metrics."""
+    from attriflow.registry import metrics
+
+    return board[["method", *(name for name in board if name in metrics.names())]]
 
 
 def _evaluate(name: str, experiment_id: str, examples: int) -> EvaluationResult:

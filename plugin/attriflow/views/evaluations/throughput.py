@@ -61,7 +61,7 @@ def throughput_table(frame: pd.DataFrame, title: str = "Throughput") -> Table:
     notes = [LEGEND] if len(frame) else []
     for row in frame.to_dict("records"):
         name, failed = printable(as_text(row["method"])), row["status"] != "ok"
-        out.add_row(name, *("" if failed else _cell(c, row[c]) for c in columns), style="dim" if failed else "")
+        out.add_row(Text(name), *("" if failed else _cell(c, row[c]) for c in columns), style="dim" if failed else "")
         if failed:
             notes.append(f"✗ {name}: {printable(as_text(row['reason']))}")
     out.caption, out.caption_justify, out.caption_style = Text("\n".join(notes)), "left", "dim"
