@@ -74,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def ferret_metrics() -> list[str]:
-    return [n for n in metrics.names() if metrics.info(n).meta.get("extra") == "ferret"]
+    return [n for n in metrics.names() if metrics.info(n).meta["extra"] == "ferret"]
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def noted(benchmark):
 
 @pytest.fixture
 def method_options():
-    return OPTIONS
+    return {part.name: OPTIONS.get(part.name, part.meta["trial"]) for part in methods}
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:

@@ -28,7 +28,8 @@ VOCABULARY, LAYERS, WIDTH = 1000, 4, 256
 SENTENCE = 64
 """Words per sentence of the prompt."""
 
-# Small but sensible: few path points and samples; perturbations of thousands of tokens one by one go by sentence
+# Small but sensible: few path points and samples; perturbations of thousands of tokens one by one go by sentence.
+# Methods that are not here run with the options that they give for trials.
 STEPS, SAMPLES = {"n_steps": 4}, {"n_samples": 4}
 OPTIONS: dict[str, dict[str, Any]] = {
     "integrated_gradients": STEPS,
@@ -178,8 +179,7 @@ def main() -> int:
 
     rows: list[dict[str, Any]] = []
     for name in options.methods.split(",") if options.methods else methods.names():
-        known = methods.info(name).options
-        chosen = options.options.get(name, {k: v for k, v in OPTIONS.get(name, {}).items() if k in known})
+        chosen = options.options.get(name, OPTIONS.get(name, methods.info(name).meta["trial"]))
         command = [sys.executable, __file__, "--work", name, "--options", json.dumps(chosen)]
         sizes = {"prompt": options.prompt, "generated": options.generated, "threads": options.threads}
         command += [part for k, v in sizes.items() for part in (f"--{k}", str(v))]

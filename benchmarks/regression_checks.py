@@ -43,8 +43,8 @@ SAMPLED = {"mine": {}, "lime": {"n_samples": 24}, "gradient_shap": {"n_samples":
 METRICS = ["aopc_compr", "aopc_suff", "auprc_plau", "token_f1_plau"]
 
 
-@methods.register(
-    "mine", family="perturbation", cost="as occlusion", axes="step, input", deterministic=True, signed=True
+@attriflow.register_method(
+    identifier="mine", family="perturbation", cost="as occlusion", deterministic=True, signed=True
 )
 @dataclass(frozen=True)
 class Mine:

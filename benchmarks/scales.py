@@ -21,7 +21,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "shapley_sampling": {"n_samples": 2},
     "reagent": {"max_probe_steps": 8, "num_probes": 2},
 }
-"""Options of methods, the same at all scales: few points and samples, so that a round is short."""
+"""Options of methods, the same at all scales, that recorded baselines were measured with: few points and samples, so
+that a round is short. Other methods are measured with the options that they give for trials."""
 
 FEW = ("attention", "saliency", "integrated_gradients", "occlusion", "lime", "value_zeroing")
 """One method of each kind, for models where all of them would take too long."""

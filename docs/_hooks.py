@@ -49,10 +49,10 @@ def _facts(meta: Any) -> str:
     low, high = meta["range"]
     values = {
         "family": meta["family"],
-        "better": "higher" if meta["higher_is_better"] else "lower",
+        "better": {True: "higher", False: "lower", None: "-"}[meta["higher_is_better"]],
         "range": f"{'any' if low is None else f'{low:g}'} to {'any' if high is None else f'{high:g}'}",
-        "needs": ", ".join(meta["needs"]),
-        "by default": "yes" if meta.get("default", True) else "no",
+        "needs": ", ".join(meta["needs"]) or "-",
+        "by default": "yes" if meta["default"] else "no",
         "cost": meta["cost"],
         "source": meta["source"],
     }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from attriflow import load_model
+import attriflow
 from attriflow.demo import load_demo_dataset
 from attriflow.engine import Engine, Scores
 from attriflow.evaluation.config import EvaluationConfig
@@ -25,7 +25,7 @@ from attriflow.evaluation.rationale import parse_rationale
 from attriflow.evaluation.runner import Evaluation
 from attriflow.methods.occlusion import Occlusion
 from attriflow.methods.random import example_seed
-from attriflow.registry import methods, metrics
+from attriflow.registry import metrics
 from attriflow_metrics.statistics import paired_permutation
 
 HONEST = "occlusion"
@@ -85,7 +85,7 @@ SPOILT = {"reversed": Reversed, "shuffled": Shuffled, "constant": Constant, "lea
 def evaluate(examples: int, metric_names: str | Sequence[str] = "all") -> Evaluation:
     """The honest and the spoilt methods on the demo's causal model, scored."""
     for name, cls in SPOILT.items():
-        methods.register(name, family="control", deterministic=True, signed=True, overwrite=True)(cls)
+        attriflow.register_method(cls, name, overwrite=True, family="control", deterministic=True, signed=True)
     rows = load_demo_dataset("recall").sample(examples, random_state=0, ignore_index=True)
     texts = tuple(rows["input"])
     data = EvaluationData(
@@ -101,7 +101,7 @@ def evaluate(examples: int, metric_names: str | Sequence[str] = "all") -> Evalua
         "throughput": False,
         "reexplain_examples": None,
     }
-    evaluation = Evaluation(load_model("demo/recall"), data, EvaluationConfig.from_dict(settings))
+    evaluation = Evaluation(attriflow.load_model("demo/recall"), data, EvaluationConfig.from_dict(settings))
     for _ in evaluation.run():
         pass
     return evaluation

@@ -10,18 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
-from attriflow import load_model
+import attriflow
 from attriflow.demo import load_demo_dataset
 from attriflow.engine import Engine, Scores
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.runner import Evaluation
-from attriflow.registry import methods
 
 
-@methods.register(
-    "recency", family="control", cost="nothing", axes="step, input", deterministic=True, signed=False, paper="-"
-)
+@attriflow.register_method(identifier="recency", family="control", cost="nothing", deterministic=True)
 @dataclass(frozen=True)
 class Recency:
     """The later a token, the higher its score: what an explanation has to beat on long prompts.
@@ -61,7 +58,7 @@ def main() -> None:
         targets="target",
     )
     run = Evaluation(
-        load_model("demo/recall"), EvaluationData.from_frame(rows, config, rows["target"].tolist()), config
+        attriflow.load_model("demo/recall"), EvaluationData.from_frame(rows, config, rows["target"].tolist()), config
     )
     for _ in run.run():
         pass

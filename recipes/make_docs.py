@@ -37,8 +37,8 @@ def meta(name: str) -> Column:
 
 
 def direction(info: PartInfo) -> str:
-    """Arrow of the better direction."""
-    return "higher" if info.meta["higher_is_better"] else "lower"
+    """The better direction."""
+    return {True: "higher", False: "lower", None: "-"}[info.meta["higher_is_better"]]
 
 
 def value_range(info: PartInfo) -> str:
@@ -67,8 +67,8 @@ TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
     "metric_costs": (
         metrics,
         {
-            "default": lambda i: "yes" if i.meta.get("default", True) else "",
-            "needs": lambda i: ", ".join(i.meta["needs"]),
+            "default": lambda i: "yes" if i.meta["default"] else "",
+            "needs": lambda i: ", ".join(i.meta["needs"]) or "-",
             "cost": meta("cost"),
             "options": options,
             "source": meta("source"),

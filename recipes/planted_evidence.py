@@ -154,16 +154,17 @@ def scores(task: str, examples: int, methods: Any, metric: str, **options: Any) 
     from attriflow.evaluation.runner import Evaluation
     from attriflow.evaluation.significance import summary_table
     from attriflow.evaluation.tables import scores_table
-    from attriflow.tracking.demo import SETTINGS
+    from attriflow.registry import methods as known
 
     frame = s.planted(task, examples, **options)
     features, targets = frame.drop(columns=["target", "contrast_target"]), list(frame["target"])
     settings = {"inputs": "input", "rationale": "rationale", "methods": methods, "metrics": [metric],
                 "step_functions": [], "throughput": False}  # fmt: skip
     chosen = EvaluationConfig.from_dict(settings, columns=list(features), targets="target").methods
-    # few points and samples: the texts are short
-    quick = {**SETTINGS["method_options"], "layer_integrated_gradients": {"n_steps": 20}}
-    settings["method_options"] = {name: given for name, given in quick.items() if name in chosen}
+    # few points and samples, as in the demo: the texts are short
+    settings["method_options"] = {
+        name: {k: v for k, v in known.info(name).meta["demo"].items() if k != "reduction"} for name in chosen
+    }
     config = EvaluationConfig.from_dict(settings, columns=list(features), targets="target")
     evaluation = Evaluation(explained(task), EvaluationData.from_frame(features, config, targets), config)
     for _ in evaluation.run():

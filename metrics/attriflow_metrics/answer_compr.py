@@ -18,7 +18,6 @@ from attriflow_metrics._drops import Removing
     needs=("rescore",),
     cost="up to fractions + 1 forward rows per answer",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429), on spans",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class AnswerComprehensiveness(Answer, Removing):

@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     needs=("rescore",),
     cost="up to fractions + 1 forward rows per answer, shared with answer_suff",
     source="Samek et al. 2017 (arXiv 1509.06321); Petsiuk et al. 2018, RISE (1806.07421), on spans",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class AnswerInsertionAUC(Answer, Curves):

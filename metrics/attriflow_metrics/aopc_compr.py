@@ -21,6 +21,7 @@ from attriflow_metrics._aopc import AreaOverPerturbationCurve
     extra="ferret",
     cost="up to thresholds + 1 forward rows per step",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429); computed by ferret (Attanasio et al. 2023, 2208.01575)",
+    default=True,
 )
 @dataclass(frozen=True, kw_only=True)
 class Comprehensiveness(AreaOverPerturbationCurve):

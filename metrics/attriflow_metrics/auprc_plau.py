@@ -19,6 +19,7 @@ from attriflow_metrics._plausibility import FerretPlausibility
     extra="ferret",
     cost="no forward rows",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429); computed by ferret (Attanasio et al. 2023, 2208.01575)",
+    default=True,
 )
 @dataclass(frozen=True, kw_only=True)
 class AreaUnderPrecisionRecall(FerretPlausibility):

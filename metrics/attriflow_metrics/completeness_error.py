@@ -27,7 +27,6 @@ FUNCTIONS: Mapping[str, Callable[[float], float]] = {
     needs=("rescore",),
     cost="2 forward rows per step, the same for every method",
     source="Sundararajan et al. 2017 (arXiv 1703.01365), completeness; Bach et al. 2015, conservation",
-    default=False,
     shared=True,
 )
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from attriflow_metrics._steps import Step
     needs=("reexplain",),
     cost="1 explanation, shared with parameter_randomisation",
     source="Hedstroem et al. 2024, eMPRT (arXiv 2401.06465)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class EfficientRandomisation(Reexplained):

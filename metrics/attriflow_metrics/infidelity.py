@@ -26,7 +26,6 @@ from attriflow_metrics._steps import Step
     requires=("captum",),
     cost="samples + 1 forward rows per step, the same for every method",
     source="Yeh et al. 2019 (arXiv 1901.09392), definition 2.1; computed by captum.metrics.infidelity",
-    default=False,
     shared=True,
 )
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from attriflow_metrics._steps import Step
     needs=("rescore",),
     cost="up to fractions + 1 forward rows per step, shared with aopc_suff",
     source="Samek et al. 2017, LeRF (arXiv 1509.06321); Petsiuk et al. 2018, RISE (1806.07421)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class InsertionAUC(Curves):

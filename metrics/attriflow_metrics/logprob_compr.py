@@ -16,7 +16,6 @@ from attriflow_metrics._drops import Removing
     needs=("rescore",),
     cost="up to fractions + 1 forward rows per step, shared with aopc_compr",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429), on log-probabilities",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class LogProbabilityComprehensiveness(Removing):

@@ -21,7 +21,6 @@ from attriflow_metrics._steps import Step
     needs=("rescore",),
     cost="removable inputs + 1 forward rows per step, the same for every method and shared with taucorr_loo",
     source="Jain and Wallace 2019 (arXiv 1902.10186); Li et al. 2016 (1612.08220)",
-    default=False,
     shared=True,
 )
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ from attriflow_metrics._steps import Step
     requires=("captum",),
     cost="samples explanations, shared with noise_stability",
     source="Yeh et al. 2019 (arXiv 1901.09392), definition 2.2; computed by captum.metrics.sensitivity_max",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class MaxSensitivity(Noisy):

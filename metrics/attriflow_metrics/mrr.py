@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     needs=("rationale",),
     cost="no forward rows",
     source="Voorhees 1999, TREC-8; Arras et al. 2025 (arXiv 2502.15886)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class ReciprocalRank(Plausibility):

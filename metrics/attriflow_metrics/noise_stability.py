@@ -21,7 +21,6 @@ from attriflow_metrics._steps import Step
     needs=("reexplain",),
     cost="samples explanations, shared with max_sensitivity",
     source="Alvarez-Melis and Jaakkola 2018 (arXiv 1806.08049); Ghorbani et al. 2019 (1710.10547)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class NoiseStability(Noisy):

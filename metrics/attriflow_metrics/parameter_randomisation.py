@@ -23,7 +23,6 @@ from attriflow_metrics._steps import Step
     needs=("reexplain",),
     cost="levels explanations",
     source="Adebayo et al. 2018 (arXiv 1810.03292)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class ParameterRandomisation(Reexplained):

@@ -20,7 +20,6 @@ from attriflow_metrics._steps import Step
     needs=("rescore",),
     cost="shares x draws + 2 forward rows per step",
     source="Huang and Chan 2026 (arXiv 2601.03089); Zhao and Aletras 2023 (2305.10496)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class PiSoftNC(EqualMass, SoftComprehensiveness):

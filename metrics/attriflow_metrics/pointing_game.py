@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     needs=("rationale",),
     cost="no forward rows",
     source="Zhang et al. 2018 (arXiv 1608.00507); Poerner et al. 2018 (1801.06422)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class PointingGame(Plausibility):

@@ -20,7 +20,6 @@ from attriflow_metrics._steps import Step
     cost="no forward rows",
     source="Manning et al. 2008, section 8.4",
     from_data={"top_k": "rationale_size"},
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class PrecisionAtK(Plausibility):

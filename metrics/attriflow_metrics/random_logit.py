@@ -23,7 +23,6 @@ from attriflow_metrics._steps import Step
     needs=("reexplain",),
     cost="targets explanations",
     source="Sixt et al. 2020 (arXiv 1912.09818)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class RandomLogit(Reexplained):

@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     needs=("rationale",),
     cost="no forward rows",
     source="Arras et al. 2022, CLEVR-XAI (arXiv 2003.07258)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class RelevanceRank(Plausibility):

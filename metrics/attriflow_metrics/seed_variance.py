@@ -22,7 +22,6 @@ from attriflow_metrics._steps import Step
     needs=("reexplain",),
     cost="seeds explanations of stochastic methods, nothing for the others",
     source="Zafar et al. 2021 (arXiv 2106.05657); Visani et al. 2022 (2001.11757)",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class SeedVariance(Reexplained):

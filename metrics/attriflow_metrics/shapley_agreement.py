@@ -26,7 +26,6 @@ MOST = 16
     needs=("rescore",),
     cost="2^inputs forward rows per step of up to max_inputs inputs, the same for every method",
     source="Shapley 1953; Lundberg and Lee 2017 (arXiv 1705.07874)",
-    default=False,
     shared=True,
 )
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     needs=("rescore",),
     cost="draws + 2 forward rows per step",
     source="Zhao and Aletras 2023 (arXiv 2305.10496), equations 3 and 4",
-    default=False,
 )
 @dataclass(frozen=True, kw_only=True)
 class SoftNS(SoftSufficiency):

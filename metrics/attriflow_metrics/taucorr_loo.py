@@ -22,6 +22,7 @@ from attriflow_metrics._steps import Step
     cost="removable inputs + 1 forward rows per step, the same for every method",
     shared=True,
     source="Jain and Wallace 2019 (arXiv 1902.10186); computed by ferret (Attanasio et al. 2023, 2208.01575)",
+    default=True,
 )
 @dataclass(frozen=True, kw_only=True)
 class LeaveOneOutCorrelation(Faithfulness):

@@ -20,6 +20,7 @@ from attriflow_metrics._plausibility import TopTokens
     cost="no forward rows",
     from_data={"top_k": "rationale_size"},
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429); computed by ferret (Attanasio et al. 2023, 2208.01575)",
+    default=True,
 )
 @dataclass(frozen=True, kw_only=True)
 class TokenF1(TopTokens):

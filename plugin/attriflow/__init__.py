@@ -57,6 +57,8 @@ __all__ = [
     "merge_attributions",
     "register_aggregation_function",
     "register_aggregator",
+    "register_method",
+    "register_metric",
     "register_step_function",
     "show_attributions",
     "show_granular_attributions",
@@ -104,6 +106,68 @@ def list_metrics() -> list[str]:
     from attriflow.registry import metrics
 
     return metrics.names()
+
+
+def register_method(fn: Any = None, identifier: str | None = None, overwrite: bool = False, **meta: Any) -> Any:
+    """Register an attribution method `Engine -> Scores` under a name.
+
+    It can then explain, be evaluated and measured like a built-in one: `attribute(..., method=...)`, the evaluator, the
+    command line. Called without `fn` it is a decorator: `@register_method(identifier="my_method")`.
+
+    Args:
+        fn: A frozen dataclass with `__call__(engine)`, whose fields are its options, or a function of an engine whose
+            keyword-only parameters they are. See `attriflow.engine` for `Engine` and `Scores`.
+        identifier: Its name; the function's own when None.
+        overwrite: Replace a method of that name.
+        **meta: What is known of it, all of it optional: `family` ("gradient", "path", "perturbation", "internals",
+            "control" or a word of your own), `cost` in passes ("1 forward + T products"), `axes` ("step, input"),
+            `deterministic=True` where it draws no random numbers, `signed`, `complete=True` where scores sum up to the
+            difference from the baseline, `interface=True` where the model must show its attention, `explains=False`
+            where it is to be left out when all methods run, `runs_model=False`, `paper`; `floor`, the function
+            `(problem, **options)` that counts its fewest multiply-adds (`attriflow.measuring.floors.Problem`) where
+            `cost` does not tell; `demo` and `trial`, options for the demo and for tests and benchmarks.
+
+    Returns:
+        The function or class, or, when called without one, a decorator.
+
+    Raises:
+        AttriflowError: The name is taken, or `meta` has a key that is not listed here.
+    """
+    from attriflow.registry import methods
+
+    return _register(methods, fn, identifier, overwrite, meta)
+
+
+def register_metric(fn: Any = None, identifier: str | None = None, overwrite: bool = False, **meta: Any) -> Any:
+    """Register a metric `(attribution, rescore) -> number, or a number (or None) per step` under a name.
+
+    Called without `fn` it is a decorator: `@register_metric(higher_is_better=True)`.
+
+    Args:
+        fn: A function whose keyword-only parameters are its options, or a frozen dataclass with `__call__`, whose
+            fields they are. It is called with the attribution and `rescore` (see `attriflow.types.Rescore`), and with
+            the evidence of the row, bool `[step, input]`, or the function that explains again (see
+            `attriflow.types.Reexplain`) where it has parameters `rationale` or `reexplain`.
+        identifier: Its name; the function's own when None.
+        overwrite: Replace a metric of that name.
+        **meta: What is known of it. `higher_is_better=True` or `False` must be said: it decides who wins. Optional:
+            `family` ("faithfulness", "plausibility", "robustness", "sanity" or a word of your own), `range`, the pair
+            (lowest, highest) with None where there is no end, `needs` (of "rescore", "rationale" and "reexplain"; read
+            off the signature when it is not said), `cost`, `source`, `default=True` where evaluations that name no
+            metrics shall run it, `shared=True` where its `plan` is the same for every explanation, `from_data`, a
+            dictionary option -> "rationale_size" for options that follow the data, `requires` and `extra`, packages
+            that it imports and the extra that brings them.
+
+    Returns:
+        The function or class, or, when called without one, a decorator.
+
+    Raises:
+        AttriflowError: The name is taken, `higher_is_better` is missing, `meta` has a key that is not listed here, or
+            the metric has a parameter that nobody fills in.
+    """
+    from attriflow.registry import metrics
+
+    return _register(metrics, fn, identifier, overwrite, meta)
 
 
 def register_step_function(

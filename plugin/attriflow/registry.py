@@ -14,13 +14,13 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from attriflow.errors import AttriflowError, UnknownNameError, check_keywords, unknown
+from attriflow.errors import AttriflowError, InputError, UnknownNameError, check_keywords, unknown
 
 T = TypeVar("T")
 _REQUIRED = object()
@@ -64,8 +64,11 @@ class Bound:
         return self.function(*args, **self.options, **kwargs)
 
 
-def options_of(obj: Any) -> dict[str, Any]:
-    """Option names and defaults of a part: dataclass fields, or keyword-only parameters of a function."""
+def options_of(obj: Any, given: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Option names and defaults of a part: dataclass fields, or keyword-only parameters of a function.
+
+    Parameters that the caller of the part fills in (`given`) are no options.
+    """
     if dataclasses.is_dataclass(obj):
         out = {}
         for f in dataclasses.fields(obj):
@@ -75,13 +78,25 @@ def options_of(obj: Any) -> dict[str, Any]:
                 out[f.name] = _REQUIRED if f.default is dataclasses.MISSING else f.default
         return out
     parameters = inspect.signature(obj).parameters.values()
-    return {p.name: _REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    own = (p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given)
+    return {p.name: _REQUIRED if p.default is p.empty else p.default for p in own}
 
 
 class Registry:
     """Finds parts by name, imports late, suggests the nearest name."""
 
-    def __init__(self, kind: str, package: str, group: str, *, functions: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        group: str,
+        *,
+        functions: bool = False,
+        meta: Mapping[str, Any] | None = None,
+        bare: Mapping[str, Any] | None = None,
+        complete: Callable[[PartInfo], dict[str, Any]] | None = None,
+        given: tuple[str, ...] = (),
+    ) -> None:
         """Create a registry.
 
         Args:
@@ -89,8 +104,13 @@ class Registry:
             package: Home package; each public module is a part (or holds several, with `functions`).
             group: Entry point group through which other distributions add parts.
             functions: Several parts per module: the (light) package is imported to list them.
+            meta: What a registration may say, with what holds where it does not. None: anything.
+            bare: What is said of parts that nobody registered: entry points and references to plain objects.
+            complete: Checks a part and returns what its registration left out and the part itself tells.
+            given: Parameters that whoever calls a part fills in, so that they are no options of a function.
         """
         self.kind, self.package, self.group, self.functions = kind, package, group, functions
+        self.meta, self.bare, self.complete, self.given = meta, dict(bare or {}), complete, given
         self._parts: dict[str, PartInfo] = {}
         self._aliases: dict[str, str] = {}
         self._points: dict[str, EntryPoint] | None = None
@@ -99,18 +119,22 @@ class Registry:
         self, name: str, *, aliases: tuple[str, ...] = (), overwrite: bool = False, **meta: Any
     ) -> Callable[[T], T]:
         """Decorator that registers a part under `name`; everything about it goes into `meta`."""
+        if self.meta is not None:
+            check_keywords(f"the registration of {self.kind} '{name}'", meta, self.meta)
+            meta = {**self.meta, **meta}
+            missing = [key for key, value in meta.items() if value is _REQUIRED]
+            if missing:
+                raise AttriflowError(f"{self.kind} '{name}' must be registered with {missing[0]}=...")
 
         def decorate(obj: T) -> T:
             known = self._parts.get(name)
             if known is not None and not overwrite and _origin(known.obj) != _origin(obj):
                 raise AttriflowError(f"{self.kind} '{name}' is already registered; pass overwrite=True to replace it")
-            self._parts[name] = PartInfo(
-                name=name,
-                kind=self.kind,
-                obj=obj,
-                options=MappingProxyType(options_of(obj)),
-                meta=MappingProxyType(meta),
-            )
+            options = MappingProxyType(options_of(obj, self.given))
+            part = PartInfo(name=name, kind=self.kind, obj=obj, options=options, meta=MappingProxyType(meta))
+            if self.complete is not None:
+                part = dataclasses.replace(part, meta=MappingProxyType({**meta, **self.complete(part)}))
+            self._parts[name] = part
             self._aliases.update(dict.fromkeys(aliases, name))
             return obj
 
@@ -172,7 +196,7 @@ class Registry:
             elif point is not None:
                 loaded = point.load()
                 if name not in self._parts:  # a plain object instead of a module that registers itself
-                    self.register(name)(loaded)
+                    self.register(name, **self.bare)(loaded)
         if name not in self._parts:
             raise AttriflowError(f"module '{self.package}.{name}' does not register a {self.kind} named '{name}'")
         return self._parts[name]
@@ -198,7 +222,7 @@ class Registry:
         name = next((info.name for info in self._parts.values() if info.obj is part), None)
         if name is None:
             name = attribute if attribute not in self.names() else f"{Path(place).stem}.{attribute}"
-            self.register(name, stepwise=False)(part)
+            self.register(name, **self.bare)(part)
         self._aliases[reference] = name
         return name
 
@@ -244,10 +268,116 @@ def _origin(obj: Any) -> tuple[str | None, str | None]:
     return getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
 
 
-methods = Registry("attribution method", "attriflow.methods", "attriflow.methods")
-step_functions = Registry("step function", "attriflow.step_functions", "attriflow.step_functions", functions=True)
+METRIC_ARGUMENTS = ("attribution", "rescore", "rationale", "reexplain")
+
+
+class MetricCall(NamedTuple):
+    """What a metric is given: in order, by name (parameter -> what), and which of it has no default of the metric's."""
+
+    in_order: list[str]
+    by_name: dict[str, str]
+    needs: tuple[str, ...]
+
+
+def metric_call(name: str, metric: Any) -> MetricCall:
+    """How a metric is called, by its own signature.
+
+    The first two parameters may have any name: they are the attribution and `rescore`. A parameter named like
+    something else that there is gets that; others with a default are left alone.
+
+    Raises:
+        InputError: A parameter that nobody fills in.
+    """
+    is_class = inspect.isclass(metric)
+    if is_class and not any("__call__" in vars(c) for c in metric.__mro__):
+        raise InputError(f"metric '{name}' cannot be called: its class has no __call__")
+    own = () if is_class else options_of(metric, METRIC_ARGUMENTS)
+    parameters = list(inspect.signature(metric.__call__ if is_class else metric).parameters.values())[is_class:]
+    places = [a for a in METRIC_ARGUMENTS[:2] if a not in {p.name for p in parameters}]
+    in_order, by_name, needs, gap = list[str](), dict[str, str](), list[str](), False
+    for p in parameters:
+        optional = p.default is not p.empty
+        if p.kind is p.VAR_POSITIONAL:
+            if not gap:
+                in_order, needs, places = [*in_order, *places], [*needs, *places], []
+        elif p.name in METRIC_ARGUMENTS or (places and not optional and p.kind is not p.KEYWORD_ONLY):
+            what = p.name if p.name in METRIC_ARGUMENTS else places.pop(0)
+            if gap or p.kind is p.KEYWORD_ONLY:
+                by_name[p.name] = what
+            else:
+                in_order.append(what)
+            if not optional or what == "reexplain":  # nobody asks for explanations made again without using them
+                needs.append(what)
+        elif optional or p.kind is p.VAR_KEYWORD or p.name in own:
+            gap = gap or p.kind is not p.KEYWORD_ONLY
+        else:
+            raise InputError(
+                f"metric '{name}' cannot be called: nobody fills in its parameter '{p.name}'. A metric takes "
+                "(attribution, rescore) and, by name, rationale and reexplain; options are keyword-only or fields"
+            )
+    return MetricCall(in_order, by_name, tuple(n for n in needs if n != "attribution"))
+
+
+def _metric_meta(part: PartInfo) -> dict[str, Any]:
+    """Check what a metric's registration says; what it needs is read off its signature unless it says so."""
+    if part.meta["higher_is_better"] not in (True, False, None):
+        raise InputError(f"metric '{part.name}': higher_is_better must be True or False")
+    if not (isinstance(part.meta["range"], tuple) and len(part.meta["range"]) == 2):
+        raise InputError(f"metric '{part.name}': range must be (lowest, highest), with None where there is no end")
+    call = metric_call(part.name, part.obj)
+    if part.meta["needs"] is None:
+        return {"needs": call.needs}
+    for need in part.meta["needs"]:
+        if need not in (*call.in_order, *call.by_name.values()):
+            raise InputError(f"metric '{part.name}' says that it needs {need!r}, but has no parameter of that name")
+    return {}
+
+
+methods = Registry(
+    "attribution method",
+    "attriflow.methods",
+    "attriflow.methods",
+    meta={
+        "family": "other",  # "gradient", "path", "perturbation", "internals", "control", or a word of your own
+        "cost": "not stated",  # in passes: "1 forward + T products"
+        "axes": "step, input",  # of the scores
+        "deterministic": False,  # promised to draw no random numbers; not promised: it is tried where it matters
+        "signed": None,
+        "complete": False,  # scores promised to sum up to the difference from the baseline
+        "interface": False,  # needs an architecture that shows its attention
+        "explains": True,  # False: left out where all methods run
+        "runs_model": True,
+        "paper": "-",
+        "floor": None,  # (problem, **options) -> fewest multiply-adds (`measuring.floors.Problem`); None: as cost says
+        "demo": {},  # options in `attriflow demo`, which is looked at while it runs
+        "trial": {},  # options under which tests and benchmarks try it: few points and samples
+    },
+)
+step_functions = Registry(
+    "step function", "attriflow.step_functions", "attriflow.step_functions", functions=True, bare={"stepwise": False}
+)
 aggregators = Registry("aggregator", "attriflow.aggregation", "attriflow.aggregators")
 aggregation_functions = Registry(
     "aggregation function", "attriflow.aggregation.functions", "attriflow.aggregation_functions", functions=True
 )
-metrics = Registry("metric", "attriflow_metrics", "attriflow.metrics")
+metrics = Registry(
+    "metric",
+    "attriflow_metrics",
+    "attriflow.metrics",
+    meta={
+        "higher_is_better": _REQUIRED,
+        "family": "other",  # "faithfulness", "plausibility", "robustness", "sanity", or a word of your own
+        "range": (None, None),
+        "needs": None,  # of METRIC_ARGUMENTS; None: what its signature asks for
+        "cost": "not stated",
+        "source": "-",
+        "default": False,  # run where an evaluation names no metrics
+        "shared": False,  # its plan does not depend on the explanation
+        "from_data": {},  # option -> fact about the data that it follows
+        "requires": (),  # packages
+        "extra": None,  # of attriflow that brings them
+    },
+    bare={"higher_is_better": None},  # nobody said: shown, not ranked
+    complete=_metric_meta,
+    given=METRIC_ARGUMENTS,
+)

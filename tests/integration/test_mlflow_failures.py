@@ -143,6 +143,48 @@ def test_results_are_logged_before_the_next_method_runs(causal_folder: Path, fai
     assert seen["artifacts"] == ["attributions/random.safetensors"]
 
 
+def top_token_drop(attribution: Any, rescore: Any) -> list[float]:
+    """The metric of docs/custom.md: two arguments, as the page says."""
+    best = attribution.token_scores().nan_to_num(-torch.inf).argmax(-1)
+    keep = torch.ones(len(best) + 1, len(attribution.inputs), dtype=torch.bool)
+    keep[torch.arange(len(best)), best] = False
+    steps = list(range(len(best)))
+    without = rescore(keep[:-1], steps)
+    whole = rescore(keep[-1:].expand(len(best), -1), steps)
+    found: list[float] = (whole - without).tolist()
+    return found
+
+
+@pytest.mark.usefixtures("store")
+def test_a_metric_with_two_arguments_has_values_and_a_broken_one_a_reason(
+    causal_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(attribution: Any) -> float:
+        raise ZeroDivisionError("no")
+
+    attriflow.register_metric(top_token_drop, higher_is_better=True, family="faithfulness")
+    attriflow.register_metric(broken, "test_broken", higher_is_better=True)
+    try:
+        result = evaluate(causal_folder, methods=["random"], metrics=["top_token_drop", "test_broken"])
+    finally:
+        metrics.unregister("top_token_drop")
+        metrics.unregister("test_broken")
+    assert math.isfinite(result.metrics["random/top_token_drop"])
+    (row,) = result.artifacts["leaderboard"].content.to_dict("records")
+    assert row["top_token_drop"] == pytest.approx(result.metrics["random/top_token_drop"])
+    assert math.isnan(row["test_broken"]) and row["reason"] == "test_broken: ZeroDivisionError: no"
+    assert "metric 'test_broken' failed on 'random': ZeroDivisionError: no" in caplog.text
+    assert "ZeroDivisionError: no" in result.artifacts["report"].content
+
+
+@pytest.mark.usefixtures("store")
+def test_a_metric_that_cannot_be_called_is_refused_before_anything_runs(causal_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def mine(attribution, rescore, tokenizer):\n    return 0.0\n")
+    with pytest.raises(mlflow.MlflowException, match=r"metric 'mine' cannot be called: .*'tokenizer'.*rationale"):
+        evaluate(causal_folder, methods=["random"], metrics=[f"{file}:mine"])
+
+
 @pytest.mark.usefixtures("store")
 def test_a_metric_of_nothing_but_nan_is_not_logged_and_counted(causal_folder: Path) -> None:
     @metrics.register("test_nan", higher_is_better=True, needs=())
@@ -159,4 +201,5 @@ def test_a_metric_of_nothing_but_nan_is_not_logged_and_counted(causal_folder: Pa
     child = children(run.info.run_id)["random"]
     assert child.data.metrics["test_nan_skipped_steps"] == 3
     assert "not finite" in child.data.tags["attriflow.metrics_without_value"]
-    assert "test_nan" not in result.artifacts["leaderboard"].content.columns
+    board = result.artifacts["leaderboard"].content
+    assert board["test_nan"].isna().all() and "not finite" in board["reason"][0]

@@ -27,23 +27,6 @@ from attriflow.registry import methods, step_functions
 
 METHODS = methods.names()
 ARCHITECTURES = list(CONFIGS)
-# Few points and samples where a method takes many: the promises do not depend on their number.
-OPTIONS = {
-    "integrated_gradients": {"n_steps": 6},
-    "layer_integrated_gradients": {"n_steps": 6},
-    "gradient_shap": {"n_samples": 4, "stdev": 0.1, "baseline": ["unk", "zero"]},
-    "discretized_integrated_gradients": {"n_steps": 5, "n_neighbors": 10},
-    "sequential_integrated_gradients": {"n_steps": 2},
-    "smooth_grad": {"n_samples": 4},
-    "var_grad": {"n_samples": 4},
-    "reagent": {"max_probe_steps": 4, "num_probes": 3},
-    "lime": {"n_samples": 32},
-    "kernel_shap": {"n_samples": 32},
-    "shapley_sampling": {"n_samples": 4},
-    # effects in random models are tiny: without these the sparse surrogate is all zeros
-    "context_cite": {"unit": "word", "target": "logit", "alpha": 1e-4},
-}
-NO_MODEL = ("random", "dummy")  # methods that never run the model
 PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
 TARGETS = {
     False: [f"{PROMPTS[0]} pari mitemi kana gemibes", f"{PROMPTS[1]} te"],
@@ -64,7 +47,7 @@ def model(tokenizers):
 def attribute(m, texts, targets, method, **options):
     target = {"attribute_target": True} if m.is_encoder_decoder else {}
     return m.attribute(
-        texts, targets, method=method, show_progress=False, **target, **OPTIONS.get(method, {}), **options
+        texts, targets, method=method, show_progress=False, **target, **methods.info(method).meta["trial"], **options
     )
 
 
@@ -315,7 +298,7 @@ def test_graphs_of_their_own_for_ranges_of_steps_change_nothing(model, name, met
             same(a.step_scores["entropy"], b.step_scores["entropy"])
 
 
-@pytest.mark.parametrize(("name", "method"), [p for p in PAIRS if p.values[1] not in NO_MODEL])
+@pytest.mark.parametrize(("name", "method"), [p for p in PAIRS if methods.info(p.values[1]).meta["runs_model"]])
 def test_shortcuts_change_nothing(model, name, method, monkeypatch):
     """Every shortcut, also those that would not be worth it in a model this small, against none at all."""
     m = model(name)
@@ -526,7 +509,7 @@ def test_out_of_memory_is_retried_smaller(model, method, monkeypatch):
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], method), strict=True):
         same(a.scores, b.scores)
     limit = 0
-    if method not in NO_MODEL:
+    if methods.info(method).meta["runs_model"]:
         with pytest.raises(attriflow.AttriflowError, match="memory"):
             attribute(m, PROMPTS, TARGETS[False], method)
 

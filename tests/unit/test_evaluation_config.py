@@ -147,10 +147,11 @@ def test_as_dict_has_every_setting_as_plain_values() -> None:
 def picky() -> Iterator[None]:
     """A metric whose package is missing, one that is not, and a method with an option that has no default."""
 
-    @metrics.register("test_missing", higher_is_better=True, needs=(), requires=("no_such_package",), extra="ferret")
-    @dataclasses.dataclass(frozen=True)
-    class Missing:
-        pass
+    @metrics.register(
+        "test_missing", higher_is_better=True, default=True, requires=("no_such_package",), extra="ferret"
+    )
+    def missing(attribution: Any) -> float:
+        return 0.0
 
     @methods.register("test_picky", family="test")
     @dataclasses.dataclass(frozen=True)

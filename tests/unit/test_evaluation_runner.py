@@ -16,6 +16,7 @@ from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, text_columns
 from attriflow.evaluation.results import Attributed, Finished, StepScored
 from attriflow.evaluation.runner import Evaluation
+from attriflow.evaluation.tables import scores_table
 from attriflow.registry import methods, metrics
 from attriflow.types import MetricValues, Variant
 
@@ -126,11 +127,14 @@ def test_fail_fast_raises() -> None:
         run({"methods": ["first"], "metrics": ["broken_metric"], "fail_fast": True})
 
 
-def test_a_failing_metric_costs_nothing_else() -> None:
+def test_a_failing_metric_costs_nothing_else_and_is_never_silent(caplog: pytest.LogCaptureFixture) -> None:
     evaluation, _, _ = run({"methods": ["first"], "metrics": ["broken_metric", "drop"]})
     (first,) = evaluation.results
     assert first.ok and first.metrics == {"drop": -1.0}
     assert first.problems == {"broken_metric": "ZeroDivisionError: no"}
+    assert first.skipped == {"broken_metric": 3, "drop": 0}
+    assert scores_table([first], evaluation.examples)["skipped"].dropna().unique().tolist() == ["ZeroDivisionError: no"]
+    assert "metric 'broken_metric' failed on 'first': ZeroDivisionError: no" in caplog.text
 
 
 def test_a_missing_package_is_not_a_failing_metric() -> None:

@@ -54,9 +54,10 @@ def test_missing_does_not_pay() -> None:
     assert math.isnan(board.loc["b", "down"])
 
 
-def test_a_metric_without_any_value_has_no_column() -> None:
+def test_a_metric_without_any_value_has_its_column_and_no_rank() -> None:
     board = leaderboard([result("a", up=0.1, down=None)], ["up", "down"], HIGHER, 1)
-    assert "down" not in board and "down_rank" not in board
+    assert board["down"].isna().all() and "down_rank" not in board
+    assert board["rank"].tolist() == [1.0]
     assert set(board["directions"]) == {"up: higher"}
 
 

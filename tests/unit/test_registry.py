@@ -6,15 +6,14 @@ import importlib
 import subprocess
 import sys
 from dataclasses import dataclass, is_dataclass
-from pathlib import Path
 
 import pytest
 
+import attriflow
 from attriflow.errors import AttriflowError, OptionError, UnknownNameError
 from attriflow.registry import Registry, aggregation_functions, aggregators, methods, metrics, step_functions
 
 REGISTRIES = [methods, step_functions, aggregators, aggregation_functions, metrics]
-PACKAGE = Path(__file__).parents[1] / "ext_package"
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.kind)
@@ -90,33 +89,48 @@ def test_listing_imports_nothing_heavy():
     assert out.stdout.strip() == "[]"
 
 
-def test_a_strangers_parts_are_found(tmp_path):
-    """A distribution with entry points, installed the way pip leaves it: found by name, usable, in the lists."""
-    wheel = tmp_path / "site"
-    wheel.mkdir()
-    for source in PACKAGE.rglob("*"):
-        if source.is_file() and "__pycache__" not in source.parts:
-            target = wheel / source.relative_to(PACKAGE)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
-    code = (
-        "import attriflow, torch\n"
-        "assert 'first_token' in attriflow.list_feature_attribution_methods()\n"
-        "assert 'double_logit' in attriflow.list_step_functions()\n"
-        "assert 'mean_score' in attriflow.list_metrics()\n"
-        "from attriflow.registry import methods, metrics\n"
-        "m = attriflow.load_model(MODEL)\n"
-        "out = m.attribute('ki nakol', 'ki nakol temo', method='first_token', step_scores=['double_logit', 'logits'])\n"
-        "s = out[0].step_scores\n"
-        "assert torch.allclose(s['double_logit'], 2 * s['logits'])\n"
-        "assert out[0].scores[0, 0] == 1\n"
-        "print(metrics.build('mean_score')(out[0], None, None))\n"
-    )
-    model = Path(__file__).parents[1] / "data" / "golden" / "models" / "gpt2"
-    code = code.replace("MODEL", repr(str(model)))
-    import os
+@pytest.mark.parametrize("register", [attriflow.register_method, attriflow.register_metric])
+def test_parts_are_registered_by_decorator_and_by_call(register):
+    registry, kind = (methods, {}) if register is attriflow.register_method else (metrics, {"higher_is_better": True})
+    try:
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(wheel), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) > 0
+        @register(family="mine", **kind)
+        def my_part(one, *, power=2.0):
+            """A part."""
+
+        assert registry.info("my_part").options == {"power": 2.0}
+        assert registry.info("my_part").meta["family"] == "mine"
+        with pytest.raises(AttriflowError, match="already registered"):
+            register(lambda one: None, "my_part", **kind)
+        register(lambda one: None, "my_part", overwrite=True, **kind)
+        assert registry.info("my_part").meta["family"] == "other"
+        assert registry.info("my_part").options == {}
+        register(dataclass(frozen=True)(type("Other", (), {"__call__": lambda self, one: None})), "other_part", **kind)
+        assert {"my_part", "other_part"} <= set(registry.names())
+    finally:
+        registry.unregister("my_part")
+        registry.unregister("other_part")
+
+
+def test_what_a_registration_does_not_say_has_one_value_everywhere():
+    for registry in (methods, metrics):
+        for info in registry:
+            assert set(info.meta) == set(registry.meta)
+    with pytest.raises(OptionError, match=r"'determinstic'; did you mean 'deterministic'\?"):
+        attriflow.register_method(lambda engine: None, "mine", determinstic=True)
+    assert "mine" not in methods
+
+
+def test_plain_objects_that_nobody_registered(tmp_path):
+    """A reference to a function: a step function promises nothing, and a metric without a direction is not ranked."""
+    file = tmp_path / "plain.py"
+    file.write_text("def score(forward):\n    return 0\n\ndef quality(attribution):\n    return 0.0\n")
+    try:
+        assert step_functions.info(f"{file}:score").meta["stepwise"] is False
+        info = metrics.info(f"{file}:quality")
+        assert info.meta["higher_is_better"] is None and info.meta["needs"] == ()
+        assert methods.info(f"{file}:score").meta["axes"] == "step, input"
+    finally:
+        step_functions.unregister("score")
+        methods.unregister("score")
+        metrics.unregister("quality")

@@ -42,6 +42,7 @@ def _list(registry: Registry, columns: tuple[str, ...], as_json: bool, details: 
     parts = list(registry)
     if as_json:
         rows = [{"name": p.name, "summary": p.summary, "options": dict(p.options), **dict(p.meta)} for p in parts]
+        rows = [{key: value for key, value in row.items() if not callable(value)} for row in rows]
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
     from rich import box

@@ -203,7 +203,7 @@ class Evaluation:
         )
         parts = [metrics.info(n) for n in config.metrics]
         reexplainer = None
-        if any("reexplain" in part.meta.get("needs", ()) for part in parts):
+        if any("reexplain" in part.meta["needs"] for part in parts):
             other_target, reason = target_function(config.attributed_fn, config.attributed_fn_args)
             reexplainer = Reexplainer(
                 self.model,
@@ -222,7 +222,7 @@ class Evaluation:
         facts = {"rationale_size": rationale_size(self.rationales)}
         out = {}
         for part in parts:
-            named = {option: facts[fact] for option, fact in part.meta.get("from_data", {}).items()}
+            named = {option: facts[fact] for option, fact in part.meta["from_data"].items()}
             known = {option: value for option, value in named.items() if value is not None}
             out[part.name] = {**known, **self.config.metric_options.get(part.name, {})}
         return out
@@ -232,7 +232,7 @@ class Evaluation:
         config, begin = self.config, time.perf_counter()
         try:
             part = methods.info(result.name)
-            result.family = str(part.meta.get("family", ""))
+            result.family = part.meta["family"]
             result.options = {**part.options, **config.method_options.get(result.name, {})}
 
             def warm_up() -> object:

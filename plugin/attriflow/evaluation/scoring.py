@@ -14,7 +14,7 @@ from attriflow.evaluation.changes import NotApplicableError
 from attriflow.evaluation.reexplaining import Reexplainer
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import ExampleValues, MethodResult, normalise, skipped_example
-from attriflow.registry import PartInfo
+from attriflow.registry import PartInfo, metric_call
 from attriflow.types import Attribution, Variant
 
 EXAMPLES_AT_ONCE = 16
@@ -41,6 +41,7 @@ class MetricRunner:
     ) -> None:
         self.parts = {p.name: p for p in parts}
         self.metrics = {p.name: p.build(**options.get(p.name, {})) for p in parts}
+        self._calls = {name: metric_call(name, metric) for name, metric in self.metrics.items()}
         self.scorer, self.rationales, self.fail_fast = scorer, rationales, fail_fast
         self.reexplainer, self.seconds = reexplainer, 0.0
 
@@ -53,19 +54,27 @@ class MetricRunner:
         for begin in range(0, len(result.attributions), EXAMPLES_AT_ONCE):
             indices = range(begin, min(begin + EXAMPLES_AT_ONCE, len(result.attributions)))
             self._prefetch(result, indices)
-            for name in list(result.values):
+            for name in self._unbroken(result):
                 self._guarded(result, name, indices)
             self.scorer.release()
-        for name, values in result.values.items():
+        for name, reason in result.problems.items():  # a mean over the examples before the failure would mislead
+            result.values[name] = [skipped_example(len(a.targets), reason) for a in result.attributions]
+        for name in self._unbroken(result):
+            values = result.values[name]
             if values and all(v.mean is None for v in values):
                 reasons = sorted({reason for v in values for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
                 result.problems[name] = f"no value for any step: {'; '.join(reasons)}"
         self.seconds += time.perf_counter() - started
 
+    @staticmethod
+    def _unbroken(result: MethodResult) -> list[str]:
+        return [name for name in result.values if name not in result.problems]
+
     def _prefetch(self, result: MethodResult, indices: Sequence[int]) -> None:
         try:
+            names = self._unbroken(result)
             for shared in (True, False):
-                self.scorer.prefetch(self.planned(result.values, result.attributions, indices, shared), shared=shared)
+                self.scorer.prefetch(self.planned(names, result.attributions, indices, shared), shared=shared)
         except Exception as error:
             # not the place to judge: each metric asks for its scores itself, and fails on its own account
             _logger.debug("planning ahead failed: %s", error)
@@ -81,7 +90,7 @@ class MetricRunner:
         return [
             (i, variant)
             for name in names
-            if bool(self.parts[name].meta.get("shared")) is shared and hasattr(self.metrics[name], "plan")
+            if self.parts[name].meta["shared"] is shared and hasattr(self.metrics[name], "plan")
             for i in indices
             if not self._without_rationale(name, i)
             for variant in self.metrics[name].plan(attributions[i])
@@ -91,12 +100,12 @@ class MetricRunner:
         """Changed circumstances in which methods will explain again, each once."""
         found: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
         for name, metric in self.metrics.items():
-            if "reexplain" in self.parts[name].meta.get("needs", ()) and hasattr(metric, "changes"):
+            if "reexplain" in self.parts[name].meta["needs"] and hasattr(metric, "changes"):
                 found |= {tuple(sorted(change.items())): dict(change) for change in metric.changes()}
         return list(found.values())
 
     def _without_rationale(self, name: str, index: int) -> bool:
-        return "rationale" in self.parts[name].meta.get("needs", ()) and self.rationales[index] is None
+        return "rationale" in self.parts[name].meta["needs"] and self.rationales[index] is None
 
     def _guarded(self, result: MethodResult, name: str, indices: Sequence[int]) -> None:
         try:
@@ -106,8 +115,8 @@ class MetricRunner:
         except Exception as error:
             if self.fail_fast:
                 raise
-            del result.values[name]
             result.problems[name] = reason_of(error)
+            _logger.warning("metric '%s' failed on '%s': %s", name, result.name, result.problems[name])
         else:
             result.values[name] += values
 
@@ -115,15 +124,22 @@ class MetricRunner:
         n_steps = len(attribution.targets)
         if self._without_rationale(name, index):
             return skipped_example(n_steps, "no rationale in this row")
-        more: dict[str, Any] = {}
-        if "reexplain" in self.parts[name].meta.get("needs", ()):
+        given: dict[str, Any] = {
+            "attribution": attribution,
+            "rescore": self.scorer.for_example(index),
+            "rationale": self.rationales[index],
+            "reexplain": None,
+        }
+        if "reexplain" in self.parts[name].meta["needs"]:
             if self.reexplainer is None:
                 raise InputError(f"metric '{name}' explains again, for which this evaluation is not prepared")
             if index not in self.reexplainer.sample:
                 return skipped_example(n_steps, NOT_IN_SAMPLE)
-            more["reexplain"] = self.reexplainer.for_example(index)
+            given["reexplain"] = self.reexplainer.for_example(index)
+        call = self._calls[name]
+        by_name = {parameter: given[what] for parameter, what in call.by_name.items()}
         try:
-            out = self.metrics[name](attribution, self.scorer.for_example(index), self.rationales[index], **more)
+            out = self.metrics[name](*(given[what] for what in call.in_order), **by_name)
         except NotApplicableError as error:
             return skipped_example(n_steps, str(error))
         return normalise(out, n_steps)

@@ -12,7 +12,7 @@ from attriflow.registry import PartInfo, Registry, metrics
 
 ALL = "all"
 DEFAULT = "default"
-"""The parts whose registration does not say `default=False`."""
+"""The metrics whose registration says `default=True`."""
 NO_FOILS = "compares with a foil: add a column 'contrast_target' or 'contrast_source', or name one"
 
 
@@ -24,7 +24,7 @@ def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], b
         if value.strip() == ALL:
             return registry.names(), False
         if value.strip() == DEFAULT and registry is metrics:
-            return [part.name for part in registry if part.meta.get("default", True)], False
+            return [part.name for part in registry if part.meta["default"]], False
         value = [v.strip() for v in value.split(",") if v.strip()]
     if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(v, str) for v in value):
         raise InputError(f"'{key}' must be 'all', a list of names or a comma-separated string, not {value!r}")
@@ -75,7 +75,7 @@ def buildable(
 
 def missing_package(part: PartInfo) -> str | None:
     """The first package that a part requires and that is not installed."""
-    return next((r for r in part.meta.get("requires", ()) if importlib.util.find_spec(r) is None), None)
+    return next((r for r in part.meta["requires"] if importlib.util.find_spec(r) is None), None)
 
 
 def usable_metrics(
@@ -94,11 +94,11 @@ def usable_metrics(
         part = registry.info(name)
         package = missing_package(part)
         if package is not None:
-            missing = MissingExtraError(f"metric '{name}'", package, part.meta.get("extra", package))
+            missing = MissingExtraError(f"metric '{name}'", package, part.meta["extra"] or package)
             if explicit:
                 raise missing
             left_out[name] = str(missing)
-        elif "rationale" in part.meta.get("needs", ()) and not rationale:
+        elif "rationale" in part.meta["needs"] and not rationale:
             reason = f"metric '{name}' compares with human or planted rationales: name their column in 'rationale'"
             if explicit:
                 raise InputError(reason)

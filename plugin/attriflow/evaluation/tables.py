@@ -34,15 +34,16 @@ def leaderboard(
 ) -> pd.DataFrame:
     """One row per method: best mean rank first, failed ones last.
 
-    Each metric is ranked in its own direction, ties share the mean of their places, and a method without a value
-    takes the last place: missing must not pay. `rank` is the mean of a method's places; a failed method has none.
+    A metric without any value has its column all the same, and `reason` says why. Each other metric is ranked in its
+    own direction, ties share the mean of their places, and a method without a value takes the last place: missing must
+    not pay. `rank` is the mean of a method's places; a failed method has none.
     """
     import pandas as pd
 
-    shown = [m for m in metric_names if any(m in r.metrics for r in results)]
+    shown = list(metric_names)
     frame = pd.DataFrame([_row(r, shown, n_examples) for r in results])
     ok = frame["status"] == "ok"
-    ranked = [m for m in shown if m in higher_is_better]
+    ranked = [m for m in shown if m in higher_is_better and any(m in r.metrics for r in results)]
     for name in ranked:
         values = frame.loc[ok, name].astype(float)
         frame[f"{name}_rank"] = values.rank(ascending=not higher_is_better[name], na_option="bottom")

@@ -109,9 +109,7 @@ def benchmark(
     work = Work.of_model(model)
     for name in track(settings.methods, "attribution methods"):
         part, options = methods.info(name), dict(settings.method_options.get(name, {}))
-        unmeasured = MethodBenchmark(
-            name=name, family=str(part.meta.get("family", "")), options={**part.options, **options}
-        )
+        unmeasured = MethodBenchmark(name=name, family=part.meta["family"], options={**part.options, **options})
         try:
             found = measure_method(
                 model,

@@ -207,36 +207,22 @@ class Problem:
 def floor(method: str, options: Mapping[str, Any], problem: Problem) -> float | None:
     """Multiply-adds of a method with its options; None where they depend on the data or on random numbers.
 
-    Methods that are not known here are counted as the registry states their cost.
+    A method's registration gives its `floor`, a function `(problem, **options)`, or the cost it states is counted.
     """
-    p = problem
-    n = int(options.get("n_steps") or options.get("n_samples") or 1)
-    if method in ("attention", "attention_rollout", "value_norm"):
-        return p.forward() - p.head()
-    if method in ("occlusion", "feature_ablation"):
-        return p.forward() + p.one_by_one()
-    if method == "sequential_integrated_gradients":  # the signed sum is a difference of two scores
-        return n * p.one_by_one_products() if options.get("norms", True) else p.forward() + p.one_by_one()
-    if method == "shapley_sampling":  # a permutation adds one input after the other
-        return p.forward() + n * p.one_by_one()
-    if method in ("lime", "kernel_shap", "context_cite"):
-        return p.forward() + n * p.forward()
-    if method == "value_zeroing":
-        return p.values_zeroed()
-    if method in ("layer_gradient_x_activation", "layer_integrated_gradients"):  # the layer's state is in the pass
-        return n * (p.forward() + p.products())
-    if method == "layer_deeplift":  # a second forward for the baseline's activations
-        return 2 * p.forward() + p.products()
-    return _stated(method, n, p) if method in methods else None
+    if method not in methods:
+        return None
+    part = methods.info(method)
+    given, own = {**part.options, **options}, part.meta["floor"]
+    return _stated(part.meta["cost"], given, problem) if own is None else float(own(problem, **given))
 
 
 _TERM = re.compile(r"(?:(\d+|n) )?(?:T x (n) |T )?(forwards?|products)")
 
 
-def _stated(method: str, n: int, problem: Problem) -> float | None:
-    """The cost in the registry, "n forwards + T x n products", in multiply-adds; None for any other form."""
-    total = 0.0
-    for term in str(methods.info(method).meta.get("cost", "")).split(" + "):
+def _stated(cost: str, options: Mapping[str, Any], problem: Problem) -> float | None:
+    """A cost of the form "n forwards + T x n products" in multiply-adds; None for any other form."""
+    total, n = 0.0, int(options.get("n_steps") or options.get("n_samples") or 1)
+    for term in cost.split(" + "):
         found = _TERM.fullmatch(term.strip())
         if found is None:
             return None

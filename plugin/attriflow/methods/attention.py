@@ -17,6 +17,7 @@ from attriflow.registry import methods
     deterministic=True,
     signed=False,
     paper="Bahdanau et al. 2014, arXiv:1409.0473",
+    floor=lambda problem, **_: problem.forward() - problem.head(),
 )
 @dataclass(frozen=True)
 class Attention:

@@ -28,6 +28,7 @@ BLOCK_ROWS = 512
     signed=False,
     interface=True,
     paper="Abnar and Zuidema 2020, arXiv:2005.00928",
+    floor=lambda problem, **_: problem.forward() - problem.head(),
 )
 @dataclass(frozen=True)
 class AttentionRollout:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     deterministic=False,
     signed=True,
     paper="Cohen-Wang et al. 2024, arXiv:2409.00729",
+    floor=lambda problem, n_samples, **_: (1 + n_samples) * problem.forward(),
+    demo={"unit": "word"},
+    # effects in random models are tiny: else the sparse surrogate is all zeros
+    trial={"unit": "word", "target": "logit", "alpha": 1e-4},
 )
 @dataclass(frozen=True)
 class ContextCite:

@@ -27,6 +27,8 @@ Strategy = Literal["greedy", "maxcount"]
     deterministic=True,
     signed=True,
     paper="Sanyal and Ren 2021, arXiv:2108.13654",
+    demo={"n_steps": 20},
+    trial={"n_steps": 5, "n_neighbors": 10},
 )
 @dataclass(frozen=True)
 class DiscretizedIntegratedGradients:

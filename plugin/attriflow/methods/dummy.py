@@ -18,7 +18,7 @@ from attriflow.registry import methods
     deterministic=True,
     signed=False,
     explains=False,
-    paper="-",
+    runs_model=False,
 )
 @dataclass(frozen=True)
 class Dummy:

@@ -22,6 +22,7 @@ from attriflow.texts.units import Unit, check_unit
     deterministic=True,
     signed=True,
     paper="Li et al. 2016, arXiv:1612.08220",
+    floor=lambda problem, **_: problem.forward() + problem.one_by_one(),
 )
 @dataclass(frozen=True)
 class FeatureAblation:

@@ -24,6 +24,8 @@ from attriflow.registry import methods
     deterministic=False,
     signed=True,
     paper="Lundberg and Lee 2017, arXiv:1705.07874; Erion et al. 2021, arXiv:1906.10670",
+    demo={"n_samples": 10},
+    trial={"n_samples": 4, "stdev": 0.1, "baseline": ["unk", "zero"]},
 )
 @dataclass(frozen=True)
 class GradientShap:

@@ -23,6 +23,8 @@ from attriflow.registry import methods
     signed=True,
     complete=True,
     paper="Sundararajan et al. 2017, arXiv:1703.01365",
+    demo={"n_steps": 20},
+    trial={"n_steps": 6},
 )
 @dataclass(frozen=True)
 class IntegratedGradients:

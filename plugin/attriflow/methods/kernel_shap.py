@@ -22,6 +22,9 @@ from attriflow.texts.units import Unit, check_unit
     signed=True,
     complete=True,
     paper="Lundberg and Lee 2017, arXiv:1705.07874",
+    floor=lambda problem, n_samples, **_: (1 + n_samples) * problem.forward(),
+    demo={"n_samples": 128},
+    trial={"n_samples": 32},
 )
 @dataclass(frozen=True)
 class KernelShap:

@@ -20,6 +20,8 @@ from attriflow.registry import methods
     signed=True,
     complete=True,
     paper="Shrikumar et al. 2017, arXiv:1704.02685",
+    # a second forward for the baseline's activations
+    floor=lambda problem, **_: 2 * problem.forward() + problem.products(),
 )
 @dataclass(frozen=True)
 class LayerDeepLift:

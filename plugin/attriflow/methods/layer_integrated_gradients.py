@@ -24,6 +24,10 @@ from attriflow.registry import methods
     signed=True,
     complete=True,
     paper="Sundararajan et al. 2017, arXiv:1703.01365; Kokhlikyan et al. 2020, arXiv:2009.07896",
+    # the layer's state is in the passes
+    floor=lambda problem, n_steps, **_: n_steps * (problem.forward() + problem.products()),
+    demo={"n_steps": 20},
+    trial={"n_steps": 6},
 )
 @dataclass(frozen=True)
 class LayerIntegratedGradients:

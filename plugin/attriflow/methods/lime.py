@@ -22,6 +22,9 @@ from attriflow.texts.units import Unit, check_unit
     deterministic=False,
     signed=True,
     paper="Ribeiro et al. 2016, arXiv:1602.04938",
+    floor=lambda problem, n_samples, **_: (1 + n_samples) * problem.forward(),
+    demo={"n_samples": 128},
+    trial={"n_samples": 32},
 )
 @dataclass(frozen=True)
 class Lime:

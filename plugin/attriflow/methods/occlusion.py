@@ -22,6 +22,7 @@ from attriflow.texts.units import Unit, check_unit
     deterministic=True,
     signed=True,
     paper="Zeiler and Fergus 2014, arXiv:1311.2901",
+    floor=lambda problem, **_: problem.forward() + problem.one_by_one(),
 )
 @dataclass(frozen=True)
 class Occlusion:

@@ -13,7 +13,13 @@ from attriflow.types import Example
 
 
 @methods.register(
-    "random", family="control", cost="nothing", axes="step, input", deterministic=False, signed=False, paper="-"
+    "random",
+    family="control",
+    cost="nothing",
+    axes="step, input",
+    deterministic=False,
+    signed=False,
+    runs_model=False,
 )
 @dataclass(frozen=True)
 class Random:

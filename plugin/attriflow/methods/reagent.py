@@ -27,6 +27,8 @@ Sampler = Literal["neighbours", "unconditional", "uniform"]
     deterministic=False,
     signed=False,
     paper="Zhao and Shan 2024, arXiv:2402.00794",
+    demo={"num_probes": 4, "max_probe_steps": 16},
+    trial={"max_probe_steps": 4, "num_probes": 3},
 )
 @dataclass(frozen=True)
 class Reagent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ class _Part:
     whole: Tensor | None = None
 
 
+def _floor(problem: Any, n_steps: int, norms: bool, **_: Any) -> float:
+    """The signed sum is a difference of two scores."""
+    return n_steps * problem.one_by_one_products() if norms else problem.forward() + problem.one_by_one()
+
+
 @methods.register(
     "sequential_integrated_gradients",
     family="path",
@@ -34,6 +40,9 @@ class _Part:
     deterministic=True,
     signed=True,
     paper="Enguehard 2023, arXiv:2305.15853",
+    floor=_floor,
+    demo={"norms": False},
+    trial={"n_steps": 2},
 )
 @dataclass(frozen=True)
 class SequentialIntegratedGradients:

@@ -25,6 +25,10 @@ VALUES = 2**24
     signed=True,
     complete=True,
     paper="Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Strumbelj and Kononenko 2014",
+    # a permutation adds one input after the other
+    floor=lambda problem, n_samples, **_: problem.forward() + n_samples * problem.one_by_one(),
+    demo={"n_samples": 8},
+    trial={"n_samples": 4},
 )
 @dataclass(frozen=True)
 class ShapleySampling:

@@ -21,6 +21,8 @@ from attriflow.registry import methods
     deterministic=False,
     signed=False,
     paper="Smilkov et al. 2017, arXiv:1706.03825",
+    demo={"n_samples": 10},
+    trial={"n_samples": 4},
 )
 @dataclass(frozen=True)
 class SmoothGrad:

@@ -24,6 +24,7 @@ from attriflow.registry import methods
     signed=False,
     interface=True,
     paper="Kobayashi et al. 2020, arXiv:2004.10102",
+    floor=lambda problem, **_: problem.forward() - problem.head(),
 )
 @dataclass(frozen=True)
 class ValueNorm:

@@ -37,6 +37,7 @@ LEAST = 1e-5
     signed=False,
     interface=True,
     paper="Mohebbi et al. 2023, arXiv:2301.12971",
+    floor=lambda problem, **_: problem.values_zeroed(),
 )
 @dataclass(frozen=True)
 class ValueZeroing:

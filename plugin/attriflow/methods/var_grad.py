@@ -22,6 +22,8 @@ from attriflow.registry import methods
     deterministic=False,
     signed=False,
     paper="Adebayo et al. 2018, arXiv:1810.03292",
+    demo={"n_samples": 10},
+    trial={"n_samples": 4},
 )
 @dataclass(frozen=True)
 class VarGrad:

@@ -18,25 +18,6 @@ if TYPE_CHECKING:
 
 EXAMPLES = 32
 EXPERIMENT = "attriflow demo"
-SETTINGS: dict[str, Any] = {
-    "inputs": "input",
-    "rationale": "rationale",
-    # methods and step functions: all, metrics: ferret's six, by default
-    "method_options": {
-        # fewer points and samples than the defaults: a demo is looked at while it runs
-        "integrated_gradients": {"n_steps": 20},
-        "discretized_integrated_gradients": {"n_steps": 20},
-        "sequential_integrated_gradients": {"norms": False},
-        "gradient_shap": {"n_samples": 10},
-        "smooth_grad": {"n_samples": 10},
-        "var_grad": {"n_samples": 10},
-        "kernel_shap": {"n_samples": 128},
-        "lime": {"n_samples": 128},
-        "shapley_sampling": {"n_samples": 8},
-        "reagent": {"num_probes": 4, "max_probe_steps": 16},
-        "context_cite": {"unit": "word"},
-    },
-}
 # At the embeddings the layer methods repeat their plain forms, so the demo looks at the first layer's output.
 FIRST_LAYER = {"recall": "model.layers.0", "translate": "model.encoder.layers.0"}
 DESCRIPTIONS = {
@@ -85,15 +66,19 @@ def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
 
 
 def settings(name: str) -> dict[str, Any]:
-    """The evaluator's configuration for a demo model."""
+    """The evaluator's configuration for a demo model: all methods and step functions, ferret's six metrics.
+
+    Options are those that methods say are for the demo: fewer points and samples than by default.
+    """
+    from attriflow.registry import methods
+
     at = {"target_layer": FIRST_LAYER[name]}
-    layers = {
-        "layer_integrated_gradients": {"n_steps": 20, **at},
-        "layer_deeplift": at,
-        # the signed sum is below random here, as it is for input_x_gradient (docs/evaluation.md)
-        "layer_gradient_x_activation": {"reduction": "norm", **at},
+    options = {part.name: {**part.meta["demo"], **(at if "target_layer" in part.options else {})} for part in methods}
+    return {
+        "inputs": "input",
+        "rationale": "rationale",
+        "method_options": {method: given for method, given in options.items() if given},
     }
-    return {**SETTINGS, "method_options": {**SETTINGS["method_options"], **layers}}
 
 
 def numbers(board: pd.DataFrame) -> pd.DataFrame:

@@ -154,7 +154,7 @@ def _families(names: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in names:
         try:
-            found[name] = str(metric_registry.info(name).meta.get("family", ""))
+            found[name] = metric_registry.info(name).meta["family"]
         except UnknownNameError:
             found[name] = ""
     return found

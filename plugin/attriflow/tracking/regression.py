@@ -126,7 +126,7 @@ def directions(noted: Mapping[str, bool]) -> dict[str, bool]:
     out = dict(noted)
     for name in noted:
         try:
-            known = metric_registry.info(name).meta.get("higher_is_better")
+            known = metric_registry.info(name).meta["higher_is_better"]
         except UnknownNameError:
             continue
         if isinstance(known, bool):
@@ -175,5 +175,5 @@ def thresholds(
 def _direction(metric: str) -> bool | None:
     if metric not in metric_registry.names():
         return None
-    known = metric_registry.info(metric).meta.get("higher_is_better")
+    known = metric_registry.info(metric).meta["higher_is_better"]
     return known if isinstance(known, bool) else None

@@ -1,4 +1,4 @@
-"""A method, a step function and a metric."""
+"""A method, a step function and three metrics, written against public names alone."""
 
 from __future__ import annotations
 
@@ -6,34 +6,57 @@ from dataclasses import dataclass
 
 import torch
 
-from attriflow.engine import Scores
-from attriflow.registry import methods, metrics, step_functions
+import attriflow
+from attriflow.engine import Engine, Scores
+from attriflow.types import Attribution, Forward, Rescore
 
 
-@methods.register("first_token", family="control", cost="nothing", deterministic=True, signed=False, paper="-")
+@attriflow.register_method(identifier="first_token", cost="1 forward", deterministic=True)
 @dataclass(frozen=True)
 class FirstToken:
-    """All credit to the first token."""
+    """All credit to the first token.
 
-    def __call__(self, engine):
+    Attributes:
+        credit: How much that is.
+    """
+
+    credit: float = 1.0
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
         blocks = {}
         for block in engine.blocks:
             scores = torch.zeros(engine.batch.size, engine.batch.n_steps, engine.ids(block).shape[1])
-            scores[..., 0] = 1
+            scores[..., 0] = self.credit
             blocks[block] = scores
         return Scores(blocks)
 
 
-@step_functions.register("double_logit", unit="logit", span="mean")
-def double_logit(forward):
+@attriflow.register_step_function(unit="logit", span="mean")
+def double_logit(forward: Forward) -> torch.Tensor:
     """Twice the logit."""
     return 2 * forward.of_target(forward.logits)
 
 
-@metrics.register("mean_score", family="sanity", higher_is_better=True, range=(0.0, 1.0), needs=())
+@attriflow.register_metric(higher_is_better=True)
+def first_token_drop(attribution: Attribution, rescore: Rescore) -> list[float]:
+    """Log-probability (nats) that goes with the first removable token, for every step."""
+    keep = torch.ones(2, len(attribution.inputs), dtype=torch.bool)
+    keep[1, 0] = False
+    whole, without = rescore(keep)
+    return (whole - without).tolist()
+
+
+@attriflow.register_metric(identifier="mean_score", higher_is_better=True, family="sanity", range=(0.0, 1.0))
 @dataclass(frozen=True)
 class MeanScore:
     """Mean score of the first step."""
 
-    def __call__(self, attribution, rescore, rationale=None):
+    def __call__(self, attribution: Attribution) -> float:
+        """The value of an explanation."""
         return float(attribution.scores[0].nanmean())
+
+
+def n_inputs(attribution: Attribution) -> int:
+    """Number of inputs: found through its entry point alone."""
+    return len(attribution.inputs)
