@@ -69,46 +69,28 @@ class Work:
 
         Weights that only some tokens use (experts) count for all of them.
         """
-        hf = model.model
-        config = hf.config.get_text_config() if hasattr(hf.config, "get_text_config") else hf.config
-        width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
-        layers = next((n for k in _DECODER_LAYERS if isinstance(n := getattr(config, k, None), int)), None)
-        if not (isinstance(width, int) and isinstance(heads, int) and layers):
+        hf, shape = model.model, model.wrapped.shape
+        if not shape.known:
             return None
-        inner = heads * (getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or width // heads)
-        shared = (getattr(config, "num_key_value_heads", None) or heads) / heads
-        own = layers * 2 * width * inner * (1 + shared)  # queries and output, keys and values
-        keys = layers * 2 * width * inner
-        own_keys = float(keys * shared)
-        head = float(width * hf.get_input_embeddings().weight.shape[0])
-        if not model.is_encoder_decoder:
-            token = _weights(hf, embeddings=hf)
-            return cls(
-                token=token,
-                pair=layers * 2.0 * inner,
-                head=head,
-                after_attention=max(0.0, token - own),
-                keys=own_keys,
-                layers=layers,
-            )
-        decoder, encoder = _weights(hf.get_decoder(), hf), _weights(hf.get_encoder(), hf)
-        encoder_layers = next((n for k in _ENCODER_LAYERS if isinstance(n := getattr(config, k, None), int)), layers)
+        inner, layers = shape.heads * shape.head_width, shape.layers
+        shared = shape.key_value_heads / shape.heads
+        own = layers * 2 * shape.width * inner * (1 + shared)  # queries and output, keys and values
+        keys = layers * 2 * shape.width * inner
+        both = model.is_encoder_decoder
+        stack = _weights(hf.get_decoder() if both else hf, hf)
+        cross = float(keys) if both else 0.0
         return cls(
-            token=decoder - keys,
+            token=stack - cross,
             pair=layers * 2.0 * inner,
-            head=head,
-            after_attention=max(0.0, decoder - own - 2 * keys),
-            keys=own_keys,
+            head=float(shape.width * hf.get_input_embeddings().weight.shape[0]),
+            after_attention=max(0.0, stack - own - 2 * cross),
+            keys=float(keys * shared),
             layers=layers,
-            source_token=encoder,
-            source_pair=encoder_layers * 2.0 * inner,
-            cross_token=float(keys),
-            cross_pair=layers * 2.0 * inner,
+            source_token=_weights(hf.get_encoder(), hf) if both else 0.0,
+            source_pair=shape.encoder_layers * 2.0 * inner if both else 0.0,
+            cross_token=cross,
+            cross_pair=layers * 2.0 * inner if both else 0.0,
         )
-
-
-_DECODER_LAYERS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
-_ENCODER_LAYERS = ("encoder_layers", "num_layers", "num_hidden_layers")
 
 
 def _weights(module: Any, embeddings: Any) -> float:
