@@ -26,7 +26,7 @@ from attriflow.evaluation.runner import Evaluation
 from attriflow.methods.occlusion import Occlusion
 from attriflow.methods.random import example_seed
 from attriflow.registry import metrics
-from attriflow_metrics.statistics import paired_permutation
+from attriflow.statistics import paired_permutation
 
 HONEST = "occlusion"
 LEVEL = 0.01

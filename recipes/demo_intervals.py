@@ -16,7 +16,7 @@ def main(output: Path) -> None:
     import mlflow
     import pandas as pd
 
-    from attriflow_metrics.statistics import bootstrap_interval, example_means
+    from attriflow.statistics import bootstrap_interval, example_means
 
     mlflow.set_tracking_uri(f"sqlite:///{output.resolve() / 'mlflow.db'}")
     runs = mlflow.search_runs(search_all_experiments=True)

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from attriflow.errors import InputError
-from attriflow_metrics.statistics import (
+from attriflow.statistics import (
     bootstrap_interval,
     compare,
     effect_size,
