@@ -15,7 +15,6 @@ from attriflow_metrics._drops import Removing
     family="faithfulness",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("rescore",),
     cost="up to fractions + 1 forward rows per answer",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429), on spans",
 )

@@ -16,7 +16,6 @@ from attriflow_metrics._aopc import AreaOverPerturbationCurve
     family="faithfulness",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("rescore",),
     requires=("ferret",),
     extra="ferret",
     cost="up to thresholds + 1 forward rows per step",

@@ -24,7 +24,6 @@ FUNCTIONS: Mapping[str, Callable[[float], float]] = {
     family="sanity",
     higher_is_better=False,
     range=(0.0, 1.0),
-    needs=("rescore",),
     cost="2 forward rows per step, the same for every method",
     source="Sundararajan et al. 2017 (arXiv 1703.01365), completeness; Bach et al. 2015, conservation",
     shared=True,

@@ -15,7 +15,6 @@ from attriflow_metrics._steps import Step
     family="faithfulness",
     higher_is_better=False,
     range=(0.0, 1.0),
-    needs=("rescore",),
     cost="up to fractions + 1 forward rows per step, shared with aopc_compr",
     source="Samek et al. 2017, MoRF (arXiv 1509.06321); Petsiuk et al. 2018, RISE (1806.07421)",
 )

@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     family="sanity",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("reexplain",),
     cost="1 explanation, shared with parameter_randomisation",
     source="Hedstroem et al. 2024, eMPRT (arXiv 2401.06465)",
 )

@@ -22,7 +22,6 @@ from attriflow_metrics._steps import Step
     family="faithfulness",
     higher_is_better=False,
     range=(0.0, 1.0),
-    needs=("rescore",),
     requires=("captum",),
     cost="samples + 1 forward rows per step, the same for every method",
     source="Yeh et al. 2019 (arXiv 1901.09392), definition 2.1; computed by captum.metrics.infidelity",

@@ -16,8 +16,6 @@ from attriflow_metrics._steps import Step
     "log_odds",
     family="faithfulness",
     higher_is_better=False,
-    range=(None, None),
-    needs=("rescore",),
     cost="fractions + 1 forward rows per step",
     source="Shrikumar et al. 2017 (arXiv 1704.02685); Chen et al. 2020, HEDGE (2004.02015), section 4.2",
 )

@@ -12,8 +12,6 @@ from attriflow_metrics._drops import Removing
     "logprob_compr",
     family="faithfulness",
     higher_is_better=True,
-    range=(None, None),
-    needs=("rescore",),
     cost="up to fractions + 1 forward rows per step, shared with aopc_compr",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429), on log-probabilities",
 )

@@ -12,8 +12,6 @@ from attriflow_metrics._drops import Keeping
     "logprob_suff",
     family="faithfulness",
     higher_is_better=False,
-    range=(None, None),
-    needs=("rescore",),
     cost="up to fractions + 1 forward rows per step, shared with aopc_suff",
     source="DeYoung et al. 2020, ERASER (arXiv 1911.03429), on log-probabilities",
 )

@@ -18,7 +18,6 @@ from attriflow_metrics._steps import Step
     family="sanity",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("rescore",),
     cost="removable inputs + 1 forward rows per step, the same for every method and shared with taucorr_loo",
     source="Jain and Wallace 2019 (arXiv 1902.10186); Li et al. 2016 (1612.08220)",
     shared=True,

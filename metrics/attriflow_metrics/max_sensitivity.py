@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     family="robustness",
     higher_is_better=False,
     range=(0.0, None),
-    needs=("reexplain",),
     requires=("captum",),
     cost="samples explanations, shared with noise_stability",
     source="Yeh et al. 2019 (arXiv 1901.09392), definition 2.2; computed by captum.metrics.sensitivity_max",

@@ -18,7 +18,6 @@ from attriflow_metrics._steps import Step
     family="faithfulness",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("rescore",),
     cost="up to 2 x fractions forward rows per step, shared with aopc_compr and aopc_suff",
     source="Samek et al. 2017 (arXiv 1509.06321); Schulz et al. 2020, degradation score (2001.00396)",
 )

@@ -18,7 +18,6 @@ from attriflow_metrics._steps import Step
     family="robustness",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("reexplain",),
     cost="samples explanations, shared with max_sensitivity",
     source="Alvarez-Melis and Jaakkola 2018 (arXiv 1806.08049); Ghorbani et al. 2019 (1710.10547)",
 )

@@ -20,7 +20,6 @@ from attriflow_metrics._steps import Step
     family="sanity",
     higher_is_better=False,
     range=(-1.0, 1.0),
-    needs=("reexplain",),
     cost="levels explanations",
     source="Adebayo et al. 2018 (arXiv 1810.03292)",
 )

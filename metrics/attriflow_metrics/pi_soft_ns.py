@@ -17,7 +17,6 @@ from attriflow_metrics._steps import Step
     family="faithfulness",
     higher_is_better=True,
     range=(None, 1.0),
-    needs=("rescore",),
     cost="shares x draws + 2 forward rows per step",
     source="Huang and Chan 2026 (arXiv 2601.03089); Zhao and Aletras 2023 (2305.10496)",
 )

@@ -20,7 +20,6 @@ from attriflow_metrics._steps import Step
     family="sanity",
     higher_is_better=False,
     range=(-1.0, 1.0),
-    needs=("reexplain",),
     cost="targets explanations",
     source="Sixt et al. 2020 (arXiv 1912.09818)",
 )

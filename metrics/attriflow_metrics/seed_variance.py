@@ -19,7 +19,6 @@ from attriflow_metrics._steps import Step
     family="robustness",
     higher_is_better=False,
     range=(0.0, None),
-    needs=("reexplain",),
     cost="seeds explanations of stochastic methods, nothing for the others",
     source="Zafar et al. 2021 (arXiv 2106.05657); Visani et al. 2022 (2001.11757)",
 )

@@ -23,7 +23,6 @@ MOST = 16
     family="sanity",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("rescore",),
     cost="2^inputs forward rows per step of up to max_inputs inputs, the same for every method",
     source="Shapley 1953; Lundberg and Lee 2017 (arXiv 1705.07874)",
     shared=True,

@@ -16,7 +16,6 @@ from attriflow_metrics._steps import Step
     family="faithfulness",
     higher_is_better=True,
     range=(None, 1.0),
-    needs=("rescore",),
     cost="draws + 2 forward rows per step",
     source="Zhao and Aletras 2023 (arXiv 2305.10496), equations 3 and 4",
 )

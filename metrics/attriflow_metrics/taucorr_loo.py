@@ -16,7 +16,6 @@ from attriflow_metrics._steps import Step
     family="faithfulness",
     higher_is_better=True,
     range=(-1.0, 1.0),
-    needs=("rescore",),
     requires=("ferret",),
     extra="ferret",
     cost="removable inputs + 1 forward rows per step, the same for every method",

@@ -23,7 +23,6 @@ BLOCK_ROWS = 512
     "attention_rollout",
     family="internals",
     cost="1 forward",
-    axes="step, input",
     deterministic=True,
     signed=False,
     interface=True,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     "context_cite",
     family="perturbation",
     cost="n forwards",
-    axes="step, input",
-    deterministic=False,
     signed=True,
     paper="Cohen-Wang et al. 2024, arXiv:2409.00729",
     floor=lambda problem, n_samples, **_: (1 + n_samples) * problem.forward(),

@@ -14,7 +14,6 @@ from attriflow.registry import methods
     "dummy",
     family="control",
     cost="nothing",
-    axes="step, input",
     deterministic=True,
     signed=False,
     explains=False,

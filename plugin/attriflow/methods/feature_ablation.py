@@ -18,7 +18,6 @@ from attriflow.texts.units import Unit, check_unit
     "feature_ablation",
     family="perturbation",
     cost="units + 1 forwards",
-    axes="step, input",
     deterministic=True,
     signed=True,
     paper="Li et al. 2016, arXiv:1612.08220",

@@ -21,7 +21,6 @@ from attriflow.registry import methods
     family="path",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
-    deterministic=False,
     signed=True,
     paper="Lundberg and Lee 2017, arXiv:1705.07874; Erion et al. 2021, arXiv:1906.10670",
     demo={"n_samples": 10},

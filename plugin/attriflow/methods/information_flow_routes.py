@@ -21,10 +21,8 @@ from attriflow.registry import methods
     "information_flow_routes",
     family="internals",
     cost="1 forward + T readouts",
-    axes="step, input",
     deterministic=True,
     signed=True,
-    complete=False,
     interface=True,
     paper="Ferrando et al. 2023, arXiv:2305.12535; Ferrando and Voita 2024, arXiv:2403.00824",
 )

@@ -17,8 +17,6 @@ from attriflow.texts.units import Unit, check_unit
     "kernel_shap",
     family="perturbation",
     cost="n + 2 forwards",
-    axes="step, input",
-    deterministic=False,
     signed=True,
     complete=True,
     paper="Lundberg and Lee 2017, arXiv:1705.07874",

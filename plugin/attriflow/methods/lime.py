@@ -18,8 +18,6 @@ from attriflow.texts.units import Unit, check_unit
     "lime",
     family="perturbation",
     cost="n + 1 forwards",
-    axes="step, input",
-    deterministic=False,
     signed=True,
     paper="Ribeiro et al. 2016, arXiv:1602.04938",
     floor=lambda problem, n_samples, **_: (1 + n_samples) * problem.forward(),

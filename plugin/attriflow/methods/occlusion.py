@@ -18,7 +18,6 @@ from attriflow.texts.units import Unit, check_unit
     "occlusion",
     family="perturbation",
     cost="L + 1 forwards",
-    axes="step, input",
     deterministic=True,
     signed=True,
     paper="Zeiler and Fergus 2014, arXiv:1311.2901",

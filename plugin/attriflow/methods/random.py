@@ -16,8 +16,6 @@ from attriflow.types import Example
     "random",
     family="control",
     cost="nothing",
-    axes="step, input",
-    deterministic=False,
     signed=False,
     runs_model=False,
 )

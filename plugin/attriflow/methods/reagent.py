@@ -23,8 +23,6 @@ Sampler = Literal["neighbours", "unconditional", "uniform"]
     "reagent",
     family="perturbation",
     cost="c x n forwards + c x T x (checks) prefix forwards",
-    axes="step, input",
-    deterministic=False,
     signed=False,
     paper="Zhao and Shan 2024, arXiv:2402.00794",
     demo={"num_probes": 4, "max_probe_steps": 16},

@@ -20,8 +20,6 @@ VALUES = 2**24
     "shapley_sampling",
     family="perturbation",
     cost="n x (units - 1) + 2 forwards",
-    axes="step, input",
-    deterministic=False,
     signed=True,
     complete=True,
     paper="Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Strumbelj and Kononenko 2014",

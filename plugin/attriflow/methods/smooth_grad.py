@@ -18,7 +18,6 @@ from attriflow.registry import methods
     family="gradient",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
-    deterministic=False,
     signed=False,
     paper="Smilkov et al. 2017, arXiv:1706.03825",
     demo={"n_samples": 10},

@@ -19,7 +19,6 @@ from attriflow.registry import methods
     family="gradient",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
-    deterministic=False,
     signed=False,
     paper="Adebayo et al. 2018, arXiv:1810.03292",
     demo={"n_samples": 10},
