@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 from attriflow.cli.command import read_config
 from attriflow.cli.console import console
+from attriflow.cli.evaluate import place
 from attriflow.cli.options import json_option, known, option
+from attriflow.errors import InputError
 
 _DATA, _PARTS, _MEASURE, _RUN = "Model and data", "Methods", "Measurement", "Run"
 
@@ -81,7 +83,9 @@ def benchmark(options: BenchmarkOptions) -> None:
     Times are compared with forward passes of the same examples. The table, plots and the largest batch that fits are
     logged to an MLflow run.
     """
-    from attriflow.tracking.benchmark import benchmark_command
+    if options.output is not None and options.output.suffix != ".json":
+        raise InputError(f"the output is a .json file, not {options.output}")
+    from attriflow.tracking.benchmark import measure
 
     config = {
         "inputs": options.inputs,
@@ -93,24 +97,28 @@ def benchmark(options: BenchmarkOptions) -> None:
         "batch_size": options.batch_size,
         "seed": options.seed,
     }
-    benchmark_command(
+    found = measure(
         options.model,
         options.data,
-        console=console(),
-        config={k: v for k, v in config.items() if v is not None},
-        settings={
-            "rounds": (3, options.rounds),
-            "seconds": options.seconds,
-            "find_batch": options.find_batch,
-            "most": options.most,
-            "batch_seconds": options.batch_seconds,
-        },
+        {k: v for k, v in config.items() if v is not None},
         split=options.dataset_split,
         dataset_config=options.dataset_config,
         targets=options.targets,
         dtype=options.dtype,
-        output=options.output,
-        log=options.log,
-        tracking_uri=options.tracking_uri,
-        experiment=options.experiment,
+        rounds=(3, options.rounds),
+        seconds=options.seconds,
+        find_batch=options.find_batch,
+        most=options.most,
+        batch_seconds=options.batch_seconds,
     )
+    from attriflow.views.evaluations.throughput import throughput_table
+
+    out, device = console(), found.surroundings["device"]
+    title = f"Throughput: {options.model}, {found.counts['n_examples']} examples, {device}"
+    out.print(throughput_table(found.table, title=title))
+    if options.output is not None:
+        found.write(options.output)
+        out.print(f"wrote {options.output}", soft_wrap=True, highlight=False)
+    if options.log:
+        logged = found.log(options.tracking_uri, options.experiment)
+        out.print(place(logged), soft_wrap=True, highlight=False)

@@ -1,16 +1,21 @@
-"""`evaluate` and `demo`: methods over data sets, logged to MLflow."""
+"""`evaluate`: methods over data sets, logged to MLflow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attriflow.cli.command import read_config
 from attriflow.cli.console import console
 from attriflow.cli.options import json_option, known, option
+
+if TYPE_CHECKING:
+    from mlflow.models.evaluation.base import EvaluationResult
+    from rich.table import Table
+
+    from attriflow.tracking.run_logger import LoggedRun
 
 _DATA, _RUN, _PARTS = "Data", "Run", "Parts"
 
@@ -120,31 +125,33 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Every attribution, plots, a report and a leaderboard are logged to a run.
     """
-    from attriflow.tracking.command import evaluate_command
+    from attriflow.tracking.evaluate import evaluate as run
 
-    evaluate_command(
+    found = run(
         options.model,
         options.data,
+        options.settings(),
         split=options.dataset_split,
         dataset_config=options.dataset_config,
-        console=console(),
         targets=options.targets,
         tracking_uri=options.tracking_uri,
         experiment=options.experiment,
-        config=options.settings(),
     )
+    out = console()
+    out.print(leaderboard_of(found.result, options.model))
+    out.print(place(found.run), soft_wrap=True, highlight=False)
 
 
-def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and the MLflow store.")] = Path(
-        "demo-output"
-    ),
-    examples: Annotated[int, typer.Option(min=1, max=200, help="Examples per model.")] = 32,
-) -> None:
-    """Evaluate every method on two tiny models.
+def leaderboard_of(result: EvaluationResult, name: str) -> Table:
+    """The table of an evaluation's methods."""
+    from attriflow.evaluation.tables import directions
+    from attriflow.registry import metrics
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
 
-    They come with attriflow; no network is needed.
-    """
-    from attriflow.tracking.demo import run_demo
+    board: Any = result.artifacts["leaderboard"].content
+    return leaderboard_table(board, directions(metrics.names()), title=f"Leaderboard: {name}")
 
-    run_demo(output, console(), examples)
+
+def place(run: LoggedRun) -> str:
+    """Where something was logged."""
+    return f"MLflow run {run.run_id} in {run.tracking_uri}"

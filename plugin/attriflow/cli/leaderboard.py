@@ -10,6 +10,8 @@ from attriflow.cli.console import console
 from attriflow.cli.options import known, option
 
 _RUNS, _OUTPUT = "Evaluations", "Output"
+WIDEST = 8
+"""Metrics that fit into a terminal; of more, one of each family is printed."""
 
 
 @dataclass(kw_only=True)
@@ -66,16 +68,33 @@ def leaderboard(options: LeaderboardOptions) -> None:
     Means with intervals, ranks, wins and losses by paired tests, costs, failures; printed, written to files, or logged
     to a run.
     """
-    from attriflow.tracking.leaderboard import leaderboard_command
+    from attriflow.tracking import leaderboard as boards
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
+    from attriflow.views.evaluations.standings import plotted
 
-    leaderboard_command(
-        console=console(),
-        experiments=options.experiment or (),
-        runs=options.runs or (),
+    files = [boards.target(name) for name in options.output or ()]
+    found = boards.leaderboard(
+        options.experiment or (),
+        options.runs or (),
         by=options.by,
-        output=options.output or (),
         log_to=options.log_to,
         quality=options.quality or (),
         tracking_uri=options.tracking_uri,
         seed=options.seed,
     )
+    out, board = console(), found.board
+    narrow = len(board.metrics) <= WIDEST
+    shown = {name: higher for name, higher in board.higher_is_better.items() if narrow or name in found.chosen}
+    for group, rows in board.rows.groupby("group", sort=False):
+        head = f"{found.title}, {rows['model'].iloc[0]} on {rows['data'].iloc[0]}" if group else found.title
+        out.print(leaderboard_table(plotted(board, str(group)), shown, title=head))
+    if len(shown) < len(board.metrics):
+        out.print(f"{len(shown)} of {len(board.metrics)} metrics are shown; ranks are over all.", highlight=False)
+    for note in board.notes:
+        out.print(note, highlight=False, markup=False)
+    for path in files:
+        for written in found.write(path):
+            out.print(f"wrote {written}", soft_wrap=True, highlight=False, markup=False)
+    if options.log_to:
+        run, folder = found.log()
+        out.print(f"logged to run {run}, artifacts {folder}", soft_wrap=True, highlight=False, markup=False)
