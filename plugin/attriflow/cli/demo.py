@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from attriflow.cli.console import console
+from attriflow.cli.console import console, whole
 from attriflow.cli.evaluate import leaderboard_of
 
 DESCRIPTIONS = {
@@ -41,13 +41,12 @@ def demo(
         ),
         on_result=lambda name, result: out.print(leaderboard_of(result, f"demo/{name}")),
     )
-    # without wrapping: a command that is broken over lines cannot be copied
     for line in (
         f"Done in {time.perf_counter() - started:.0f} s.",
         f"Report:    {_shown(done.report)}",
         f"MLflow UI: {_shown(_mlflow_command())} ui --backend-store-uri sqlite:///{_shown(done.store)}",
     ):
-        out.print(line, soft_wrap=True, highlight=False, markup=False)
+        whole(out, line)
 
 
 def _shown(path: Path) -> str:

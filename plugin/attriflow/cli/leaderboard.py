@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from attriflow.cli.command import read_config
-from attriflow.cli.console import console
-from attriflow.cli.options import known, option
+from attriflow.cli.console import console, whole
+from attriflow.cli.options import config_option, known, option, store_option
 
 _RUNS, _OUTPUT = "Evaluations", "Output"
 WIDEST = 8
@@ -22,9 +21,7 @@ class LeaderboardOptions:
         list[str] | None, option("Names of experiments.", "--experiment", "-e", panel=_RUNS, show_default=False)
     ] = None
     runs: Annotated[list[str] | None, option("Ids of evaluations.", panel=_RUNS, show_default=False)] = None
-    tracking_uri: Annotated[
-        str | None, option("MLflow store or server; MLflow's own setting by default.", panel=_RUNS)
-    ] = None
+    tracking_uri: Annotated[str | None, store_option(panel=_RUNS)] = None
     by: Annotated[str, option("What a row is: method, model or both.", panel=_OUTPUT)] = "method"
     output: Annotated[
         list[str] | None,
@@ -50,16 +47,7 @@ class LeaderboardOptions:
         ),
     ] = None
     seed: Annotated[int, option("Seed of resampling.", min=0, panel=_OUTPUT)] = 0
-    config: Annotated[
-        str | None,
-        option(
-            "YAML file of options by name; the command line wins.",
-            metavar="FILE",
-            panel=_OUTPUT,
-            is_eager=True,
-            callback=read_config,
-        ),
-    ] = None
+    config: Annotated[str | None, config_option(panel=_OUTPUT)] = None
 
 
 def leaderboard(options: LeaderboardOptions) -> None:
@@ -94,7 +82,7 @@ def leaderboard(options: LeaderboardOptions) -> None:
         out.print(note, highlight=False, markup=False)
     for path in files:
         for written in found.write(path):
-            out.print(f"wrote {written}", soft_wrap=True, highlight=False, markup=False)
+            whole(out, f"wrote {written}")
     if options.log_to:
         run, folder = found.log()
-        out.print(f"logged to run {run}, artifacts {folder}", soft_wrap=True, highlight=False, markup=False)
+        whole(out, f"logged to run {run}, artifacts {folder}")
