@@ -89,7 +89,7 @@ def test_debug_shows_where() -> None:
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
 def test_every_kind_of_file(ending: str, tmp_path: Path) -> None:
-    from attriflow.tracking.command import read_data
+    from attriflow.tracking.data import read_data
 
     path = tmp_path / f"data.{ending}"
     write = {

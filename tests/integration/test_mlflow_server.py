@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 import subprocess
@@ -17,11 +16,10 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow_support import hide_mlflow_state, register_evaluator
-from rich.console import Console
 
 import attriflow
 from attriflow.regression.rules import Rules
-from attriflow.tracking.leaderboard import leaderboard_command
+from attriflow.tracking.leaderboard import leaderboard
 from attriflow.tracking.regression import check_runs
 
 pytestmark = pytest.mark.slow
@@ -104,11 +102,11 @@ def test_evaluate_over_http_and_read_everything_back(server: str, causal_folder:
 
         # boards and checks read such a store, too, and log into it
         files = [str(tmp_path / name) for name in ("board.html", "board.csv", "board.json")]
-        board = leaderboard_command(
-            console=Console(file=io.StringIO()), experiments=["over http"], output=files, log_to=run.info.run_id,
-            tracking_uri=server,
-        )  # fmt: skip
-        assert set(board.rows["row"]) == {"random", "saliency"}
+        found = leaderboard(["over http"], log_to=run.info.run_id, tracking_uri=server)
+        for name in files:
+            found.write(Path(name))
+        found.log()
+        assert set(found.board.rows["row"]) == {"random", "saliency"}
         assert all(Path(name).stat().st_size for name in files)
         logged_files = {item.path for item in client.list_artifacts(run.info.run_id, "leaderboard/method")}
         assert {f"leaderboard/method/leaderboard.{kind}" for kind in ("html", "csv")} <= logged_files

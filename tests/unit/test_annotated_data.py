@@ -12,7 +12,7 @@ from attriflow.errors import AttriflowError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.rationale import rationale_matrix
-from attriflow.tracking.command import read_data
+from attriflow.tracking.data import read_data
 
 SCAT = {
     "id": 0,

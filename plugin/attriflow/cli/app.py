@@ -13,6 +13,7 @@ from attriflow.cli import (
     benchmark,
     browse,
     check,
+    demo,
     evaluate,
     files,
     leaderboard,
@@ -62,6 +63,6 @@ for function in (
     listing.methods,
     listing.step_functions,
     listing.metrics,
-    evaluate.demo,
+    demo.demo,
 ):
     app.command(cls=Command)(function)

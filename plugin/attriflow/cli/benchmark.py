@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from attriflow.cli.command import read_config
-from attriflow.cli.console import console
-from attriflow.cli.options import json_option, known, option
+from attriflow.cli.console import console, whole
+from attriflow.cli.evaluate import place
+from attriflow.cli.options import RowsOptions, option
+from attriflow.errors import InputError
 
-_DATA, _PARTS, _MEASURE, _RUN = "Model and data", "Methods", "Measurement", "Run"
+_DATA, _MEASURE, _OUTPUT = "Data", "Measurement", "Output"
 
 
 @dataclass(kw_only=True)
-class BenchmarkOptions:
+class BenchmarkOptions(RowsOptions):
     """Options of `benchmark`."""
 
     model: Annotated[
@@ -30,25 +31,8 @@ class BenchmarkOptions:
             panel=_DATA,
         ),
     ]
-    inputs: Annotated[str | None, option("Column of input texts.", panel=_DATA)] = None
-    targets: Annotated[str | None, option("Column of targets; without it they are generated.", panel=_DATA)] = None
     max_examples: Annotated[int, option("Use the first rows only.", min=1, panel=_DATA)] = 16
-    dataset_split: Annotated[
-        str, option("Split, or a part of it such as train[:20].", "--dataset-split", "--split", panel=_DATA)
-    ] = "train"
-    dataset_config: Annotated[str | None, option("Configuration of a Hugging Face data set.", panel=_DATA)] = None
-    generation_args: Annotated[dict[str, Any] | None, json_option("Arguments of generate", panel=_DATA)] = None
-    device: Annotated[str, option("auto, cpu, cuda, ...", "--device", "--dev", panel=_DATA)] = "auto"
     dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_DATA)] = None
-    methods: Annotated[
-        list[str] | None,
-        option("Names separated by commas; all when not given.", panel=_PARTS, autocompletion=known("methods")),
-    ] = None
-    method_options: Annotated[dict[str, Any] | None, json_option("Method -> options", panel=_PARTS)] = None
-    batch_size: Annotated[
-        int | None, option("Examples per batch; by length when not given.", "--batch-size", "-bs", min=1, panel=_PARTS)
-    ] = None
-    seed: Annotated[int, option("Seed of everything random.", min=0, panel=_PARTS)] = 0
     rounds: Annotated[int, option("Most timed rounds per method.", min=3, panel=_MEASURE)] = 9
     seconds: Annotated[float, option("Time for the rounds of a method.", panel=_MEASURE)] = 3.0
     find_batch: Annotated[
@@ -58,21 +42,9 @@ class BenchmarkOptions:
     batch_seconds: Annotated[float, option("Time for that search, per method.", panel=_MEASURE)] = 10.0
     output: Annotated[
         Path | None,
-        option("JSON file to write, which attriflow check reads.", "--output", "-o", metavar="FILE", panel=_RUN),
+        option("JSON file to write, which attriflow check reads.", "--output", "-o", metavar="FILE", panel=_OUTPUT),
     ] = None
-    log: Annotated[bool, option("Log to MLflow.", "--log/--no-log", panel=_RUN)] = True
-    tracking_uri: Annotated[str | None, option("MLflow store or server.", panel=_RUN)] = None
-    experiment: Annotated[str | None, option("MLflow experiment.", panel=_RUN)] = None
-    config: Annotated[
-        str | None,
-        option(
-            "YAML file of options by name; the command line wins.",
-            metavar="FILE",
-            panel=_RUN,
-            is_eager=True,
-            callback=read_config,
-        ),
-    ] = None
+    log: Annotated[bool, option("Log to MLflow.", "--log/--no-log", panel=_OUTPUT)] = True
 
 
 def benchmark(options: BenchmarkOptions) -> None:
@@ -81,36 +53,32 @@ def benchmark(options: BenchmarkOptions) -> None:
     Times are compared with forward passes of the same examples. The table, plots and the largest batch that fits are
     logged to an MLflow run.
     """
-    from attriflow.tracking.benchmark import benchmark_command
+    if options.output is not None and options.output.suffix != ".json":
+        raise InputError(f"the output is a .json file, not {options.output}")
+    from attriflow.tracking.benchmark import measure
 
-    config = {
-        "inputs": options.inputs,
-        "max_examples": options.max_examples,
-        "generation_args": options.generation_args,
-        "device": options.device,
-        "methods": ",".join(options.methods) if options.methods else None,
-        "method_options": options.method_options,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-    }
-    benchmark_command(
+    found = measure(
         options.model,
         options.data,
-        console=console(),
-        config={k: v for k, v in config.items() if v is not None},
-        settings={
-            "rounds": (3, options.rounds),
-            "seconds": options.seconds,
-            "find_batch": options.find_batch,
-            "most": options.most,
-            "batch_seconds": options.batch_seconds,
-        },
+        options.settings(),
         split=options.dataset_split,
         dataset_config=options.dataset_config,
         targets=options.targets,
         dtype=options.dtype,
-        output=options.output,
-        log=options.log,
-        tracking_uri=options.tracking_uri,
-        experiment=options.experiment,
+        rounds=(3, options.rounds),
+        seconds=options.seconds,
+        find_batch=options.find_batch,
+        most=options.most,
+        batch_seconds=options.batch_seconds,
     )
+    from attriflow.views.evaluations.throughput import throughput_table
+
+    out, device = console(), found.surroundings["device"]
+    title = f"Throughput: {options.model}, {found.counts['n_examples']} examples, {device}"
+    out.print(throughput_table(found.table, title=title))
+    if options.output is not None:
+        found.write(options.output)
+        whole(out, f"wrote {options.output}")
+    if options.log:
+        logged = found.log(options.tracking_uri, options.experiment)
+        whole(out, place(logged))

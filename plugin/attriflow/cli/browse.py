@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from attriflow.cli.console import say
-from attriflow.cli.options import option
+from attriflow.cli.options import option, store_option
 
 _MODEL, _RUN, _SERVER = "Model", "Tracked evaluations", "Server"
 
@@ -30,9 +30,7 @@ class AppOptions:
         None
     )
     run: Annotated[str | None, option("Id of a tracked evaluation to open.", metavar="RUN_ID", panel=_RUN)] = None
-    tracking_uri: Annotated[
-        str | None, option("MLflow store or server; MLflow's own setting by default.", panel=_RUN)
-    ] = None
+    tracking_uri: Annotated[str | None, store_option(panel=_RUN)] = None
     host: Annotated[str, option("Address to listen at; 0.0.0.0 lets other machines in.", panel=_SERVER)] = "127.0.0.1"
     port: Annotated[
         int | None, option("Port; the first free one from 7860 on by default.", min=0, max=65535, panel=_SERVER)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attriflow.cli.console import console
-from attriflow.cli.options import option
+from attriflow.cli.console import console, whole
+from attriflow.cli.options import option, store_option
 from attriflow.errors import AttriflowError, InputError
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ class CheckOptions:
     current: Annotated[Path | None, option("Benchmarks to judge.", metavar="FILE", panel=_FILES)] = None
     baseline_run: Annotated[str | None, option("Evaluation to compare with.", metavar="RUN_ID", panel=_RUNS)] = None
     run: Annotated[str | None, option("Evaluation to judge.", metavar="RUN_ID", panel=_RUNS)] = None
-    tracking_uri: Annotated[
-        str | None, option("MLflow store or server; MLflow's own setting by default.", panel=_RUNS)
-    ] = None
+    tracking_uri: Annotated[str | None, store_option(panel=_RUNS)] = None
     rules: Annotated[Path | None, option("YAML file; defaults without it.", metavar="FILE", panel=_OUTPUT)] = None
     junit: Annotated[Path | None, option("JUnit XML to write.", metavar="FILE", panel=_OUTPUT)] = None
     summary: Annotated[
@@ -58,7 +56,7 @@ def check(options: CheckOptions) -> None:
         out = console()
         out.print(verdict_table(verdicts, title))
         for line in (*notes, summary(verdicts)):
-            out.print(line, soft_wrap=True, highlight=False, markup=False)
+            whole(out, line)
         if options.junit is not None:
             options.junit.parent.mkdir(parents=True, exist_ok=True)
             options.junit.write_text(junit(verdicts, title), encoding="utf-8")

@@ -24,3 +24,8 @@ def say(message: str) -> None:
     import typer
 
     typer.echo(message, err=True)
+
+
+def whole(out: Console, line: str) -> None:
+    """A line as it is: neither wrapped (a path or a command is copied) nor read as markup."""
+    out.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,23 +1,27 @@
-"""`evaluate` and `demo`: methods over data sets, logged to MLflow."""
+"""`evaluate`: methods over data sets, logged to MLflow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attriflow.cli.command import read_config
-from attriflow.cli.console import console
-from attriflow.cli.options import json_option, known, option
+from attriflow.cli.console import console, whole
+from attriflow.cli.options import RowsOptions, json_option, known, option
+
+if TYPE_CHECKING:
+    from mlflow.models.evaluation.base import EvaluationResult
+    from rich.table import Table
+
+    from attriflow.tracking.run_logger import LoggedRun
 
 _DATA, _RUN, _PARTS = "Data", "Run", "Parts"
 
 
 @dataclass(kw_only=True)
-class EvaluateOptions:
-    """Options of `evaluate`; all but the first and the last ones are settings of `EvaluationConfig`."""
+class EvaluateOptions(RowsOptions):
+    """Options of `evaluate`; all but the first two are settings of `EvaluationConfig`."""
 
     model: Annotated[str, typer.Argument(help="MLflow model URI; or a folder, Hugging Face name or demo/<name>.")]
     data: Annotated[
@@ -27,20 +31,11 @@ class EvaluateOptions:
             "or a Hugging Face data set."
         ),
     ]
-    inputs: Annotated[str | None, option("Column of input texts.", panel=_DATA)] = None
-    targets: Annotated[str | None, option("Column of targets; without it they are generated.", panel=_DATA)] = None
     rationale: Annotated[str | None, option("Column of evidence spans.", panel=_DATA)] = None
     max_examples: Annotated[int | None, option("Use the first rows only.", min=1, panel=_DATA)] = None
-    dataset_split: Annotated[
-        str, option("Split, or a part of it such as train[:20].", "--dataset-split", "--split", panel=_DATA)
-    ] = "train"
-    dataset_config: Annotated[str | None, option("Configuration of a Hugging Face data set.", panel=_DATA)] = None
-    methods: Annotated[
-        list[str] | None,
-        option("Names separated by commas; all when not given.", panel=_PARTS, autocompletion=known("methods")),
-    ] = None
     step_functions: Annotated[
-        list[str] | None, option("The same.", panel=_PARTS, autocompletion=known("step_functions"))
+        list[str] | None,
+        option("Names separated by commas; all when not given.", panel=_PARTS, autocompletion=known("step_functions")),
     ] = None
     metrics: Annotated[
         list[str] | None,
@@ -61,15 +56,10 @@ class EvaluateOptions:
         ),
     ] = "probability"
     attributed_fn_args: Annotated[dict[str, Any] | None, json_option("Its options", panel=_PARTS)] = None
-    method_options: Annotated[dict[str, Any] | None, json_option("Method -> options", panel=_PARTS)] = None
     step_function_options: Annotated[dict[str, Any] | None, json_option("Step function -> options", panel=_PARTS)] = (
         None
     )
     metric_options: Annotated[dict[str, Any] | None, json_option("Metric -> options", panel=_PARTS)] = None
-    generation_args: Annotated[
-        dict[str, Any] | None,
-        json_option("Arguments of generate", "--generation-args", "--generation-kwargs", panel=_RUN),
-    ] = None
     attribute_target: Annotated[
         bool,
         option(
@@ -79,11 +69,6 @@ class EvaluateOptions:
             panel=_RUN,
         ),
     ] = False
-    batch_size: Annotated[
-        int | None, option("Examples per batch; by length when not given.", "--batch-size", "-bs", min=1, panel=_RUN)
-    ] = None
-    device: Annotated[str, option("auto, cpu, cuda, ...", "--device", "--dev", panel=_RUN)] = "auto"
-    seed: Annotated[int, option("Seed of everything random.", min=0, panel=_RUN)] = 0
     throughput: Annotated[
         bool, option("Measure throughput and memory, not only seconds.", "--throughput/--no-throughput", panel=_RUN)
     ] = True
@@ -92,27 +77,6 @@ class EvaluateOptions:
     ] = None
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
-    tracking_uri: Annotated[str | None, option("MLflow store or server.", panel=_RUN)] = None
-    experiment: Annotated[str | None, option("MLflow experiment.", panel=_RUN)] = None
-    config: Annotated[
-        str | None,
-        option(
-            "YAML file of options by name; the command line wins.",
-            metavar="FILE",
-            panel=_RUN,
-            is_eager=True,
-            callback=read_config,
-        ),
-    ] = None
-
-    def settings(self) -> dict[str, Any]:
-        """The evaluator's configuration; what was not given is left to it."""
-        from attriflow.evaluation.config import EvaluationConfig
-
-        keys = EvaluationConfig.keys()
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in keys}
-        names = {key: ",".join(value) for key, value in given.items() if isinstance(value, list) and value}
-        return {key: names.get(key, value) for key, value in given.items() if value not in (None, [], ())}
 
 
 def evaluate(options: EvaluateOptions) -> None:
@@ -120,31 +84,33 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Every attribution, plots, a report and a leaderboard are logged to a run.
     """
-    from attriflow.tracking.command import evaluate_command
+    from attriflow.tracking.evaluate import evaluate as run
 
-    evaluate_command(
+    found = run(
         options.model,
         options.data,
+        options.settings(),
         split=options.dataset_split,
         dataset_config=options.dataset_config,
-        console=console(),
         targets=options.targets,
         tracking_uri=options.tracking_uri,
         experiment=options.experiment,
-        config=options.settings(),
     )
+    out = console()
+    out.print(leaderboard_of(found.result, options.model))
+    whole(out, place(found.run))
 
 
-def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and the MLflow store.")] = Path(
-        "demo-output"
-    ),
-    examples: Annotated[int, typer.Option(min=1, max=200, help="Examples per model.")] = 32,
-) -> None:
-    """Evaluate every method on two tiny models.
+def leaderboard_of(result: EvaluationResult, name: str) -> Table:
+    """The table of an evaluation's methods."""
+    from attriflow.evaluation.tables import directions
+    from attriflow.registry import metrics
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
 
-    They come with attriflow; no network is needed.
-    """
-    from attriflow.tracking.demo import run_demo
+    board: Any = result.artifacts["leaderboard"].content
+    return leaderboard_table(board, directions(metrics.names()), title=f"Leaderboard: {name}")
 
-    run_demo(output, console(), examples)
+
+def place(run: LoggedRun) -> str:
+    """Where something was logged."""
+    return f"MLflow run {run.run_id} in {run.tracking_uri}"

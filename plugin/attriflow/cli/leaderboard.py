@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from attriflow.cli.command import read_config
-from attriflow.cli.console import console
-from attriflow.cli.options import known, option
+from attriflow.cli.console import console, whole
+from attriflow.cli.options import config_option, known, option, store_option
 
 _RUNS, _OUTPUT = "Evaluations", "Output"
+WIDEST = 8
+"""Metrics that fit into a terminal; of more, one of each family is printed."""
 
 
 @dataclass(kw_only=True)
@@ -20,9 +21,7 @@ class LeaderboardOptions:
         list[str] | None, option("Names of experiments.", "--experiment", "-e", panel=_RUNS, show_default=False)
     ] = None
     runs: Annotated[list[str] | None, option("Ids of evaluations.", panel=_RUNS, show_default=False)] = None
-    tracking_uri: Annotated[
-        str | None, option("MLflow store or server; MLflow's own setting by default.", panel=_RUNS)
-    ] = None
+    tracking_uri: Annotated[str | None, store_option(panel=_RUNS)] = None
     by: Annotated[str, option("What a row is: method, model or both.", panel=_OUTPUT)] = "method"
     output: Annotated[
         list[str] | None,
@@ -48,16 +47,7 @@ class LeaderboardOptions:
         ),
     ] = None
     seed: Annotated[int, option("Seed of resampling.", min=0, panel=_OUTPUT)] = 0
-    config: Annotated[
-        str | None,
-        option(
-            "YAML file of options by name; the command line wins.",
-            metavar="FILE",
-            panel=_OUTPUT,
-            is_eager=True,
-            callback=read_config,
-        ),
-    ] = None
+    config: Annotated[str | None, config_option(panel=_OUTPUT)] = None
 
 
 def leaderboard(options: LeaderboardOptions) -> None:
@@ -66,16 +56,33 @@ def leaderboard(options: LeaderboardOptions) -> None:
     Means with intervals, ranks, wins and losses by paired tests, costs, failures; printed, written to files, or logged
     to a run.
     """
-    from attriflow.tracking.leaderboard import leaderboard_command
+    from attriflow.tracking import leaderboard as boards
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
+    from attriflow.views.evaluations.standings import plotted
 
-    leaderboard_command(
-        console=console(),
-        experiments=options.experiment or (),
-        runs=options.runs or (),
+    files = [boards.target(name) for name in options.output or ()]
+    found = boards.leaderboard(
+        options.experiment or (),
+        options.runs or (),
         by=options.by,
-        output=options.output or (),
         log_to=options.log_to,
         quality=options.quality or (),
         tracking_uri=options.tracking_uri,
         seed=options.seed,
     )
+    out, board = console(), found.board
+    narrow = len(board.metrics) <= WIDEST
+    shown = {name: higher for name, higher in board.higher_is_better.items() if narrow or name in found.chosen}
+    for group, rows in board.rows.groupby("group", sort=False):
+        head = f"{found.title}, {rows['model'].iloc[0]} on {rows['data'].iloc[0]}" if group else found.title
+        out.print(leaderboard_table(plotted(board, str(group)), shown, title=head))
+    if len(shown) < len(board.metrics):
+        out.print(f"{len(shown)} of {len(board.metrics)} metrics are shown; ranks are over all.", highlight=False)
+    for note in board.notes:
+        out.print(note, highlight=False, markup=False)
+    for path in files:
+        for written in found.write(path):
+            whole(out, f"wrote {written}")
+    if options.log_to:
+        run, folder = found.log()
+        whole(out, f"logged to run {run}, artifacts {folder}")

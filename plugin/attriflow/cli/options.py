@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,22 @@ def json_option(help: str, *names: str, panel: str) -> Any:
     return option(
         f"{help}, as a JSON object.", *names, panel=panel, parser=json_object, metavar="JSON", show_default=False
     )
+
+
+def config_option(panel: str) -> Any:
+    """`--config`."""
+    return option(
+        "YAML file of options by name; the command line wins.",
+        metavar="FILE",
+        panel=panel,
+        is_eager=True,
+        callback=read_config,
+    )
+
+
+def store_option(panel: str) -> Any:
+    """`--tracking-uri`."""
+    return option("MLflow store or server; MLflow's own setting by default.", panel=panel)
 
 
 @dataclass(kw_only=True)
@@ -113,16 +129,7 @@ class ModelOptions:
     rescale_attributions: Annotated[
         bool, option("Divide by the largest absolute score.", "--rescale-attributions", panel=_SHOWN)
     ] = False
-    config: Annotated[
-        str | None,
-        option(
-            "YAML file of options by name; the command line wins.",
-            metavar="FILE",
-            panel=_SHOWN,
-            is_eager=True,
-            callback=read_config,
-        ),
-    ] = None
+    config: Annotated[str | None, config_option(panel=_SHOWN)] = None
 
     def method_options(self) -> dict[str, Any]:
         """Keywords for `attribute`, from both ways of giving them."""
@@ -271,3 +278,44 @@ class DatasetOptions(AttributeOptions):
     dataset_kwargs: Annotated[dict[str, Any] | None, json_option("Arguments of load_dataset", panel=_DATA)] = None
     resume: Annotated[bool, option("Go on with a run that was interrupted.", "--resume", panel=_DATA)] = False
     strict: Annotated[bool, option("Stop at the first row that fails.", "--strict", panel=_DATA)] = False
+
+
+_ROWS, _PARTS, _RUN = "Data", "Parts", "Run"
+
+
+@dataclass(kw_only=True)
+class RowsOptions:
+    """What `evaluate` and `benchmark` share: rows, methods, and where to log."""
+
+    inputs: Annotated[str | None, option("Column of input texts.", panel=_ROWS)] = None
+    targets: Annotated[str | None, option("Column of targets; without it they are generated.", panel=_ROWS)] = None
+    dataset_split: Annotated[
+        str, option("Split, or a part of it such as train[:20].", "--dataset-split", "--split", panel=_ROWS)
+    ] = "train"
+    dataset_config: Annotated[str | None, option("Configuration of a Hugging Face data set.", panel=_ROWS)] = None
+    methods: Annotated[
+        list[str] | None,
+        option("Names separated by commas; all when not given.", panel=_PARTS, autocompletion=known("methods")),
+    ] = None
+    method_options: Annotated[dict[str, Any] | None, json_option("Method -> options", panel=_PARTS)] = None
+    generation_args: Annotated[
+        dict[str, Any] | None,
+        json_option("Arguments of generate", "--generation-args", "--generation-kwargs", panel=_RUN),
+    ] = None
+    batch_size: Annotated[
+        int | None, option("Examples per batch; by length when not given.", "--batch-size", "-bs", min=1, panel=_RUN)
+    ] = None
+    device: Annotated[str, option("auto, cpu, cuda, ...", "--device", "--dev", panel=_RUN)] = "auto"
+    seed: Annotated[int, option("Seed of everything random.", min=0, panel=_RUN)] = 0
+    tracking_uri: Annotated[str | None, store_option(panel=_RUN)] = None
+    experiment: Annotated[str | None, option("MLflow experiment.", panel=_RUN)] = None
+    config: Annotated[str | None, config_option(panel=_RUN)] = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of `EvaluationConfig` that were given."""
+        from attriflow.evaluation.config import EvaluationConfig
+
+        keys = EvaluationConfig.keys()
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in keys}
+        names = {key: ",".join(value) for key, value in given.items() if isinstance(value, list) and value}
+        return {key: names.get(key, value) for key, value in given.items() if value not in (None, [], ())}

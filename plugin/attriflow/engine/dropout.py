@@ -6,7 +6,6 @@ the row's key, the number of the dropout call in the pass and the entry's own pl
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from attriflow.kernels.attention import Operands
+from attriflow.kernels.seeds import hashed
 from attriflow.types import Example
 
 _DROPOUT = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -24,8 +24,7 @@ _ODD = (-7046029254386353131, -4417276706812531889, 4768777513237032717, 7046029
 
 def example_key(seed: int, example: Example) -> int:
     """A key of the call's seed and the example's source and prompt; later target tokens are no part of it."""
-    text = f"{seed}|{example.source_ids}|{example.target_ids[: example.start]}|dropout"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+    return hashed(seed, example.source_ids, example.target_ids[: example.start], "dropout", signed=True)
 
 
 class Dropout(TorchFunctionMode):

@@ -6,7 +6,6 @@ packed into full calls, and every row answers all the steps that were asked of i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from attriflow.engine.memory import Halving
 from attriflow.engine.sizes import CHUNK_BYTES
 from attriflow.errors import InputError, check_choice
 from attriflow.kernels.plain import shortcuts
+from attriflow.kernels.seeds import hashed
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.types import Example, Token, Variant
@@ -289,6 +289,5 @@ def _thinned(
 
 def _uniform(block: str, draw: int, shape: tuple[int, ...]) -> Tensor:
     """Numbers in [0, 1), `[position, hidden]`; those of a position are the same in longer sequences."""
-    seed = int.from_bytes(hashlib.sha256(f"{block}/{draw}".encode()).digest()[:4], "big")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(hashed(f"{block}/{draw}", size=4))
     return torch.from_numpy(rng.random(shape, dtype=np.float32))

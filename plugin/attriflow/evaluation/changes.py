@@ -5,7 +5,6 @@ Every change is undone on exit: weights come back bit by bit, hooks are removed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.errors import InputError
+from attriflow.kernels.seeds import hashed
 from attriflow.models.base import BLOCKS, LanguageModel
 from attriflow.models.blocks import find_blocks
 from attriflow.registry import step_functions
@@ -59,7 +59,7 @@ def _adding(module: nn.Embedding, noise: float, draw: int, number: int) -> Calla
     rows = min(NOISE_ROWS, module.num_embeddings)
     embedded = module(torch.arange(rows, device=module.weight.device))
     size = embedded.double().square().mean().sqrt().item()
-    generator = torch.Generator().manual_seed(_seed(f"noise/{draw}/{number}"))
+    generator = torch.Generator().manual_seed(hashed(f"noise/{draw}/{number}", size=6))
     table = torch.randn(embedded.shape, generator=generator, dtype=torch.float32) * (noise * size)
     table = table.to(embedded.device, embedded.dtype)
 
@@ -91,7 +91,7 @@ def random_parameters(hf: nn.Module, share: float, draw: int) -> Iterator[None]:
     try:
         with torch.no_grad():
             for (name, parameter), value in zip(parameters, before, strict=True):
-                generator = torch.Generator().manual_seed(_seed(f"parameters/{draw}/{name}"))
+                generator = torch.Generator().manual_seed(hashed(f"parameters/{draw}/{name}", size=6))
                 drawn = torch.randn(value.shape, generator=generator, dtype=torch.float32)
                 wide = value.float()
                 parameter.copy_(drawn * wide.std(correction=0) + wide.mean())
@@ -138,7 +138,7 @@ class OtherTarget:
 
     def _others(self, size: int) -> Tensor:
         """For each id another one: the next in a random circle."""
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(_seed(f"target/{self.number}")))
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(hashed(f"target/{self.number}", size=6)))
         others = torch.empty_like(order)
         others[order] = order.roll(-1)
         return others
@@ -167,7 +167,3 @@ def reads_target(function: Callable[[Forward], Tensor]) -> bool:
     except Exception:  # a stranger's function may need whatever a real forward has
         return False
     return first.shape == second.shape == (1, 1) and bool((first != second).all())
-
-
-def _seed(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")

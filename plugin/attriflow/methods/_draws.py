@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
+from attriflow.kernels.seeds import hashed
 from attriflow.types import Example
 
 
@@ -15,5 +14,4 @@ def generator(seed: int, example: Example, purpose: str = "") -> np.random.Gener
     Later target tokens must not change what earlier steps see, so they are no part of the seed, and whoever draws
     puts the position (or unit) on the FIRST axis: numpy fills arrays in order, so a longer target only adds draws.
     """
-    text = f"{seed}|{example.source_ids}|{example.target_ids[: example.start]}|{purpose}"
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+    return np.random.default_rng(hashed(seed, example.source_ids, example.target_ids[: example.start], purpose))

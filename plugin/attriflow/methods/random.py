@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 
 from attriflow.engine import Engine, Scores
+from attriflow.kernels.seeds import hashed
 from attriflow.registry import methods
 from attriflow.types import Example
 
@@ -43,5 +43,4 @@ class Random:
 
 def example_seed(seed: int, example: Example) -> int:
     """A seed that depends on the example itself, not on its place in a batch."""
-    text = f"{seed}|{example.source_ids}|{example.target_ids}|{example.start}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2**63
+    return hashed(seed, example.source_ids, example.target_ids, example.start) % 2**63

@@ -1,163 +1,128 @@
-"""What `attriflow benchmark` does: a model, data, every method measured, a table, an MLflow run."""
+"""What `attriflow benchmark` does: a model, data, every method measured, a file, an MLflow run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attriflow.errors import InputError
-from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.data import EvaluationData, text_columns
-from attriflow.measuring.benchmark import (
-    BenchmarkSettings,
-    MethodBenchmark,
-    benchmark,
-    document,
-    surroundings,
-    table,
-)
-from attriflow.tracking.command import read_data
+from attriflow.evaluation.data import EvaluationData
+from attriflow.measuring import benchmark
+from attriflow.measuring.benchmark import BenchmarkSettings, MethodBenchmark
+from attriflow.tracking.data import checked, read_data
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
-    from attriflow.model import AttributionModel
+    from attriflow.tracking.run_logger import LoggedRun
 
 
-def benchmark_command(
+def measure(
     model: str,
     data: str,
-    *,
-    console: Console,
     config: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    *,
     split: str = "train",
     dataset_config: str | None = None,
     targets: str | None = None,
     dtype: str | None = None,
-    output: Path | None = None,
-    log: bool = True,
-    tracking_uri: str | None = None,
-    experiment: str | None = None,
-) -> None:
-    """Measure, print, and log.
+    **settings: Any,
+) -> Measured:
+    """Measure methods on a model and data.
 
     Args:
-        model, data: What `attriflow evaluate` takes.
-        console: Where the table is printed.
+        model, data, split, dataset_config, targets: What `evaluate` takes.
         config: Those settings of `EvaluationConfig` that say what is explained, and with which methods.
-        settings: Those of `BenchmarkSettings` that say how it is measured.
-        split, dataset_config: Of a data set.
-        targets: Column of targets; without it they are generated.
         dtype: Precision of the model.
-        output: File of pytest-benchmark's form to write, for `attriflow check`.
-        log: Log to MLflow.
-        tracking_uri, experiment: Where to.
+        **settings: Those of `BenchmarkSettings` that say how it is measured.
     """
-    if output is not None and output.suffix != ".json":
-        raise InputError(f"the output is a .json file, not {output}")
     frame = read_data(data, split, dataset_config)
-    checked, rows = _checked(frame, config, targets)
-    chosen = BenchmarkSettings(
-        methods=tuple(checked.methods),
-        method_options=checked.method_options,
-        batch_size=checked.explicit_batch_size,
-        seed=checked.seed,
+    features, chosen = checked(frame, {**config, "metrics": [], "step_functions": []}, targets)
+    chosen = replace(chosen, contrast_target=None, contrast_source=None)  # nothing is compared with them here
+    rows = EvaluationData.from_frame(features, chosen, None if targets is None else frame[targets].tolist())
+    how = BenchmarkSettings(
+        methods=tuple(chosen.methods),
+        method_options=chosen.method_options,
+        batch_size=chosen.explicit_batch_size,
+        seed=chosen.seed,
         **settings,
     )
     from attriflow.model import load_model
     from attriflow.tracking.quiet import quiet
 
     with quiet():
-        loaded = load_model(model, device=checked.explicit_device or "auto", dtype=dtype)
+        loaded = load_model(model, device=chosen.explicit_device or "auto", dtype=dtype)
     examples = loaded.encode(
         list(rows.inputs),
         None if rows.targets is None else list(rows.targets),
         continuation=True,
-        generation_args=dict(checked.generation_args),
-        batch_size=checked.explicit_batch_size,
-        seed=checked.seed,
+        generation_args=dict(chosen.generation_args),
+        batch_size=chosen.explicit_batch_size,
+        seed=chosen.seed,
     )
-    found = list(benchmark(loaded, examples, chosen))
-    board = table(found)
-    from attriflow.views.evaluations.throughput import throughput_table
-
-    console.print(throughput_table(board, title=f"Throughput: {model}, {len(examples)} examples, {loaded.device}"))
-    where = surroundings(loaded.device, loaded.dtype)
-    about = {"model": model, "data": data}
-    written = document(found, where, **about)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-        console.print(f"wrote {output}", soft_wrap=True, highlight=False)
-    if log:
-        counts = {"n_examples": len(examples), "n_tokens": sum(e.n_steps for e in examples)}
-        said = log_benchmark(loaded, found, board, {**about, **counts, **where}, written, tracking_uri, experiment)
-        console.print(said, soft_wrap=True, highlight=False)
-
-
-def _checked(
-    frame: pd.DataFrame, config: Mapping[str, Any], targets: str | None
-) -> tuple[EvaluationConfig, EvaluationData]:
-    if targets is not None and targets not in frame.columns:
-        raise InputError(f"no column '{targets}' for the targets. Columns: {', '.join(map(str, frame.columns))}")
-    features = frame.drop(columns=[targets] if targets else [])
-    checked = EvaluationConfig.from_dict(
-        {**config, "metrics": [], "step_functions": []},
-        columns=[str(c) for c in features.columns],
-        text_columns=text_columns(features),
-        targets=targets,
+    return Measured(
+        methods=tuple(benchmark.benchmark(loaded, examples, how)),
+        about={"model": model, "data": data},
+        counts={"n_examples": len(examples), "n_tokens": sum(e.n_steps for e in examples)},
+        surroundings=benchmark.surroundings(loaded.device, loaded.dtype),
+        architecture=type(loaded.model).__name__,
     )
-    checked = replace(checked, contrast_target=None, contrast_source=None)  # nothing is compared with them here
-    return checked, EvaluationData.from_frame(features, checked, None if targets is None else frame[targets].tolist())
 
 
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+@dataclass(frozen=True)
+class Measured:
+    """What methods cost on a model and data.
 
-
-def log_benchmark(
-    model: AttributionModel,
-    found: Sequence[MethodBenchmark],
-    board: pd.DataFrame,
-    about: Mapping[str, Any],
-    written: Mapping[str, Any],
-    tracking_uri: str | None = None,
-    experiment: str | None = None,
-) -> str:
-    """Log numbers, table, plots and the file to a new run; metrics have the names that an evaluation gives them.
-
-    Returns:
-        A sentence that says where.
+    Attributes:
+        methods: One entry per method.
+        about: Names of the model and the data.
+        counts: Of examples and tokens.
+        surroundings: Device, precision, versions.
+        architecture: Class of the model.
     """
-    import mlflow
 
-    from attriflow.tracking.quiet import quiet
-    from attriflow.tracking.run_logger import RunLogger
-    from attriflow.views.evaluations.throughput import batch_curves, cost_bars
-    from attriflow.views.figures import to_png
+    methods: tuple[MethodBenchmark, ...]
+    about: Mapping[str, str]
+    counts: Mapping[str, int]
+    surroundings: Mapping[str, Any]
+    architecture: str
 
-    with quiet():
-        if tracking_uri is not None:
-            mlflow.set_tracking_uri(tracking_uri)
-        if experiment is not None:
-            mlflow.set_experiment(experiment)
-        with mlflow.start_run() as started:
-            run = RunLogger(started.info.run_id)
-            run.params({f"attriflow.{k}": v for k, v in about.items()})
-            run.tags({"attriflow.benchmark": "throughput", "attriflow.model": type(model.model).__name__})
-            run.metrics({f"{m.name}/{k}": v for m in found if m.throughput for k, v in m.throughput.numbers().items()})
-            run.metrics({f"{m.name}/largest_batch": float(m.largest.size) for m in found if m.largest})
-            run.table("throughput.json", board)
-            run.artifact("benchmark.json", lambda path: path.write_text(json.dumps(written, indent=1)))
-            curves = {
-                m.name: [(b.size, b.target_tokens_per_second) for b in m.largest.tried] for m in found if m.largest
-            }
-            for name, figure in {"cost": cost_bars(board), "batches": batch_curves(curves)}.items():
-                run.artifact(f"plots/{name}.png", partial(_write, to_png(figure)))
-    return f"MLflow run {started.info.run_id} in {mlflow.get_tracking_uri()}"
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per method, the cheapest first."""
+        return benchmark.table(self.methods)
+
+    @cached_property
+    def document(self) -> str:
+        """JSON of pytest-benchmark's form, which `attriflow check` reads."""
+        return json.dumps(benchmark.document(self.methods, self.surroundings, **self.about), indent=1)
+
+    def write(self, path: Path) -> None:
+        """Write that document."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{self.document}\n", encoding="utf-8")
+
+    def log(self, tracking_uri: str | None = None, experiment: str | None = None) -> LoggedRun:
+        """Log numbers, table, plots and the document to a new run; metrics are named as in an evaluation."""
+        from attriflow.tracking.quiet import quiet
+        from attriflow.tracking.run_logger import RunLogger, new_run
+        from attriflow.views.evaluations.throughput import batch_curves, cost_bars
+        from attriflow.views.figures import to_png
+
+        measured = {m.name: m.throughput.numbers() for m in self.methods if m.throughput}
+        largest = {m.name: m.largest for m in self.methods if m.largest}
+        with quiet(), new_run(tracking_uri, experiment) as logged:
+            run = RunLogger(logged.run_id)
+            run.params({f"attriflow.{k}": v for k, v in {**self.about, **self.counts, **self.surroundings}.items()})
+            run.tags({"attriflow.benchmark": "throughput", "attriflow.model": self.architecture})
+            run.metrics({f"{name}/{k}": v for name, numbers in measured.items() for k, v in numbers.items()})
+            run.metrics({f"{name}/largest_batch": float(found.size) for name, found in largest.items()})
+            run.table("throughput.json", self.table)
+            run.artifact("benchmark.json", self.document)
+            curves = {n: [(b.size, b.target_tokens_per_second) for b in found.tried] for n, found in largest.items()}
+            for name, figure in {"cost": cost_bars(self.table), "batches": batch_curves(curves)}.items():
+                run.artifact(f"plots/{name}.png", to_png(figure))
+        return logged

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,46 +13,57 @@ from attriflow.tracking.quiet import quiet
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models.evaluation.base import EvaluationResult
-    from rich.console import Console
 
 EXAMPLES = 32
 EXPERIMENT = "attriflow demo"
 # At the embeddings the layer methods repeat their plain forms, so the demo looks at the first layer's output.
 FIRST_LAYER = {"recall": "model.layers.0", "translate": "model.encoder.layers.0"}
-DESCRIPTIONS = {
-    "recall": "a causal language model that answers questions about facts in its prompt",
-    "translate": "an encoder-decoder that translates a toy English into a toy Italian",
-}
 
 
-def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
+@dataclass(frozen=True)
+class Demo:
+    """What the demo leaves behind.
+
+    Attributes:
+        report: The page.
+        store: MLflow's database.
+    """
+
+    report: Path
+    store: Path
+
+
+def run_demo(
+    output: Path,
+    examples: int = EXAMPLES,
+    *,
+    on_start: Callable[[str], None] | None = None,
+    on_result: Callable[[str, EvaluationResult], None] | None = None,
+) -> Demo:
     """Evaluate the demo models and leave a report, a picture with its numbers and an MLflow store behind.
 
     Args:
         output: Folder for everything; existing runs in it are kept.
-        console: Where the leaderboards are printed.
         examples: Examples per model.
-
-    Returns:
-        The report.
+        on_start: Called with a model's name before its evaluation.
+        on_result: Called with the name and what came of it.
     """
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
     pages: dict[str, str] = {}
     boards: dict[str, pd.DataFrame] = {}
-    with quiet(), _store(output) as experiment_id:
+    with quiet(), _store(output / "mlflow.db") as experiment_id:
         import pandas as pd
-        from rich.text import Text
 
         from attriflow.demo import MODELS
         from attriflow.views.page import in_tabs
 
         for name in MODELS:
-            about = f": {DESCRIPTIONS[name]}; {examples} examples it has not seen ..."
-            console.print(Text.assemble(("\ndemo/" + name, "bold"), about))
+            if on_start is not None:
+                on_start(name)
             result = _evaluate(name, experiment_id, examples)
-            _print_leaderboard(result, console, name)
+            if on_result is not None:
+                on_result(name, result)
             pages[name] = result.artifacts["report"].content
             boards[name] = numbers(result.artifacts["leaderboard"].content)
             if name == MODELS[0]:
@@ -61,8 +71,7 @@ def run_demo(output: Path, console: Console, examples: int = EXAMPLES) -> Path:
     pd.concat(boards, names=["model"]).droplevel(1).to_csv(output / "leaderboard.csv", float_format="%.4f")
     report = output / "report.html"
     report.write_text(in_tabs("attriflow demo", pages), encoding="utf-8")
-    _say_where(console, output, report, time.perf_counter() - started)
-    return report
+    return Demo(report, output / "mlflow.db")
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -107,47 +116,15 @@ def _evaluate(name: str, experiment_id: str, examples: int) -> EvaluationResult:
 
 
 @contextmanager
-def _store(output: Path) -> Iterator[str]:
-    """Use a store in the folder; yields the experiment's id."""
+def _store(database: Path) -> Iterator[str]:
+    """Use a store in the database's folder; yields the experiment's id."""
     import mlflow
 
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(f"sqlite:///{output / 'mlflow.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
     try:
         known = mlflow.get_experiment_by_name(EXPERIMENT)
-        artifacts = (output / "mlartifacts").as_uri()
+        artifacts = (database.parent / "mlartifacts").as_uri()
         yield known.experiment_id if known else mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
     finally:
         mlflow.set_tracking_uri(before or "")
-
-
-def _print_leaderboard(result: EvaluationResult, console: Console, name: str) -> None:
-    from attriflow.evaluation.tables import directions
-    from attriflow.registry import metrics
-    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
-
-    board: Any = result.artifacts["leaderboard"].content
-    console.print(leaderboard_table(board, directions(metrics.names()), title=f"Leaderboard: demo/{name}"))
-
-
-def _say_where(console: Console, output: Path, report: Path, seconds: float) -> None:
-    def shown(path: Path) -> str:
-        # the shorter of the two, for copying
-        return min(str(path), os.path.relpath(path), key=len)
-
-    store = f"sqlite:///{shown(output / 'mlflow.db')}"
-    # without wrapping: a command that is broken over lines cannot be copied
-    for line in (
-        f"Done in {seconds:.0f} s.",
-        f"Report:    {shown(report)}",
-        f"MLflow UI: {shown(Path(_mlflow_command()))} ui --backend-store-uri {store}",
-    ):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _mlflow_command() -> str:
-    import shutil
-    import sys
-
-    beside = Path(sys.executable).parent / "mlflow"
-    return str(beside) if beside.exists() else shutil.which("mlflow") or "mlflow"

@@ -1,4 +1,4 @@
-"""What `attriflow leaderboard` does: runs from a store, compared, printed, written, logged."""
+"""What `attriflow leaderboard` does: runs from a store, compared, written, logged."""
 
 from __future__ import annotations
 
@@ -15,41 +15,35 @@ from attriflow.statistics.standings import BY, Standings, standings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import Console
 
     from attriflow.tracking.evaluations import EvaluationRun
+    from attriflow.tracking.stored import EvaluationStore
 
 _logger = logging.getLogger(__name__)
 FORMATS = ("html", "csv", "md", "json", "png")
-WIDEST = 8
-"""Metrics that fit into a terminal; of more, one of each family is printed."""
 MOST_DRAWN, MOST_GROUPS = 60, 12
 """Rows per plot and groups with plots of their own; the tables have them all."""
 FOLDER = "leaderboard"
 """Where `--log-to` puts the files in a run."""
 
 
-def leaderboard_command(
-    *,
-    console: Console,
+def leaderboard(
     experiments: Sequence[str] = (),
     runs: Sequence[str] = (),
+    *,
     by: str = "method",
-    output: Sequence[str] = (),
     log_to: str | None = None,
     quality: Sequence[str] = (),
     tracking_uri: str | None = None,
     seed: int = 0,
-) -> Standings:
+) -> Leaderboard:
     """Compare evaluations.
 
     Args:
-        console: Where the leaderboard is printed.
         experiments: Names of experiments, all of whose finished evaluations count.
         runs: Ids of evaluations.
         by: What a row is: "method", "model" or "both".
-        output: Files, or formats for files named `leaderboard.FORMAT`.
-        log_to: Id of a run that gets all files as artifacts.
+        log_to: Id of the run to which `Leaderboard.log` will log.
         quality: Metrics of the critical-difference diagrams; the first of each family by default.
         tracking_uri: The store; MLflow's own setting by default.
         seed: For resampling.
@@ -57,12 +51,9 @@ def leaderboard_command(
     check_choice("grouping", by, BY)
     if not experiments and not runs:
         raise InputError("name an experiment (--experiment) or runs (--runs)")
-    files = [target(name) for name in output]
     from attriflow.tracking.evaluations import find_runs, store_errors
     from attriflow.tracking.gathering import gather
     from attriflow.tracking.stored import EvaluationStore
-    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
-    from attriflow.views.evaluations.standings import plotted
 
     store = EvaluationStore(tracking_uri)
     with store_errors(store.uri):
@@ -71,30 +62,7 @@ def leaderboard_command(
         board = standings(gather(store.uri, found), by, seed=seed)
     for name in quality:
         check_choice("ranked metric", name, board.higher_is_better)
-    title = _title(board, experiments)
-    pages = Pages(board, title, found, store.uri, quality)
-    narrow = len(board.metrics) <= WIDEST
-    shown = {name: higher for name, higher in board.higher_is_better.items() if narrow or name in pages.chosen}
-    for group, rows in board.rows.groupby("group", sort=False):
-        head = f"{title}, {rows['model'].iloc[0]} on {rows['data'].iloc[0]}" if group else title
-        console.print(leaderboard_table(plotted(board, str(group)), shown, title=head))
-    if len(shown) < len(board.metrics):
-        console.print(f"{len(shown)} of {len(board.metrics)} metrics are shown; ranks are over all.", highlight=False)
-    for note in board.notes:
-        console.print(note, highlight=False, markup=False)
-    for path in files:
-        for written in pages.write(path):
-            console.print(f"wrote {written}", soft_wrap=True, highlight=False, markup=False)
-    if destination is not None:
-        from attriflow.tracking.run_logger import RunLogger
-
-        run, folder = RunLogger(destination, store.client), f"{FOLDER}/{by}"
-        with store_errors(store.uri):
-            for kind in FORMATS:
-                for name, content in pages.contents(kind).items():
-                    run.artifact(f"{folder}/{name}", partial(_write, content))
-        console.print(f"logged to run {destination}, artifacts {folder}", soft_wrap=True, highlight=False, markup=False)
-    return board
+    return Leaderboard(board, experiments, found, store, quality, destination)
 
 
 def target(name: str) -> Path:
@@ -107,19 +75,29 @@ def target(name: str) -> Path:
     return path
 
 
-def _title(board: Standings, experiments: Sequence[str]) -> str:
-    from attriflow.views.evaluations.standings import WHAT
+class Leaderboard:
+    """Evaluations compared, in every format; pictures are drawn once.
 
-    return f"{WHAT[board.by]}: {', '.join(experiments)}" if experiments else WHAT[board.by]
-
-
-class Pages:
-    """A leaderboard in every format; pictures are drawn once."""
+    Attributes:
+        board: The numbers.
+        title: What is compared.
+        chosen: Metrics of the critical-difference diagrams.
+    """
 
     def __init__(
-        self, board: Standings, title: str, runs: Sequence[EvaluationRun], uri: str, quality: Sequence[str] = ()
+        self,
+        board: Standings,
+        experiments: Sequence[str],
+        runs: Sequence[EvaluationRun],
+        store: EvaluationStore,
+        quality: Sequence[str] = (),
+        log_to: str | None = None,
     ) -> None:
-        self.board, self.title, self.uri = board, title, uri
+        """Use `leaderboard`."""
+        from attriflow.views.evaluations.standings import WHAT
+
+        self.board, self._store, self._log_to = board, store, log_to
+        self.title = f"{WHAT[board.by]}: {', '.join(experiments)}" if experiments else WHAT[board.by]
         ranked = list(board.higher_is_better)
         first = {board.families[name]: name for name in reversed(ranked)}
         self.chosen = list(quality) or sorted(first.values(), key=ranked.index)
@@ -193,6 +171,20 @@ class Pages:
             written.append(target)
         return written
 
+    def log(self) -> tuple[str, str]:
+        """Log every format to the run that was named; returns its id and the folder."""
+        if self._log_to is None:
+            raise InputError("name a run to log to (log_to)")
+        from attriflow.tracking.evaluations import store_errors
+        from attriflow.tracking.run_logger import RunLogger
+
+        run, folder = RunLogger(self._log_to, self._store.client), f"{FOLDER}/{self.board.by}"
+        with store_errors(self._store.uri):
+            for kind in FORMATS:
+                for name, content in self.contents(kind).items():
+                    run.artifact(f"{folder}/{name}", content)
+        return run.run_id, folder
+
     def _facts(self) -> dict[str, Any]:
         rows = self.board.rows
         models = {run["model"] for run in self.runs}
@@ -203,12 +195,8 @@ class Pages:
             "Data": ", ".join(sorted({run["data"] for run in self.runs})[:6]),
             "Examples": f"up to {int(max(examples))}" if examples else "",
             "Metrics": len(self.board.metrics),
-            "Store": re.sub(r"//[^/@]*@", "//", self.uri),  # without a name and password
+            "Store": re.sub(r"//[^/@]*@", "//", self._store.uri),  # without a name and password
         }
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
 
 
 def _about(run: EvaluationRun) -> dict[str, Any]:

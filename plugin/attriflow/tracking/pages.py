@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
@@ -115,10 +113,6 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-
-
 def log_pages(
     run: RunLogger, evaluation: Evaluation, found: Tables, names: Mapping[str, str]
 ) -> dict[str, EvaluationArtifact]:
@@ -126,13 +120,13 @@ def log_pages(
     artifacts: dict[str, EvaluationArtifact] = {}
     figures = plots(found)
     for name, png in figures.items():
-        run.artifact(f"plots/{name}.png", partial(_write_bytes, png))
+        run.artifact(f"plots/{name}.png", png)
     artifacts["plots"] = PlotsArtifact(uri=run.uri("plots"), content=figures)
     try:
         page = report(evaluation, found, figures, names)
     except Exception as error:
         _logger.warning("could not write the report: %s", error)
         return artifacts
-    uri = run.artifact("report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    uri = run.artifact("report.html", page)
     artifacts["report"] = HtmlArtifact(uri=uri, content=page)
     return artifacts

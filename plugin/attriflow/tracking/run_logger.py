@@ -6,11 +6,14 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.models.evaluation.base import EvaluationArtifact
 from mlflow.tracking import MlflowClient
@@ -25,6 +28,25 @@ if TYPE_CHECKING:
 PER_BATCH = 100
 """MLflow takes 100 params, 100 tags and 1,000 metrics per request."""
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run, and the store that has it."""
+
+    run_id: str
+    tracking_uri: str
+
+
+@contextmanager
+def new_run(tracking_uri: str | None, experiment: str | None) -> Iterator[LoggedRun]:
+    """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses."""
+    if tracking_uri is not None:
+        mlflow.set_tracking_uri(tracking_uri)
+    if experiment is not None:
+        mlflow.set_experiment(experiment)
+    with mlflow.start_run() as run:
+        yield LoggedRun(run.info.run_id, mlflow.get_tracking_uri())
 
 
 class RunLogger:
@@ -72,12 +94,15 @@ class RunLogger:
         for i in range(0, len(entries), PER_BATCH):
             self.client.log_batch(self.run_id, tags=entries[i : i + PER_BATCH])
 
-    def artifact(self, path: str, write: Callable[[Path], object]) -> str:
-        """Log what `write` puts into the file it is given; returns the artifact's URI."""
+    def artifact(self, path: str, content: bytes | str | Callable[[Path], object]) -> str:
+        """Log bytes, a text, or what a function puts into the file it is given; returns the artifact's URI."""
         folder, _, name = path.rpartition("/")
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / name
-            write(local)
+            if callable(content):
+                content(local)
+            else:
+                local.write_bytes(content.encode() if isinstance(content, str) else content)
             self.client.log_artifact(self.run_id, str(local), folder or None)
         return self.uri(path)
 
