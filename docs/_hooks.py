@@ -11,13 +11,14 @@ from latex2mathml.converter import convert
 
 ROOT = Path(__file__).resolve().parents[1]
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-_OUTSIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+(?!docs/)([^)#]+)(?:#[^)]*)?\)")
+_OUTSIDE = r"\[([^\]]*)\]\((?:\.\./){%d,}(?!docs/)([^)#]+)(?:#[^)]*)?\)"
 _PARTS = re.compile(r"^::: registry (\w+)$", re.MULTILINE)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links out of the documentation become paths; `::: registry methods` becomes all parts of a registry."""
-    markdown = _OUTSIDE.sub(lambda m: f"{m[1]} (`{m[2]}`)" if m[1].strip("`") != m[2] else f"`{m[2]}`", markdown)
+    outside = re.compile(_OUTSIDE % (page.file.src_uri.count("/") + 1))
+    markdown = outside.sub(lambda m: f"{m[1]} (`{m[2]}`)" if m[1].strip("`") != m[2] else f"`{m[2]}`", markdown)
     return _PARTS.sub(lambda m: _registry(m[1]), markdown)
 
 
