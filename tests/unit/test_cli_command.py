@@ -219,7 +219,7 @@ def test_help_of_markup(capsys):
 
 
 def test_what_commands_print_is_no_markup(capsys, tmp_path):
-    from attriflow.views.throughput import throughput_table
+    from attriflow.views.evaluations.throughput import throughput_table
 
     console().print(f"wrote [red]{tmp_path.name}[/red]/:cat:.json [/nothing]", soft_wrap=True)
     assert capsys.readouterr().out == f"wrote [red]{tmp_path.name}[/red]/:cat:.json [/nothing]\n"
