@@ -94,20 +94,29 @@ class FerretPlausibility(Plausibility):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopTokens(FerretPlausibility):
-    """Base of the plausibility metrics that compare the k highest-scored tokens with the rationale.
+class TopK(Plausibility):
+    """Base of the metrics that compare the k highest-scored tokens with the rationale.
 
     Attributes:
         top_k: How many tokens are selected. An evaluation takes the mean size of its rationales, as ferret does for its
             data sets, unless it is told a number; 5 elsewhere, ferret's default.
-        only_pos: Select only tokens with a score above 0.
     """
 
     top_k: int = 5
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_top_k(self.top_k)
+        if self.top_k < 1 or self.top_k != int(self.top_k):
+            raise InputError(f"top_k must be a whole number from 1, not {self.top_k}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopTokens(TopK, FerretPlausibility):
+    """Base of those whose number is ferret's.
+
+    Attributes:
+        only_pos: Select only tokens with a score above 0.
+    """
 
     def shown(self, scores: np.ndarray) -> np.ndarray:
         """The scores; their ranks when the sign is not to matter."""
@@ -116,12 +125,6 @@ class TopTokens(FerretPlausibility):
     def arguments(self) -> dict[str, Any]:
         """Arguments of the evaluation, as ferret names them."""
         return {"top_k_rationale": int(self.top_k), "only_pos": True}
-
-
-def check_top_k(top_k: int) -> None:
-    """Raise `InputError` for a number of tokens that is none."""
-    if top_k < 1 or top_k != int(top_k):
-        raise InputError(f"top_k must be a whole number from 1, not {top_k}")
 
 
 def expected_hits(scores: np.ndarray, relevant: np.ndarray, k: int) -> float:

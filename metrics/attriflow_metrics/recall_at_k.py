@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attriflow.registry import metrics
-from attriflow_metrics._plausibility import Plausibility, check_top_k, expected_hits
+from attriflow_metrics._plausibility import TopK, expected_hits
 from attriflow_metrics._steps import Step
 
 
@@ -22,7 +22,7 @@ from attriflow_metrics._steps import Step
     from_data={"top_k": "rationale_size"},
 )
 @dataclass(frozen=True, kw_only=True)
-class RecallAtK(Plausibility):
+class RecallAtK(TopK):
     r"""Share of the rationale that is among the `top_k` highest-scored tokens; higher is better.
 
     $$\frac{|r_k \cap g|}{|g|}$$
@@ -33,17 +33,7 @@ class RecallAtK(Plausibility):
 
     Equal scores: the mean over all their orders. Skipped: "no rationale", "empty rationale" (no annotated token that
     the step sees), "scores are not finite".
-
-    Attributes:
-        top_k: How many tokens are selected. An evaluation takes the mean size of its rationales unless it is told a
-            number.
     """
-
-    top_k: int = 5
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_top_k(self.top_k)
 
     def measure(self, step: Step, relevant: np.ndarray) -> float:
         """The value of a step."""

@@ -13,6 +13,7 @@ from view_data import ANSWER, DIRECTIONS, HOSTILE, PROMPT, Page, board, causal, 
 from attriflow.evaluation.significance import comparison_table, summary_table
 from attriflow.views.common import compact
 from attriflow.views.evaluations import plots as plots
+from attriflow.views.evaluations.boards import column, cost_table
 from attriflow.views.evaluations.certainty import certainty
 from attriflow.views.evaluations.report import report_html
 from attriflow.views.figures import to_png
@@ -146,3 +147,20 @@ def test_report_of_little_is_still_a_page(changes):
 
 def test_report_is_reproducible():
     assert report() == report()
+
+
+@pytest.mark.parametrize(
+    ("costs", "order"), [(("seconds", "peak_memory_mb"), "bac"), (("target_tokens_per_second",), "cab")]
+)
+def test_costs_are_sorted_from_the_best_by_the_first(costs, order):
+    rows = [
+        {"method": "a", "seconds": 2.0, "target_tokens_per_second": 5.0, "peak_memory_mb": None},
+        {"method": "b", "seconds": 1.0, "target_tokens_per_second": 1.0, "peak_memory_mb": 4.0},
+        {"method": "c", "seconds": 4.0, "target_tokens_per_second": 9.0, "peak_memory_mb": 8.0},
+    ]
+    made = cost_table([column("method", kind="name")], lambda row: [{"text": row["method"]}], rows, costs)
+    assert "".join(row["cells"][0]["text"] for row in made["rows"]) == order
+    assert [head["sorted"] for head in made["head"]] == [False, True, *[False] * (len(costs) - 1)]
+    parts = [[cell["part"] for cell in row["cells"][1:]] for row in made["rows"]]
+    assert parts == ([[0.25, 0.5], [0.5, None], [1, 1]] if len(costs) == 2 else [[1], [0.556], [0.111]])
+    assert cost_table([], lambda row: [], rows, []) == {"head": [], "rows": []}

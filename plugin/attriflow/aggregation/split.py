@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, get_args
 from attriflow.aggregation._spans import UnitMerger
 from attriflow.errors import InputError, check_choice
 from attriflow.registry import aggregators
+from attriflow.texts.tokens import trimmed
 from attriflow.texts.units import is_marker, text_of
 from attriflow.types import Attribution, Token
 
@@ -54,7 +55,8 @@ class SplitAggregator(UnitMerger):
         known = [t for t in tokens if t.start is not None]
         # the generated text of a decoder-only model holds its prompt
         text = text_of(attribution, known[-1]) if known else ""
-        matches = [_trimmed(text, *m.span()) for m in re.finditer(self.split_pattern, text)]
+        # spaces at the ends of a match belong to no token
+        matches = [trimmed(text, *m.span()) for m in re.finditer(self.split_pattern, text)]
         if not matches:
             return range(len(tokens))
         breaks = []
@@ -72,12 +74,3 @@ class SplitAggregator(UnitMerger):
             breaks.append(marker or apart or starts or ends or crossed)
             before, end, apart = match, token.end, marker
         return list(accumulate(breaks))
-
-
-def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A match without the spaces at its ends, which belong to no token; empty where it has nothing else."""
-    while start < end and text[start] == " ":
-        start += 1
-    while end > start and text[end - 1] == " ":
-        end -= 1
-    return start, end

@@ -9,8 +9,10 @@ from attriflow.cli.console import console, say
 from attriflow.cli.options import AttributeOptions, ModelOptions, TextOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from attriflow.doors import Shown
     from attriflow.model import AttributionModel
     from attriflow.output import AttributionOutput
 
@@ -21,8 +23,6 @@ def attribute(options: TextOptions) -> None:
     Targets are generated, or given with --generated-texts.
     """
     prepare(options, contrasted=bool(options.contrast_targets or options.contrast_sources))
-    from attriflow.io import write_with
-
     texts: dict[str, list[str] | None] = {
         "input_texts": options.input_texts,
         "generated_texts": options.generated_texts,
@@ -35,9 +35,16 @@ def attribute(options: TextOptions) -> None:
         out.show(console=console(), view="console")
     if options.output is not None:
         say(f"wrote {out.save(options.output, overwrite=True)}")
-    if options.viz_path is not None:
-        write_with(lambda free: free.write_text(out.to_html(), encoding="utf-8"), options.viz_path)
-        say(f"wrote {options.viz_path}")
+    write_page(out, options.viz_path)
+
+
+def write_page(out: Shown, path: Path | None) -> None:
+    """Write a page where one is wanted, and say so."""
+    from attriflow.io import write_with
+
+    if path is not None:
+        write_with(lambda free: free.write_text(out.to_html(), encoding="utf-8"), path)
+        say(f"wrote {path}")
 
 
 def prepare(options: AttributeOptions, contrasted: bool) -> None:
@@ -142,6 +149,11 @@ def aggregation(options: AttributeOptions) -> dict[str, Any]:
     names: list[Any] = list(options.attribution_aggregators or ())
     if not names and (options.aggregate_output or options.normalize_attributions or options.rescale_attributions):
         names = ["scores"]
+    return steps_of(options, names)
+
+
+def steps_of(options: ModelOptions, names: Sequence[str]) -> dict[str, Any]:
+    """Aggregators with the indices that were selected, and whether scores are normalised or rescaled."""
     chosen = options.attribution_selectors or ()
     steps = [(name, {"select_idx": chosen[i]}) if i < len(chosen) else name for i, name in enumerate(names)]
     wanted = {"normalize": options.normalize_attributions, "rescale": options.rescale_attributions}

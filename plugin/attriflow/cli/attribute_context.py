@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attriflow.cli.attribute import generation_arguments, load
+from attriflow.cli.attribute import generation_arguments, load, steps_of, write_page
 from attriflow.cli.console import console, say
 from attriflow.cli.options import ModelOptions, json_option, known, option
 
@@ -110,7 +110,6 @@ def attribute_context(options: ContextOptions) -> None:
     from attriflow.context.attribute import attribute_context as run
     from attriflow.context.prepare import check_texts
     from attriflow.context.settings import ContextSettings, ContextTexts
-    from attriflow.io import write_with
 
     settings = _settings(options)
     texts = ContextTexts(
@@ -141,9 +140,7 @@ def attribute_context(options: ContextOptions) -> None:
     if options.save_path is not None:
         out.save(options.save_path, overwrite=True, info=options.add_output_info)
         say(f"wrote {options.save_path}")
-    if options.viz_path is not None:
-        write_with(lambda free: free.write_text(out.to_html(), encoding="utf-8"), options.viz_path)
-        say(f"wrote {options.viz_path}")
+    write_page(out, options.viz_path)
 
 
 def _settings(options: ContextOptions) -> dict[str, Any]:
@@ -153,9 +150,7 @@ def _settings(options: ContextOptions) -> dict[str, Any]:
     given = options.method_options()
     own = {k: v for k, v in given.items() if k in methods.info(options.attribution_method).options}
     of_function = step_functions.info(options.attributed_fn).options
-    steps: list[Any] = list(options.attribution_aggregators or ()) or ["scores"]
-    chosen = options.attribution_selectors or ()
-    wanted = {"normalize": options.normalize_attributions, "rescale": options.rescale_attributions}
+    asked = steps_of(options, options.attribution_aggregators or ["scores"])
     same = (
         "input_template",
         "output_template",
@@ -178,8 +173,8 @@ def _settings(options: ContextOptions) -> dict[str, Any]:
         "contextless_output_next_tokens": options.contextless_output_next_tokens or (),
         "special_tokens_to_keep": options.special_tokens_to_keep or (),
         "generation_kwargs": options.generation_kwargs or {},
-        "aggregators": [(n, {"select_idx": chosen[i]}) if i < len(chosen) else n for i, n in enumerate(steps)],
-        "aggregator_options": {name: True for name, is_wanted in wanted.items() if is_wanted},
+        "aggregators": asked["aggregator"],
+        "aggregator_options": asked["options"],
     }
 
 

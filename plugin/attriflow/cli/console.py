@@ -27,5 +27,5 @@ def say(message: str) -> None:
 
 
 def whole(out: Console, line: str) -> None:
-    """A line as it is: neither wrapped (a path or a command is copied) nor read as markup."""
-    out.print(line, soft_wrap=True, highlight=False, markup=False)
+    """A line that is not wrapped: who copies a path or a command wants it in one piece."""
+    out.print(line, soft_wrap=True, highlight=False)

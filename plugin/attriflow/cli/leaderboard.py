@@ -79,7 +79,7 @@ def leaderboard(options: LeaderboardOptions) -> None:
     if len(shown) < len(board.metrics):
         out.print(f"{len(shown)} of {len(board.metrics)} metrics are shown; ranks are over all.", highlight=False)
     for note in board.notes:
-        out.print(note, highlight=False, markup=False)
+        out.print(note, highlight=False)
     for path in files:
         for written in found.write(path):
             whole(out, f"wrote {written}")

@@ -26,11 +26,17 @@ def tokenize(tokenizer: Any, text: str, *, special: bool = True, target: bool = 
     return ids, [_trim(text, int(a), int(b)) for a, b in offsets]
 
 
-def _trim(text: str, start: int, end: int) -> Span:
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without the spaces at its ends; empty where it has nothing else."""
     while start < end and text[start] == " ":
         start += 1
     while end > start and text[end - 1] == " ":
         end -= 1
+    return start, end
+
+
+def _trim(text: str, start: int, end: int) -> Span:
+    start, end = trimmed(text, start, end)
     return (start, end) if end > start else None
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attriflow.views.common import as_float
+from attriflow.views.common import as_float, compact
 
+COSTS = {
+    "forward_equivalents": ("forward equivalents", False),
+    "target_tokens_per_second": ("tokens / s", True),
+    "seconds": ("seconds", False),
+    "peak_memory_mb": ("peak MB", False),
+    "n_examples": ("examples", True),
+}
+"""Label, and whether more is better."""
+BOARD_COSTS = ("forward_equivalents", "target_tokens_per_second")
+"""Those that stand in a leaderboard, too."""
 _PIXELS = 1.5  # of a picture per CSS pixel: the plots are made for dense screens
 
 
@@ -24,6 +34,39 @@ def cell(value: Any, form: Callable[[Any], str], note: str = "") -> dict[str, An
     real = as_float(value)
     sort = "" if real is None else repr(real)
     return {"kind": "number", "text": form(value), "sort": sort, "best": False, "part": None, "note": note}
+
+
+def cost_columns(costs: Sequence[str], sorted: str = "") -> list[dict[str, Any]]:
+    """Heads of costs, of which the table may be sorted by one."""
+    return [column(COSTS[c][0], "descending" if COSTS[c][1] else "ascending", sorted=c == sorted) for c in costs]
+
+
+def cost_table(
+    heads: Sequence[dict[str, Any]],
+    names: Callable[[Mapping[str, Any]], list[dict[str, Any]]],
+    rows: Sequence[Mapping[str, Any]],
+    costs: Sequence[str],
+) -> dict[str, Any]:
+    """What each row cost, the best by the first cost first, with bars for the parts of the largest.
+
+    Args:
+        heads, names: Heads of the columns that name a row, and its cells there.
+        rows: Those that have costs.
+        costs: Which ones; without any the table is empty.
+    """
+    if not costs:
+        return {"head": [], "rows": []}
+    largest = {name: max((as_float(row.get(name)) or 0.0 for row in rows), default=0.0) for name in costs}
+    sign = -1 if COSTS[costs[0]][1] else 1
+    body = []
+    for row in sorted(rows, key=lambda row: sign * (as_float(row.get(costs[0])) or 0.0)):
+        cells = names(row)
+        for name in costs:
+            found, value = cell(row.get(name), compact), as_float(row.get(name))
+            found["part"] = None if value is None or largest[name] <= 0 else round(max(0.0, value) / largest[name], 3)
+            cells.append(found)
+        body.append({"cells": cells, "failed": False, "reason": ""})
+    return {"head": [*heads, *cost_columns(costs, sorted=costs[0])], "rows": body}
 
 
 def figure(png: bytes, caption: str = "", alt: str = "", *, name: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attriflow.types import Attribution
 from attriflow.views.common import as_float, as_text, compact, number
-from attriflow.views.evaluations.boards import cell, column, figure
+from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
 from attriflow.views.evaluations.certainty import certainty
 from attriflow.views.evaluations.evaluated import evaluated
 from attriflow.views.evaluations.leaderboard import arrow, best, metric_names, records
@@ -41,13 +41,6 @@ _HEADLINE = {
     "device": "Device",
     "dtype": "Precision",
     "seed": "Seed",
-}
-_COSTS = {
-    "forward_equivalents": ("forward equivalents", False),
-    "target_tokens_per_second": ("tokens / s", True),
-    "seconds": ("seconds", False),
-    "peak_memory_mb": ("peak MB", False),
-    "n_examples": ("examples", True),
 }
 # Caption and alternative text; the numbers themselves are in the tables of the page.
 _FIGURES = {
@@ -187,17 +180,13 @@ def _leaderboard(
         higher = directions[name]
         hint = f"{'higher' if higher else 'lower'} is better"
         head.append(column(f"{name}\u00a0{arrow(higher)}", "descending" if higher else "ascending", hint))
-    costs = [key for key in ("forward_equivalents", "target_tokens_per_second") if _known(rows, key)]
-    head += [column(_COSTS[key][0], "descending" if _COSTS[key][1] else "ascending") for key in costs]
+    costs = [key for key in BOARD_COSTS if _known(rows, key)]
+    head += cost_columns(costs)
     done = [row for row in rows if not row["failed"]]
     bests = {name: best([row[name] for row in done], directions[name]) for name in metrics}
     body = []
     for row in rows:
-        cells = [
-            cell(row.get("rank"), compact),
-            {"kind": "name", "text": as_text(row.get("method"))},
-            {"kind": "text", "text": as_text(row.get("family"))},
-        ]
+        cells = [cell(row.get("rank"), compact), *_names(row)]
         if not row["failed"]:
             for name in metrics:
                 found = cell(row[name], number)
@@ -210,33 +199,20 @@ def _leaderboard(
     return {"head": head, "rows": body}
 
 
+def _names(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"kind": "name", "text": as_text(row.get("method"))},
+        {"kind": "text", "text": as_text(row.get("family"))},
+    ]
+
+
 def _throughput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What each method cost, with a bar for its part of the largest."""
-    costs = [key for key in _COSTS if _known(rows, key)]
-    if len({as_float(row.get("n_examples")) for row in rows if not row["failed"]}) == 1:
-        costs = [key for key in costs if key != "n_examples"]  # the same for all: a fact about the run
-    if not costs:
-        return {"head": [], "rows": []}
+    """What each method cost."""
+    costs = [key for key in COSTS if _known(rows, key)]
     done = [row for row in rows if not row["failed"]]
-    key, higher = costs[0], _COSTS[costs[0]][1]
-    done.sort(key=lambda row: (as_float(row.get(key)) or 0.0) * (-1 if higher else 1))
-    head = [column("method", kind="name"), column("family", kind="text")]
-    for name in costs:
-        order = "descending" if _COSTS[name][1] else "ascending"
-        head.append(column(_COSTS[name][0], order, sorted=name == costs[0]))
-    largest = {name: max((as_float(row.get(name)) or 0.0 for row in done), default=0.0) for name in costs}
-    body = []
-    for row in done:
-        cells: list[dict[str, Any]] = [
-            {"kind": "name", "text": as_text(row.get("method"))},
-            {"kind": "text", "text": as_text(row.get("family"))},
-        ]
-        for name in costs:
-            found, value = cell(row.get(name), compact), as_float(row.get(name))
-            found["part"] = None if value is None or largest[name] <= 0 else round(max(0.0, value) / largest[name], 3)
-            cells.append(found)
-        body.append({"cells": cells, "failed": False, "reason": ""})
-    return {"head": head, "rows": body}
+    if len({as_float(row.get("n_examples")) for row in done}) == 1:
+        costs = [key for key in costs if key != "n_examples"]  # the same for all: a fact about the run
+    return cost_table([column("method", kind="name"), column("family", kind="text")], _names, done, costs)
 
 
 def _known(rows: Sequence[Mapping[str, Any]], key: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from attriflow.statistics.standings import Standings
 from attriflow.views.common import as_float, as_text, compact, number, rows_of
-from attriflow.views.evaluations.boards import cell, column, figure
+from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
 from attriflow.views.evaluations.leaderboard import arrow, best
 from attriflow.views.page import FRAME, render
 
@@ -23,12 +24,6 @@ _SECTIONS = {
     "costs": "Costs",
     "failures": "Failures",
     "runs": "Runs",
-}
-_COSTS = {
-    "forward_equivalents": ("forward equivalents", False),
-    "target_tokens_per_second": ("tokens / s", True),
-    "seconds": ("seconds", False),
-    "peak_memory_mb": ("peak MB", False),
 }
 _CAPTIONS = {
     "metric_heatmap": "Mean score per row and metric; the stronger the colour, the better within the metric.",
@@ -207,7 +202,7 @@ def _name_cells(board: Standings, row: Row) -> list[dict[str, Any]]:
 def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     """Heads, groups of heads and cells; metrics of a family stand together."""
     ranks = [c for c in board.rows.columns if c.startswith("rank (")]
-    costs = [c for c in ("forward_equivalents", "target_tokens_per_second") if board.rows[c].notna().any()]
+    costs = [c for c in BOARD_COSTS if board.rows[c].notna().any()]
     heads = [column("rank", "ascending", "mean place over the metrics, 1 is best", sorted=True), *_names(board)]
     heads += [
         column(
@@ -226,7 +221,7 @@ def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
         heads.append(column(label, "ascending" if higher is False else "descending", hint))
     families = [board.families[name] for name in board.metrics]
     groups += [(family or "other", families.count(family)) for family in dict.fromkeys(families)]
-    heads += [column(_COSTS[c][0], "descending" if _COSTS[c][1] else "ascending") for c in costs]
+    heads += cost_columns(costs)
     groups += [("cost", len(costs))] if costs else []
     tops = {
         (group, name): best(board.rows.loc[board.rows["group"] == group, name], board.higher_is_better[name])
@@ -303,21 +298,6 @@ def _matrix(board: Standings, group: str) -> dict[str, Any]:
 
 
 def _cost_table(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
-    """What each row cost, with a bar for its part of the largest."""
-    known = [c for c in _COSTS if board.rows[c].notna().any()]
-    if not known:
-        return {"head": [], "rows": []}
-    heads = _names(board)
-    for name in known:
-        heads.append(column(_COSTS[name][0], "descending" if _COSTS[name][1] else "ascending", sorted=name == known[0]))
-    done = sorted((r for r in rows if r["status"] == "ok"), key=lambda r: as_float(r[known[0]]) or 0.0)
-    largest = {name: max((as_float(r[name]) or 0.0 for r in done), default=0.0) for name in known}
-    body = []
-    for row in done:
-        cells = _name_cells(board, row)
-        for name in known:
-            found, value = cell(row[name], compact), as_float(row[name])
-            found["part"] = None if value is None or largest[name] <= 0 else round(max(0.0, value) / largest[name], 3)
-            cells.append(found)
-        body.append({"cells": cells, "failed": False, "reason": ""})
-    return {"head": heads, "rows": body}
+    """What each row cost."""
+    costs = [c for c in COSTS if c in board.rows and board.rows[c].notna().any()]
+    return cost_table(_names(board), partial(_name_cells, board), [r for r in rows if r["status"] == "ok"], costs)
