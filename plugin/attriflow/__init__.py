@@ -25,18 +25,12 @@ if TYPE_CHECKING:
     from attriflow.views.display import show_token_attributions as show_token_attributions
 
 _HOMES = {
-    "AttriflowError": "attriflow.errors",
-    "Attribution": "attriflow.types",
-    "AttributionModel": "attriflow.model",
-    "AttributionOutput": "attriflow.output",
-    "Forward": "attriflow.types",
-    "load": "attriflow.output",
-    "load_model": "attriflow.model",
-    "log_model": "attriflow.tracking.log_model",
-    "merge_attributions": "attriflow.output",
-    "show_attributions": "attriflow.views.display",
-    "show_granular_attributions": "attriflow.views.display",
-    "show_token_attributions": "attriflow.views.display",
+    "attriflow.errors": ("AttriflowError",),
+    "attriflow.types": ("Attribution", "Forward"),
+    "attriflow.model": ("AttributionModel", "load_model"),
+    "attriflow.output": ("AttributionOutput", "load", "merge_attributions"),
+    "attriflow.tracking.log_model": ("log_model",),
+    "attriflow.views.display": ("show_attributions", "show_granular_attributions", "show_token_attributions"),
 }
 
 __all__ = [

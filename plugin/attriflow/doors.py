@@ -8,7 +8,7 @@ here, where they can be seen and tested.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 DOORS: Mapping[str, str] = {
@@ -29,20 +29,20 @@ DOORS: Mapping[str, str] = {
 """Name -> "module:function"."""
 
 
-def opened(name: str) -> Callable[..., Any]:
+def opened(name: str) -> Any:
     """The function behind a door."""
     module, _, function = DOORS[name].partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return found
+    return getattr(importlib.import_module(module), function)
 
 
-def facade(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`: public names that are found in their modules on first use, name -> module."""
+def facade(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """A package's `__getattr__`: public names that are found on first use, by the module where they are at home."""
+    modules = {name: module for module, names in homes.items() for name in names}
 
     def find(name: str) -> Any:
-        if name not in homes:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(homes[name]), name)
+        return getattr(importlib.import_module(modules[name]), name)
 
     return find
 
@@ -55,17 +55,14 @@ class Shown:
 
     def show(self, **options: Any) -> str | None:
         """Show it, in the terminal or in the notebook (options: see `attriflow.show_attributions`)."""
-        found: str | None = opened(f"{self._shown_as}.show")(self, **options)
-        return found
+        return opened(f"{self._shown_as}.show")(self, **options)
 
     def to_html(self, path: Any = None, **options: Any) -> str:
         """A self-contained page, also written to `path` (options: see `attriflow.views.html.to_html`)."""
-        page: str = opened(f"{self._shown_as}.to_html")(self, path, **options)
-        return page
+        return opened(f"{self._shown_as}.to_html")(self, path, **options)
 
     def _repr_html_(self) -> str:
-        frame: str = opened(f"{self._shown_as}.to_iframe")(self)
-        return frame
+        return opened(f"{self._shown_as}.to_iframe")(self)
 
 
 class ShownAttributions(Shown):
@@ -76,13 +73,11 @@ class ShownAttributions(Shown):
 
     def show_granular(self, **options: Any) -> str | None:
         """Show layers or heads one by one (options: see `attriflow.show_granular_attributions`)."""
-        found: str | None = opened("attributions.show_granular")(self, **options)
-        return found
+        return opened("attributions.show_granular")(self, **options)
 
     def show_tokens(self, **options: Any) -> str | None:
         """Show the texts, coloured for each generated token (options: see `attriflow.show_token_attributions`)."""
-        found: str | None = opened("attributions.show_tokens")(self, **options)
-        return found
+        return opened("attributions.show_tokens")(self, **options)
 
 
 class ShownContext(Shown):

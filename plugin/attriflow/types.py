@@ -340,13 +340,11 @@ class Attribution(ShownAttributions):
 
     def aggregate(self, aggregator: Any = "scores", aggregate_fn: Any = None, **options: Any) -> Attribution:
         """Reduce axes, merge tokens, compare: see `AttributionOutput.aggregate`."""
-        reduced: Attribution = opened("aggregate")(self, aggregator, aggregate_fn, options)
-        return reduced
+        return opened("aggregate")(self, aggregator, aggregate_fn, options)
 
     def __getitem__(self, span: slice) -> Attribution:
         """Only source tokens (of decoder-only models: prompt) of a range as inputs; see the aggregator "slices"."""
-        part: Attribution = opened("sliced")(self, span)
-        return part
+        return opened("sliced")(self, span)
 
     def __sub__(self, other: Attribution) -> Attribution:
         """This one's scores minus the other's, token by token; see the aggregator "pair"."""
@@ -356,16 +354,14 @@ class Attribution(ShownAttributions):
 
     def weight_attributions(self, step_fn: str) -> Attribution:
         """One score per token (as `aggregate()` gives it), times the value of a step score at each step."""
-        weighted: Attribution = opened("weighted")(self, step_fn)
-        return weighted
+        return opened("weighted")(self, step_fn)
 
     def get_scores_dicts(
         self, aggregator: Any = "scores", do_aggregation: bool = True, **options: Any
     ) -> dict[str, dict[tuple[int, str], dict[Any, float]]]:
         """All scores by generated token; see `AttributionOutput.get_scores_dicts`."""
         reduced = self.aggregate(aggregator, **options) if do_aggregation else self
-        kinds: dict[str, dict[tuple[int, str], dict[Any, float]]] = opened("scores_dict")(reduced)
-        return kinds
+        return opened("scores_dict")(reduced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,8 +98,7 @@ class ScoresAggregator:
 
     def _function(self, axis: str) -> Function:
         # a method from elsewhere may have an axis of its own
-        function: Function = getattr(self, axis, "mean") if self.aggregate_fn is None else self.aggregate_fn
-        return function
+        return getattr(self, axis, "mean") if self.aggregate_fn is None else self.aggregate_fn
 
     def _reduced(self, attribution: Attribution) -> Tensor:
         """Scores whose embedding axis was reduced as they were produced, by the function that is asked for now."""

@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from attriflow.context.settings import ContextSettings as ContextSettings
 
 _HOMES = {
-    "ContextAttribution": "attriflow.context.result",
-    "ContextCues": "attriflow.context.result",
-    "ContextOutput": "attriflow.context.result",
-    "ContextSettings": "attriflow.context.settings",
-    "attribute_context": "attriflow.context.attribute",
-    "load": "attriflow.context.result",
+    "attriflow.context.result": ("ContextAttribution", "ContextCues", "ContextOutput", "load"),
+    "attriflow.context.settings": ("ContextSettings",),
+    "attriflow.context.attribute": ("attribute_context",),
 }
-__all__ = list(_HOMES)
+__all__ = [name for names in _HOMES.values() for name in names]
 __getattr__ = facade(__name__, _HOMES)

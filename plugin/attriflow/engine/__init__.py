@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from attriflow.kernels.plain import plain as plain
 
 _HOMES = {
-    "Counter": "attriflow.engine.bound",
-    "EmbeddingReducer": "attriflow.engine.scores",
-    "Engine": "attriflow.engine.engine",
-    "Objective": "attriflow.engine.bound",
-    "Scores": "attriflow.engine.scores",
-    "plain": "attriflow.kernels.plain",
+    "attriflow.engine.bound": ("Counter", "Objective"),
+    "attriflow.engine.scores": ("EmbeddingReducer", "Scores"),
+    "attriflow.engine.engine": ("Engine",),
+    "attriflow.kernels.plain": ("plain",),
 }
 __all__ = ["Counter", "EmbeddingReducer", "Engine", "Objective", "Scores", "plain"]
 

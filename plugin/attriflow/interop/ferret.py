@@ -105,8 +105,7 @@ def show_table(explained: Sequence[Any], *, apply_style: bool = True, remove_fir
 def to_frame(explained: Sequence[Any]) -> pd.DataFrame:
     """Ferret's data frame of explanations: one row per explainer, one column per token."""
     benchmark = _ferret("benchmark").Benchmark
-    frame: pd.DataFrame = benchmark.get_dataframe(benchmark.__new__(benchmark), list(explained))
-    return frame
+    return benchmark.get_dataframe(benchmark.__new__(benchmark), list(explained))
 
 
 def _distinct(words: Sequence[str]) -> list[str]:

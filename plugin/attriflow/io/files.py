@@ -88,8 +88,7 @@ def read(path: Path) -> Iterator[Record]:
 
 def run_of(path: Path) -> str | None:
     """Mark of the data set run that wrote a file; None for other files."""
-    run: str | None = _checked(path, FORMATS[suffix_of(path)].run_of, path)
-    return run
+    return _checked(path, FORMATS[suffix_of(path)].run_of, path)
 
 
 def _checked(path: str | Path, function: Any, *arguments: Any) -> Any:

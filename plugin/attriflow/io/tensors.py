@@ -52,8 +52,7 @@ def read(path: Path) -> Iterator[Record]:
 def run_of(path: Path) -> str | None:
     """Mark in the header."""
     with _opened(path) as f:
-        run: str | None = _header(f, path).get("run")
-        return run
+        return _header(f, path).get("run")
 
 
 @contextlib.contextmanager
@@ -71,5 +70,4 @@ def _header(f: Any, path: Path) -> dict[str, Any]:
     metadata = f.metadata() or {}
     if "attriflow" not in metadata:
         raise InputError(f"{path} is a safetensors file, but not one that attriflow wrote")
-    header: dict[str, Any] = json.loads(metadata["attriflow"])
-    return header
+    return json.loads(metadata["attriflow"])

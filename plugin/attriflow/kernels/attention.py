@@ -107,8 +107,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
         key, value: `[row, head, key, dim]`.
         mask: Added to the scores, `[row or 1, head or 1, query or 1, key]`, without gradient; or None.
     """
-    out: Tensor = _Attention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
-    return out
+    return _Attention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
 
 
 class _Attention(torch.autograd.Function):

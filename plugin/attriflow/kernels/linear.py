@@ -108,8 +108,6 @@ def _taken(x: Any, weight: Any, bias: Any) -> bool:
         and type(x) is Tensor
         and x.requires_grad
         and torch.is_grad_enabled()
-        and x.dtype == weight.dtype
-        and x.device == weight.device
         and x.layout == torch.strided
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")  # type: ignore[attr-defined]

@@ -25,8 +25,7 @@ class _Sloped(torch.autograd.Function):
 
 def with_slope(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     """A copy of the value, with the slope as derivative with respect to x (all of one shape)."""
-    out: Tensor = _Sloped.apply(x, value, slope)  # type: ignore[no-untyped-call]
-    return out
+    return _Sloped.apply(x, value, slope)  # type: ignore[no-untyped-call]
 
 
 def activations() -> set[type[nn.Module]]:

@@ -170,5 +170,4 @@ class Reagent:
             fields[f"{block}_ids"] = torch.where(m, n, engine.ids(block)[example])[:, :width]
         logits = engine.logits(Rows(query=query.unsqueeze(1), **fields)).squeeze(1)
         target = logits.gather(1, engine.batch.step_ids[example, step].unsqueeze(1))
-        found: Tensor = (logits > target).sum(1) < self.stopping_condition_top_k
-        return found
+        return (logits > target).sum(1) < self.stopping_condition_top_k

@@ -342,8 +342,7 @@ class _Recorder:
 
 def _first(output: Any) -> Tensor:
     """The hidden states among a block's outputs."""
-    tensor: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-    return tensor
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

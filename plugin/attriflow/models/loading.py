@@ -98,8 +98,7 @@ def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise UnknownNameError(unknown("dtype", name, DTYPES))
-    found: torch.dtype = getattr(torch, name)
-    return found
+    return getattr(torch, name)
 
 
 def _from_pretrained(name: str, dtype: torch.dtype | str | None, options: dict[str, Any]) -> tuple[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
 from attriflow import io
@@ -17,6 +16,7 @@ from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.tables import curves_table
+from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
@@ -163,17 +163,15 @@ class Recorder:
         conflicts = self.run.params({f"attriflow.{k}": v for k, v in self.config.as_dict().items()})
         if conflicts:
             _logger.warning("this run has other values already for the params %s; kept as tags", sorted(conflicts))
+        about = surroundings(model.device, model.dtype)
         self.run.tags(
             {
                 **conflicts,
                 **{f"attriflow.version.{p}": v for p, v in versions(PACKAGES).items()},
-                "attriflow.device": str(model.device),
-                "attriflow.device_name": device_name(model.device),
-                "attriflow.dtype": str(model.dtype).removeprefix("torch."),
+                **{f"attriflow.{what}": about[what] for what in ("device", "device_name", "dtype", "threads")},
                 "attriflow.model": type(model.model).__name__,
                 "attriflow.model_name": self.names.get("model", model.name),
                 "attriflow.seed": self.config.seed,
-                "attriflow.threads": torch.get_num_threads(),
             }
         )
         if self.config.throughput:
@@ -252,12 +250,3 @@ def _intervals(result: MethodResult, seed: int) -> dict[str, float]:
         if found.n > 1:
             out |= {f"{name}_low": found.low, f"{name}_high": found.high}
     return out
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    import platform
-
-    return f"{platform.processor() or platform.machine()}"

@@ -49,8 +49,7 @@ def by_rows(mode: Mode, limits: RowLimits) -> Replacement:
             if isinstance(mode, Replayer):
                 before = mode.take("attention", now)
                 if any(t.requires_grad for t in now):
-                    out: Tensor = _Rows.apply(job, *now, *before)  # type: ignore[no-untyped-call]
-                    return out
+                    return _Rows.apply(job, *now, *before)  # type: ignore[no-untyped-call]
             else:
                 mode.tape.add("attention", now)
             return job.values(*now)

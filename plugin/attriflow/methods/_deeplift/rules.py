@@ -112,8 +112,7 @@ def product(f: Callable[..., Tensor], value: Tensor, pairs: Sequence[tuple[Tenso
     `f(x) - f(x')` of a quadratic function is its gradient at `(x + x') / 2` times `x - x'`, exactly.
     """
     middle = f(*[x + (0.5 * (b - x)).detach() if x.requires_grad else x for x, b in pairs])
-    out: Tensor = _Instead.apply(middle, value.detach())  # type: ignore[no-untyped-call]
-    return out
+    return _Instead.apply(middle, value.detach())  # type: ignore[no-untyped-call]
 
 
 def quotient(r: Tensor, rb: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,8 +153,7 @@ class _Softmax(torch.autograd.Function):
 def softmax(value: Tensor, x: Tensor, b: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax whose gradient maps differences of scores exactly to differences of probabilities."""
     log_p, log_b = (F.log_softmax(t.detach(), dim, dtype=dtype) for t in (x, b))
-    out: Tensor = _Softmax.apply(x, value.detach(), *_weights(log_p, log_b, dim), dim)  # type: ignore[no-untyped-call]
-    return out
+    return _Softmax.apply(x, value.detach(), *_weights(log_p, log_b, dim), dim)  # type: ignore[no-untyped-call]
 
 
 class _Norm(torch.autograd.Function):
@@ -224,8 +222,7 @@ class Call:
     def at(self, replaced: dict[int, Tensor]) -> Tensor:
         """The function with some operands replaced."""
         args, kwargs = tree_unflatten([replaced.get(i, leaf) for i, leaf in enumerate(self.leaves)], self.spec)
-        value: Tensor = self.func(*args, **kwargs)
-        return value
+        return self.func(*args, **kwargs)
 
     def option(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
