@@ -136,8 +136,7 @@ class Gradients:
                     raise OutOfMemoryError("out of memory while gradients are added up") from None
                 raise
 
-        for _ in points.parts(len(self.alphas), limit, add):
-            pass
+        points.each(len(self.alphas), limit, add)
 
     def _chunk(self, first: int, last: int, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Points `first:last` in one graph, products of a range of steps."""

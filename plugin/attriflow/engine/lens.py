@@ -13,7 +13,7 @@ from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.base import Rows
-from attriflow.models.blocks import is_norm, main_stack
+from attriflow.models.blocks import hidden_states, is_norm, main_stack
 
 
 def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
@@ -40,7 +40,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     read: list[Tensor] = []
     with ExitStack() as stack:
         for block in blocks:
-            stack.callback(block.register_forward_hook(lambda _m, _a, out: states.append(_first(out))).remove)
+            stack.callback(block.register_forward_hook(lambda _m, _a, out: states.append(hidden_states(out))).remove)
         inside = {id(m) for block in blocks for m in block.modules()}
         for module in decoder.modules():
             if id(module) not in inside and is_norm(module):
@@ -70,10 +70,6 @@ def _chosen(layer: int | None, n: int) -> Sequence[int]:
     if not (1 <= layer <= n or -n <= layer <= -1):
         raise InputError(f"layer must be from 1 to {n} (or from -{n} to -1), not {layer}")
     return [layer - 1 if layer > 0 else n + layer]
-
-
-def _first(out: Any) -> Any:
-    return out[0] if isinstance(out, (tuple, list)) else out
 
 
 def _scale(last: Tensor, read: Tensor, query: Tensor) -> float:

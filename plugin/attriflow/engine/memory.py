@@ -77,3 +77,8 @@ class Halving:
                 continue
             yield found
             at = end
+
+    def each(self, n: int, size: int | Callable[[int], int], work: Callable[[int, int], Any]) -> None:
+        """The same for work that returns nothing."""
+        for _ in self.parts(n, size, work):
+            pass

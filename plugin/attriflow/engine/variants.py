@@ -243,8 +243,7 @@ def _run(
             for number, place, column in row.readers:
                 answers[number][place] = row_values[column]
 
-    for _ in Halving("a single changed input").parts(len(rows), size, score):
-        pass
+    Halving("a single changed input").each(len(rows), size, score)
 
 
 def _call(model: LanguageModel, chunk: list[_Row]) -> Tensor:

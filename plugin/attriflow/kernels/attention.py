@@ -50,7 +50,7 @@ class Operands:
     @classmethod
     def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands:
         """Read the arguments of a call."""
-        return cls(**dict(zip(_NAMES, args, strict=False)), **kwargs)
+        return cls(**dict(zip((field.name for field in fields(cls)), args, strict=False)), **kwargs)
 
     @property
     def scaled(self) -> Tensor:
@@ -65,8 +65,7 @@ class Operands:
         """What is added to scores, `[..., query or 1, key]`: `hidden` (the lowest number) where keys are not seen."""
         mask = self.attn_mask
         if self.is_causal:
-            shape = self.query.shape[-2], self.key.shape[-2]
-            mask = torch.ones(shape, dtype=torch.bool, device=self.query.device).tril()
+            mask = self.query.new_ones(self.query.shape[-2], self.key.shape[-2], dtype=torch.bool).tril()
         if mask is None or mask.dtype != torch.bool:
             return mask
         lowest = torch.finfo(self.query.dtype).min if hidden is None else hidden
@@ -79,9 +78,6 @@ class Operands:
             return attention(query, key, value, bias)
         weights = scores(query, key, bias).softmax(-1)
         return (weights if drop is None else drop(weights)) @ value
-
-
-_NAMES = tuple(field.name for field in fields(Operands))
 
 
 def for_heads(tensor: Tensor, query: Tensor) -> Tensor:

@@ -91,8 +91,7 @@ class _Mode(TorchFunctionMode):
 def _operands(func: Any, args: Any) -> tuple[Any, Any, Any] | None:
     """Input, weight `[out, in]` and bias of a linear layer."""
     if func is torch.nn.functional.linear:
-        x, weight, bias = (*args, None)[:3]
-        return x, weight, bias
+        return (*args, None)[:3]
     if func is torch.addmm and len(args) == 3 and _fits(args[2]):
         return args[1], args[2].t(), args[0]
     return None
@@ -100,15 +99,14 @@ def _operands(func: Any, args: Any) -> tuple[Any, Any, Any] | None:
 
 def _taken(x: Any, weight: Any, bias: Any) -> bool:
     """Whether a layer is one of those, with an input of the graph."""
-    plain = bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.shape == weight.shape[:1])
+    if bias is not None and (type(bias) not in (Tensor, nn.Parameter) or bias.shape != weight.shape[:1]):
+        return False
     return (
         _fits(weight)
-        and plain
         and (bias is None or not bias.requires_grad)
         and type(x) is Tensor
         and x.requires_grad
         and torch.is_grad_enabled()
-        and x.layout == torch.strided
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")  # type: ignore[attr-defined]
     )

@@ -151,8 +151,7 @@ class Reagent:
             rows = asked[start:stop]
             found[rows[:, 0], rows[:, 1], rows[:, 2]] = self._in_top(engine, rows, replaced, ids)
 
-        for _ in Halving("a single replaced sequence").parts(len(asked), engine.sizes.rows_at_once(), ask):
-            pass
+        Halving("a single replaced sequence").each(len(asked), engine.sizes.rows_at_once(), ask)
         return found
 
     def _in_top(self, engine: Engine, rows: Tensor, replaced: Tensor, ids: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,7 +142,7 @@ class _Layers:
             self.kinds["encoder"] = ("encoder", 0, method.encoder_zeroed_units_indices)
         self.found: dict[str, list[Tensor]] = {kind: [] for kind in self.kinds}
         self.sequences = dict.fromkeys(self.kinds, 0.0)
-        self.parts = Halving("a single changed version of one layer").parts
+        self._each = Halving("a single changed version of one layer").each
 
     def stacked(self, kind: str) -> Tensor:
         """`[batch, row, token, layer]`."""
@@ -258,11 +257,6 @@ class _Layers:
         # a block may compute something for all pairs of its positions, as the first of T5 does
         square = item * heads * 2 + 48
         return max(1, int(min(budget / linear, math.sqrt(budget / square))))
-
-    def _each(self, n: int, size: int, run: Callable[[int, int], None]) -> None:
-        """Run `0:n` in parts that fit into memory."""
-        for _ in self.parts(n, size, run):
-            pass
 
 
 def _everything(ids: Tensor) -> Tensor:

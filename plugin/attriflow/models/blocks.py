@@ -151,7 +151,7 @@ class BlockRecord:
 
         args, kwargs = _map((self.args, self.kwargs), lambda t: _crop(t, positions, self.width))
         with replaced(attention):
-            return _first(self.module(*args, **kwargs))
+            return hidden_states(self.module(*args, **kwargs))
 
     def reproduces(self, row: Tensor, layer: int) -> bool:
         """Whether `at` gives the recorded output at rows `[batch, n]` when nothing is changed."""
@@ -199,7 +199,7 @@ class BlockRecord:
 
         args, kwargs = _map((self.args, self.kwargs), repeat)
         with replaced(attention):
-            output = _first(self.module(*args, **kwargs))
+            output = hidden_states(self.module(*args, **kwargs))
         return at(output, self.positions.repeat(n, 1)).unflatten(0, (n, batch))
 
     @torch.no_grad()
@@ -319,7 +319,7 @@ class _Recorder:
             return
         block, self.open = self.open, None
         if block.attention:
-            self.tail = _first(output)
+            self.tail = hidden_states(output)
             block.output = at(self.tail, block.positions)
             self.done = block
 
@@ -340,7 +340,7 @@ class _Recorder:
             self.replaying = False
 
 
-def _first(output: Any) -> Tensor:
+def hidden_states(output: Any) -> Any:
     """The hidden states among a block's outputs."""
     return output[0] if isinstance(output, (tuple, list)) else output
 
