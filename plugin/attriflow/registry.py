@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +21,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from attriflow.errors import AttriflowError, InputError, UnknownNameError, check_keywords, unknown
+from attriflow.errors import AttriflowError, InputError, UnknownNameError, check_keywords, reason_of, unknown
 
+_logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _REQUIRED = object()
 
@@ -114,6 +116,7 @@ class Registry:
         self._parts: dict[str, PartInfo] = {}
         self._aliases: dict[str, str] = {}
         self._points: dict[str, EntryPoint] | None = None
+        self._left_out = set[str]()
 
     def register(
         self, name: str, *, aliases: tuple[str, ...] = (), overwrite: bool = False, **meta: Any
@@ -194,12 +197,20 @@ class Registry:
             if name in self.modules():
                 importlib.import_module(f"{self.package}.{name}")
             elif point is not None:
-                loaded = point.load()
-                if name not in self._parts:  # a plain object instead of a module that registers itself
-                    self.register(name, **self.bare)(loaded)
+                self._load_point(point)
         if name not in self._parts:
             raise AttriflowError(f"module '{self.package}.{name}' does not register a {self.kind} named '{name}'")
         return self._parts[name]
+
+    def _load_point(self, point: EntryPoint) -> None:
+        """Import what an entry point offers; whatever goes wrong there is one `AttriflowError` that says whose it is."""
+        try:
+            loaded = point.load()
+            if point.name not in self._parts:  # a plain object instead of a module that registers itself
+                self.register(point.name, **self.bare)(loaded)
+        except Exception as error:
+            why = f"{self.kind} {_whose(point)} cannot be loaded: {reason_of(error)}"
+            raise AttriflowError(why) from error
 
     def _refer(self, reference: str) -> str:
         """The name of a part given as "module:attribute" or "path/to/file.py:attribute".
@@ -235,12 +246,27 @@ class Registry:
         return self.info(name).build(**options)
 
     def __iter__(self) -> Iterator[PartInfo]:
-        """All parts with metadata, sorted by name (imports every part)."""
-        return (self.info(n) for n in self.names())
+        """All parts with metadata, sorted by name (imports every part, leaves out entry points that fail to)."""
+        for name in self.names():
+            try:
+                info = self.info(name)
+            except AttriflowError as error:
+                if name not in self._entry_points():
+                    raise
+                if name not in self._left_out:
+                    self._left_out.add(name)
+                    _logger.warning("left out: %s", error, exc_info=_logger.isEnabledFor(logging.DEBUG))
+            else:
+                yield info
 
     def __contains__(self, name: object) -> bool:
         """Whether a part (or alias) of that name exists; references to parts elsewhere are not looked up."""
         return isinstance(name, str) and (name in self.names() or name in self._aliases)
+
+
+def _whose(point: EntryPoint) -> str:
+    """An entry point and the distribution that has it, in words."""
+    return f"'{point.name}' (entry point {point.value} of {point.dist.name if point.dist else 'unknown'})"
 
 
 def _load(place: str) -> Any:

@@ -134,3 +134,55 @@ def test_plain_objects_that_nobody_registered(tmp_path):
         step_functions.unregister("score")
         methods.unregister("score")
         metrics.unregister("quality")
+
+
+@pytest.fixture
+def points(tmp_path, monkeypatch):
+    """Installs packages of one module each: `points(group, distribution, {name: value}, source)`."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(group, distribution, offered, source=""):
+        module = distribution.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        lines = "\n".join(f"{name} = {value}" for name, value in offered.items())
+        (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
+
+    return install
+
+
+def things():
+    return Registry("thing", "attriflow.nothing", "attriflow.things")
+
+
+BROKEN = {"gone": "no_such_module:x", "lost": "bad_one:no_such_name", "zero": "bad_two"}
+
+
+def test_an_entry_point_that_cannot_be_loaded_is_left_out(points, caplog):
+    """One broken package of somebody's does not take the lists and evaluations of all others away."""
+    points("attriflow.things", "bad-one", {"gone": BROKEN["gone"], "lost": BROKEN["lost"]})
+    points("attriflow.things", "bad-two", {"zero": BROKEN["zero"]}, "1 / 0\n")
+    points("attriflow.things", "good", {"fine": "good:fine"}, "def fine(x):\n    return x\n")
+    registry = things()
+    assert [info.name for info in registry] == [info.name for info in registry] == ["fine"]
+    assert len(caplog.messages) == 3
+    for name, value in BROKEN.items():
+        (message,) = [m for m in caplog.messages if f"thing '{name}' (entry point {value} of bad-" in m]
+        with pytest.raises(AttriflowError) as error:
+            registry.info(name)
+        assert str(error.value) in message and "\n" not in message
+    assert "ZeroDivisionError: division by zero" in str(error.value)
+
+
+def test_a_broken_package_costs_an_evaluation_nothing(points, monkeypatch):
+    from attriflow.evaluation.config import EvaluationConfig
+
+    for registry in (methods, metrics):
+        points(registry.group, f"bad-{registry.group.split('.')[1]}", {"zero": "no_such_module"})
+        monkeypatch.setattr(registry, "_points", None)
+    config = EvaluationConfig.from_dict({"metrics": "all"})
+    assert "zero" not in (*config.methods, *config.metrics) and "saliency" in config.methods
+    with pytest.raises(AttriflowError, match="'zero' .* cannot be loaded: ModuleNotFoundError"):
+        EvaluationConfig.from_dict({"methods": ["zero"]})

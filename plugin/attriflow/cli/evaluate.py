@@ -108,7 +108,9 @@ def leaderboard_of(result: EvaluationResult, name: str) -> Table:
     from attriflow.views.evaluations.console_leaderboard import leaderboard_table
 
     board: Any = result.artifacts["leaderboard"].content
-    return leaderboard_table(board, directions(metrics.names()), title=f"Leaderboard: {name}")
+    return leaderboard_table(
+        board, directions([name for name in metrics.names() if name in board]), title=f"Leaderboard: {name}"
+    )
 
 
 def place(run: LoggedRun) -> str:

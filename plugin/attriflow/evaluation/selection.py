@@ -22,7 +22,7 @@ def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], b
         return [], True
     if isinstance(value, str):
         if value.strip() == ALL:
-            return registry.names(), False
+            return [part.name for part in registry], False
         if value.strip() == DEFAULT and registry is metrics:
             return [part.name for part in registry if part.meta["default"]], False
         value = [v.strip() for v in value.split(",") if v.strip()]
