@@ -130,6 +130,7 @@ class Registry:
                 raise AttriflowError(f"{self.kind} '{name}' must be registered with {missing[0]}=...")
 
         def decorate(obj: T) -> T:
+            self._import_home(name, obj)
             known = self._parts.get(name)
             if known is not None and not overwrite and _origin(known.obj) != _origin(obj):
                 raise AttriflowError(f"{self.kind} '{name}' is already registered; pass overwrite=True to replace it")
@@ -159,19 +160,36 @@ class Registry:
         found = pkgutil.iter_modules(spec.submodule_search_locations)
         return sorted(m.name for m in found if not m.name.startswith("_") and not m.ispkg and m.name not in helpers)
 
+    def _at_home(self, obj: Any) -> bool:
+        return str(getattr(obj, "__module__", "")).startswith(f"{self.package}.")
+
+    def _import_home(self, name: str, newcomer: Any = None) -> None:
+        """Import what the home package has under a name, unless it is what is being registered just now."""
+        if not self._at_home(newcomer):
+            for module in self.modules():
+                if self.functions or module == name:
+                    importlib.import_module(f"{self.package}.{module}")
+
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:  # scanning installed distributions takes tens of milliseconds
-            self._points = {e.name: e for e in entry_points(group=self.group)}
+            self._points = {}
+            home = set(self.modules())
+            if self.functions:
+                home = {n for n, p in self._parts.items() if self._at_home(p.obj)}
+            for point in entry_points(group=self.group):
+                first = self._points.setdefault(point.name, point)
+                if point.name in home:
+                    del self._points[point.name]
+                    _logger.warning("ignored: %s %s is named like a built-in one", self.kind, _whose(point))
+                elif first.value != point.value:
+                    _logger.warning("ignored: %s %s, as %s was first", self.kind, _whose(point), _whose(first))
         return self._points
 
     def names(self) -> list[str]:
         """Sorted names of all parts (aliases are not listed)."""
         if self.functions:
-            for module in self.modules():
-                importlib.import_module(f"{self.package}.{module}")
-            home = set()
-        else:
-            home = set(self.modules())
+            self._import_home("")
+        home = set() if self.functions else set(self.modules())
         return sorted(home | set(self._parts) | set(self._entry_points()))
 
     def resolve(self, name: str) -> str:
@@ -203,7 +221,7 @@ class Registry:
         return self._parts[name]
 
     def _load_point(self, point: EntryPoint) -> None:
-        """Import what an entry point offers; whatever goes wrong there is one `AttriflowError` that says whose it is."""
+        """Import what an entry point offers; whatever goes wrong is one `AttriflowError` that says whose it is."""
         try:
             loaded = point.load()
             if point.name not in self._parts:  # a plain object instead of a module that registers itself

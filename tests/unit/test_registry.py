@@ -184,5 +184,48 @@ def test_a_broken_package_costs_an_evaluation_nothing(points, monkeypatch):
         monkeypatch.setattr(registry, "_points", None)
     config = EvaluationConfig.from_dict({"metrics": "all"})
     assert "zero" not in (*config.methods, *config.metrics) and "saliency" in config.methods
-    with pytest.raises(AttriflowError, match="'zero' .* cannot be loaded: ModuleNotFoundError"):
+    with pytest.raises(AttriflowError, match=r"'zero' .* cannot be loaded: ModuleNotFoundError"):
         EvaluationConfig.from_dict({"methods": ["zero"]})
+
+
+@pytest.mark.parametrize(
+    ("register", "name"),
+    [("register_method", "saliency"), ("register_metric", "mrr"), ("register_step_function", "entropy"),
+     ("register_aggregation_function", "mean")],
+)  # fmt: skip
+def test_a_built_in_that_was_not_imported_yet_is_not_replaced_by_accident(register, name):
+    meta = "higher_is_better=True" if register == "register_metric" else ""
+    registry = {"register_method": "methods", "register_metric": "metrics", "register_step_function": "step_functions"}
+    code = (
+        "import attriflow\nfrom attriflow import registry\n"
+        "def mine(x): return x\n"
+        f"try: attriflow.{register}(mine, {name!r}, {meta})\n"
+        "except attriflow.AttriflowError as error: print(error)\n"
+        f"attriflow.{register}(mine, {name!r}, overwrite=True, {meta})\n"
+        f"parts = registry.{registry.get(register, 'aggregation_functions')}\n"
+        f"list(parts); print(parts.get({name!r}).__name__)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"'{name}' is already registered; pass overwrite=True" in out.stdout
+    assert out.stdout.endswith("mine\n")
+
+
+def test_two_packages_with_one_name(points, caplog):
+    points("attriflow.things", "one-pack", {"same": "one_pack:f", "other": "one_pack:f"}, "def f(x): return 1\n")
+    points("attriflow.things", "two-pack", {"same": "two_pack:f", "third": "two_pack:f"}, "def f(x): return 2\n")
+    registry = things()
+    assert registry.names() == ["other", "same", "third"]
+    assert {registry.get("other")(0), registry.get("third")(0)} == {1, 2}
+    (message,) = caplog.messages
+    assert "one_pack:f of one-pack" in message and "two_pack:f of two-pack" in message
+    first = message.partition(", as ")[2]
+    assert registry.get("same")(0) == (1 if "one-pack" in first else 2)
+
+
+@pytest.mark.parametrize(("registry", "name"), [(methods, "saliency"), (step_functions, "entropy")])
+def test_an_entry_point_named_like_a_built_in_is_ignored(points, monkeypatch, caplog, registry, name):
+    points(registry.group, "copycat", {name: "copycat:f"}, "def f(x): return 1\n")
+    monkeypatch.setattr(registry, "_points", None)
+    assert name in registry.names() and registry.get(name).__module__.startswith(registry.package)
+    (message,) = caplog.messages
+    assert "copycat:f of copycat" in message and "built-in" in message
