@@ -20,11 +20,14 @@ from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
 from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
-from attriflow.errors import UnsupportedModelError
+from attriflow.errors import InputError, UnsupportedModelError, check_keywords
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
-from attriflow.models.base import Rows
+from attriflow.models.base import BLOCKS, Rows
 from attriflow.types import Forward, Passes
+
+CHANGEABLE = (*(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask")), "encoder_states")
+"""Fields of `Rows` that versions of a batch may differ in."""
 
 
 @dataclass
@@ -127,7 +130,7 @@ class Engine(Bound):
 
         def scored(start: int, stop: int) -> Tensor:
             nonlocal reached
-            changed = dict(changes(start, stop))
+            changed = self._fitting(stop - start, dict(changes(start, stop)))
             found = None if prefix is None else prefix.values(changed)
             if found is None:
                 return self._whole(stop - start, changed)
@@ -136,6 +139,15 @@ class Engine(Bound):
             return values
 
         return torch.cat(list(self._versions.parts(n, size, scored)))
+
+    def _fitting(self, n: int, changed: dict[str, Any]) -> dict[str, Any]:
+        """The changes of `n` versions, once their names and numbers of rows are known to be right."""
+        check_keywords("what rescore changes", changed, CHANGEABLE)
+        for name, value in changed.items():
+            if len(value) != n * self.batch.size:
+                wanted = f"{n} versions of {self.batch.size} examples need {n * self.batch.size} rows"
+                raise InputError(f"rescore: {wanted} in '{name}', not {len(value)}")
+        return changed
 
     def _whole(self, n: int, changed: dict[str, Any]) -> Tensor:
         """The objective on `n` versions that run as a whole; an encoder whose side does not change runs once."""

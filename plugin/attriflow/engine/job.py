@@ -13,6 +13,7 @@ from torch import Tensor
 from attriflow.engine.bound import Counter, Objective
 from attriflow.engine.engine import Engine
 from attriflow.engine.memory import LONG, give_back
+from attriflow.engine.scores import Scores
 from attriflow.errors import InputError, check_keywords
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
@@ -93,7 +94,7 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
         force_contrast=job.force_contrast,
         counter=counter,
     )
-    scores = job.method(engine)
+    scores = _checked(job.name, engine, job.method(engine))
     with torch.no_grad():
         values = step_values(engine, job.steps)
     values.update(scores.step_scores)
@@ -193,8 +194,24 @@ def bind_step_functions(names: str | Sequence[str], args: Mapping[str, Any]) -> 
     return bound
 
 
+def _checked(name: str, engine: Engine, scores: Any) -> Scores:
+    """What a method returned, once it is known to be scores of this batch."""
+    if not isinstance(scores, Scores):
+        raise InputError(f"method '{name}' must return attriflow.engine.Scores, not {type(scores).__name__}")
+    axes = ("batch", "step", "position", *scores.axes)
+    for block in engine.blocks:
+        found, wanted = scores.blocks.get(block), (engine.batch.size, engine.batch.n_steps, engine.ids(block).shape[1])
+        if not isinstance(found, Tensor) or found.shape[:3] != wanted or found.ndim != len(axes):
+            shape = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            what = f"scores [{', '.join(axes)}] that begin with {list(wanted)} for the block '{block}'"
+            raise InputError(f"method '{name}' must return {what}, not {'nothing' if found is None else shape}")
+    if all(bool(scores.blocks[block][engine.visible(block)].isnan().all()) for block in engine.blocks):
+        raise InputError(f"method '{name}' gave no score for any visible token: all are NaN")
+    return scores
+
+
 def _unbatch(
-    engine: Engine, row: int, scores: Any, values: Mapping[str, Tensor], provenance: Provenance
+    engine: Engine, row: int, scores: Scores, values: Mapping[str, Tensor], provenance: Provenance
 ) -> Attribution:
     """One example's attribution, without padding and with NaN where a step cannot see an input."""
     example: Example = engine.examples[row]
