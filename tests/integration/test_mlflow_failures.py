@@ -108,6 +108,18 @@ def test_fail_fast_raises_and_what_was_known_is_logged(causal_folder: Path, fail
 
 
 @pytest.mark.usefixtures("store")
+def test_fail_fast_at_a_metric_still_logs_what_is_known(causal_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    @attriflow.register_metric(higher_is_better=True)
+    def second_fails(attribution: Any) -> float:
+        return 1.0 / (attribution.input_text == "the red cat")
+
+    with mlflow.start_run() as run, pytest.raises(ZeroDivisionError):
+        evaluate(causal_folder, methods=["random"], metrics=["aopc_compr", "second_fails"], fail_fast=True)
+    assert "could not log" not in caplog.text
+    assert "scores.parquet" in {a.path for a in MlflowClient().list_artifacts(run.info.run_id)}
+
+
+@pytest.mark.usefixtures("store")
 def test_an_interruption_loses_nothing_that_was_known(causal_folder: Path, failing: Register) -> None:
     failing("z_failing", KeyboardInterrupt())
     with mlflow.start_run() as run, pytest.raises(KeyboardInterrupt):

@@ -137,6 +137,27 @@ def test_a_failing_metric_costs_nothing_else_and_is_never_silent(caplog: pytest.
     assert "metric 'broken_metric' failed on 'first': ZeroDivisionError: no" in caplog.text
 
 
+def test_a_metric_that_fails_for_one_example_keeps_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    @metrics.register("drop", overwrite=True, higher_is_better=True, needs=())
+    def drop(attribution: Any) -> float:
+        return 1.0 / (len(attribution.targets) - 1)  # the second example has one token
+
+    with caplog.at_level("DEBUG"):
+        evaluation, _, _ = run({"methods": ["first"], "metrics": ["drop", "whole"]})
+    (first,) = evaluation.results
+    assert first.metrics == {"drop": 1.0, "whole": 0.5} and first.problems == {}
+    assert first.values["drop"][1].skipped == {0: "ZeroDivisionError: float division by zero"}
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning == "metric 'drop' failed on 'first': ZeroDivisionError: float division by zero (in 1 of 2 examples)"
+    assert any(r.exc_info for r in caplog.records if r.levelname == "DEBUG" and "'drop'" in r.getMessage())
+
+
+def test_the_traceback_of_a_failing_method_can_be_seen(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"):
+        run({"methods": ["broken"], "metrics": []})
+    assert "raise OutOfMemoryError" in caplog.text
+
+
 def test_a_missing_package_is_not_a_failing_metric() -> None:
     @metrics.register("drop", overwrite=True, higher_is_better=True, needs=())
     def drop(attribution: Any, rescore: Any, rationale: Any) -> float:

@@ -249,6 +249,7 @@ class Evaluation:
         except Exception as error:
             if config.fail_fast:
                 raise
+            _logger.debug("method '%s' failed", result.name, exc_info=True)
             result.fail(error)
         else:
             result.attributions = [

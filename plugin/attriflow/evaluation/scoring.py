@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,33 +49,31 @@ class MetricRunner:
     def score(self, result: MethodResult) -> None:
         """Fill in the values and problems of a method that has explained the data set."""
         started = time.perf_counter()
-        result.values = {name: [] for name in self.metrics}
+        values = {name: list[ExampleValues]() for name in self.metrics}  # shown once all examples have theirs
+        failed = {name: list[str]() for name in self.metrics}
         if self.reexplainer is not None:
             self.reexplainer.start(result.name, result.attributions)
         for begin in range(0, len(result.attributions), EXAMPLES_AT_ONCE):
             indices = range(begin, min(begin + EXAMPLES_AT_ONCE, len(result.attributions)))
-            self._prefetch(result, indices)
-            for name in self._unbroken(result):
-                self._guarded(result, name, indices)
+            self._prefetch([n for n in values if not begin or len(failed[n]) < begin], result.attributions, indices)
+            for name, i in itertools.product(values, indices):
+                values[name].append(self._guarded(name, i, result.attributions[i], failed[name]))
             self.scorer.release()
-        for name, reason in result.problems.items():  # a mean over the examples before the failure would mislead
-            result.values[name] = [skipped_example(len(a.targets), reason) for a in result.attributions]
-        for name in self._unbroken(result):
-            values = result.values[name]
-            if values and all(v.mean is None for v in values):
-                reasons = sorted({reason for v in values for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
-                result.problems[name] = f"no value for any step: {'; '.join(reasons)}"
+        result.values = values
+        for name, found in values.items():
+            if failed[name]:
+                what, n = failed[name][0], f"{len(failed[name])} of {len(found)} examples"
+                _logger.warning("metric '%s' failed on '%s': %s (in %s)", name, result.name, what, n)
+            if found and all(v.mean is None for v in found):
+                reasons = sorted({reason for v in found for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
+                prefix = "" if set(reasons) <= set(failed[name]) else "no value for any step: "
+                result.problems[name] = f"{prefix}{'; '.join(reasons)}"
         self.seconds += time.perf_counter() - started
 
-    @staticmethod
-    def _unbroken(result: MethodResult) -> list[str]:
-        return [name for name in result.values if name not in result.problems]
-
-    def _prefetch(self, result: MethodResult, indices: Sequence[int]) -> None:
+    def _prefetch(self, names: Sequence[str], attributions: Sequence[Attribution], indices: Sequence[int]) -> None:
         try:
-            names = self._unbroken(result)
             for shared in (True, False):
-                self.scorer.prefetch(self.planned(names, result.attributions, indices, shared), shared=shared)
+                self.scorer.prefetch(self.planned(names, attributions, indices, shared), shared=shared)
         except Exception as error:
             # not the place to judge: each metric asks for its scores itself, and fails on its own account
             _logger.debug("planning ahead failed: %s", error)
@@ -107,18 +106,18 @@ class MetricRunner:
     def _without_rationale(self, name: str, index: int) -> bool:
         return "rationale" in self.parts[name].meta["needs"] and self.rationales[index] is None
 
-    def _guarded(self, result: MethodResult, name: str, indices: Sequence[int]) -> None:
+    def _guarded(self, name: str, index: int, attribution: Attribution, failed: list[str]) -> ExampleValues:
+        """A metric's values for one example; where it raises, none and the reason, which `failed` gets as well."""
         try:
-            values = [self._value(name, i, result.attributions[i]) for i in indices]
+            return self._value(name, index, attribution)
         except MissingExtraError:
             raise  # not this metric's failure: nothing that was asked for can be computed here
         except Exception as error:
             if self.fail_fast:
                 raise
-            result.problems[name] = reason_of(error)
-            _logger.warning("metric '%s' failed on '%s': %s", name, result.name, result.problems[name])
-        else:
-            result.values[name] += values
+            _logger.debug("metric '%s' failed on example %d", name, index, exc_info=True)
+            failed.append(reason_of(error))
+            return skipped_example(len(attribution.targets), failed[-1])
 
     def _value(self, name: str, index: int, attribution: Attribution) -> ExampleValues:
         n_steps = len(attribution.targets)
