@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
+import attriflow
 from attriflow.engine import Counter
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
@@ -95,3 +97,19 @@ def test_a_stand_in_sees_what_a_step_sees(model):
         made = stand_in(example)
         assert made.inputs == real.inputs and made.targets == real.targets
         assert bool((made.visible == real.visible).all())
+
+
+def test_a_metric_without_a_plan_is_not_counted_and_the_plan_says_so(model):
+    @attriflow.register_metric(higher_is_better=True)
+    def asks_late(attribution, rescore):
+        return float(rescore(torch.ones(1, len(attribution.inputs), dtype=torch.bool))[0, 0])
+
+    @attriflow.register_metric(higher_is_better=True)
+    def asks_nothing(attribution):
+        return 1.0
+
+    evaluated = evaluation(model, metrics=["asks_late", "asks_nothing", "deletion_auc"])
+    for _ in evaluated.run():
+        pass
+    assert evaluated.plan.unplanned == ("asks_late",)
+    assert str(evaluated.plan).endswith("; not counted: asks_late (no plan)")

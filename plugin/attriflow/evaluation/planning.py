@@ -38,6 +38,7 @@ class Plan:
         shared: Changed inputs that all methods have in common, scored once.
         changed: Changed inputs of all methods that depend on their explanations, at most.
         untried: Methods whose passes are not known.
+        unplanned: Metrics that score changed inputs and have no `plan` that tells which.
         seconds_per_pass: Measured; None when it was not.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     shared: float
     changed: float
     untried: tuple[str, ...] = ()
+    unplanned: tuple[str, ...] = ()
     seconds_per_pass: float | None = None
 
     @property
@@ -71,13 +73,14 @@ class Plan:
         if self.shared or self.changed:
             parts.append(f"{_count(self.shared + self.changed)} for changed inputs")
         time_ = "" if self.seconds is None else f", about {_duration(self.seconds)} in the model"
-        untried = "explaining" if len(self.untried) == self.n_methods else ", ".join(self.untried)
-        untried = f"; not counted: {untried}" if untried else ""
+        untried = ("explaining",) if len(self.untried) == self.n_methods else self.untried
+        unplanned = [f"{name} (no plan)" for name in self.unplanned]
+        uncounted = f"; not counted: {', '.join([*untried, *unplanned])}" if untried or unplanned else ""
         kinds = f" ({', '.join(parts)})" if parts else ""
         return (
             f"plan: {self.n_methods} methods x {self.n_examples} examples ({self.n_steps} steps), "
             f"{self.n_metrics} metrics\n"
-            f"      {_count(self.passes)} forward passes{kinds}{time_}{untried}"
+            f"      {_count(self.passes)} forward passes{kinds}{time_}{uncounted}"
         )
 
 
@@ -122,6 +125,11 @@ def make_plan(
         shared=shared,
         changed=(every - shared) * len(methods),
         untried=tuple(untried),
+        unplanned=tuple(
+            name
+            for name, metric in runner.metrics.items()
+            if "rescore" in runner.parts[name].meta["needs"] and not hasattr(metric, "plan")
+        ),
         seconds_per_pass=_seconds_per_pass(model, [examples[i] for i in indices]),
     )
 
