@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from attriflow.errors import AttriflowError, InputError, UnknownNameError, check_keywords, reason_of, unknown
+from attriflow.errors import AttriflowError, InputError, UnknownNameError, check_keywords, nearest, reason_of, unknown
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -207,6 +207,10 @@ class Registry:
 
     def info(self, name: str) -> PartInfo:
         """The part and its metadata; imports its module when needed."""
+        if callable(name):
+            register = f"attriflow.register_{self.kind.removeprefix('attribution ').replace(' ', '_')}"
+            what = getattr(name, "__name__", type(name).__name__)
+            raise UnknownNameError(f"{self.kind} {what}: register it with {register}, or give 'module:attribute'")
         if not isinstance(name, str):
             raise UnknownNameError(unknown(self.kind, name, self.names()))
         name = self.resolve(name)
@@ -309,7 +313,28 @@ def _load(place: str) -> Any:
 
 
 def _origin(obj: Any) -> tuple[str | None, str | None]:
-    return getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    """File and name of a definition: a module that is loaded by path and by name defines the same things twice."""
+    module = getattr(obj, "__module__", None)
+    return getattr(sys.modules.get(module or ""), "__file__", None) or module, getattr(obj, "__qualname__", None)
+
+
+def _parameters(what: str, part: Any) -> list[inspect.Parameter]:
+    """Parameters of the call of a function, an instance or the instances of a class, without `self`."""
+    if inspect.isclass(part) and not any("__call__" in vars(c) for c in part.__mro__):
+        raise InputError(f"{what} cannot be called: its class has no __call__")
+    call = part.__call__ if inspect.isclass(part) else part
+    return list(inspect.signature(call).parameters.values())[inspect.isclass(part) :]
+
+
+def _check_method(part: PartInfo) -> dict[str, Any]:
+    """Check that a method can be called with an engine."""
+    parameters = _parameters(f"method '{part.name}'", part.obj)
+    bound = inspect.isclass(part.obj) or dataclasses.is_dataclass(part.obj)
+    try:
+        inspect.Signature(parameters).bind(None, **({} if bound else part.options))
+    except TypeError as error:
+        raise InputError(f"method '{part.name}' cannot be called with an engine alone: {error}") from None
+    return {}
 
 
 METRIC_ARGUMENTS = ("attribution", "rescore", "rationale", "reexplain")
@@ -330,13 +355,10 @@ def metric_call(name: str, metric: Any) -> MetricCall:
     something else that there is gets that; others with a default are left alone.
 
     Raises:
-        InputError: A parameter that nobody fills in.
+        InputError: A parameter that nobody fills in, or the place of `rescore` under a name like another's.
     """
-    is_class = inspect.isclass(metric)
-    if is_class and not any("__call__" in vars(c) for c in metric.__mro__):
-        raise InputError(f"metric '{name}' cannot be called: its class has no __call__")
-    own = () if is_class else options_of(metric, METRIC_ARGUMENTS)
-    parameters = list(inspect.signature(metric.__call__ if is_class else metric).parameters.values())[is_class:]
+    parameters = _parameters(f"metric '{name}'", metric)
+    own = () if inspect.isclass(metric) else options_of(metric, METRIC_ARGUMENTS)
     places = [a for a in METRIC_ARGUMENTS[:2] if a not in {p.name for p in parameters}]
     in_order, by_name, needs, gap = list[str](), dict[str, str](), list[str](), False
     for p in parameters:
@@ -346,6 +368,9 @@ def metric_call(name: str, metric: Any) -> MetricCall:
                 in_order, needs, places = [*in_order, *places], [*needs, *places], []
         elif p.name in METRIC_ARGUMENTS or (places and not optional and p.kind is not p.KEYWORD_ONLY):
             what = p.name if p.name in METRIC_ARGUMENTS else places.pop(0)
+            close = nearest(p.name, METRIC_ARGUMENTS) if what == "rescore" else what
+            if close not in (None, what):
+                raise InputError(f"metric '{name}': '{p.name}' would get rescore; did you mean '{close}'?")
             if gap or p.kind is p.KEYWORD_ONLY:
                 by_name[p.name] = what
             else:
@@ -396,6 +421,7 @@ methods = Registry(
         "demo": {},  # options in `attriflow demo`, which is looked at while it runs
         "trial": {},  # options under which tests and benchmarks try it: few points and samples
     },
+    complete=_check_method,
 )
 step_functions = Registry(
     "step function", "attriflow.step_functions", "attriflow.step_functions", functions=True, bare={"stepwise": False}

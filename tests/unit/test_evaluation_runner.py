@@ -50,7 +50,7 @@ class Base:
 def parts() -> Iterator[None]:
     """Methods and metrics that exist for these tests only."""
     for name in EXPLAIN:
-        methods.register(name, family="test")(dataclasses.make_dataclass(name, []))
+        methods.register(name, family="test")(lambda engine: None)
 
     @metrics.register("drop", higher_is_better=True, needs=("rescore",))
     @dataclasses.dataclass(frozen=True)

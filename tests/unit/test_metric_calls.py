@@ -116,6 +116,55 @@ def test_what_cannot_be_called_is_refused_when_it_is_registered(metric, says):
     assert "broken" not in metrics
 
 
+@pytest.mark.parametrize(("name", "meant"), [("rational", "rationale"), ("re_explain", "reexplain")])
+def test_a_mistyped_second_parameter_is_not_given_rescore(name, meant):
+    metric = eval(f"lambda attribution, {name}: 0.0")
+    with pytest.raises(InputError, match=f"'{name}' would get rescore; did you mean '{meant}'"):
+        attriflow.register_metric(metric, "broken", higher_is_better=True)
+
+
+def test_an_option_without_default_must_be_given_and_is_asked_for_before_any_work():
+    attriflow.register_metric(lambda attribution, *, k: k, "at_k", higher_is_better=True)
+    with pytest.raises(AttriflowError, match="metric 'at_k' needs the option 'k'"):
+        EvaluationConfig.from_dict({"methods": ["random"], "metrics": ["at_k"]})
+    given = {"methods": ["random"], "metrics": ["at_k"], "metric_options": {"at_k": {"k": 2.0}}}
+    assert EvaluationConfig.from_dict(given).metrics == ("at_k",)
+    assert "at_k" not in EvaluationConfig.from_dict({"methods": ["random"], "metrics": "all"}).metrics
+
+
+@dataclass(frozen=True)
+class TakesTwo:
+    def __call__(self, engine, other):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (lambda: None, "with an engine alone: too many positional arguments"),
+        (lambda engine, steps: None, "with an engine alone: missing a required argument: 'steps'"),
+        (TakesTwo, "with an engine alone: missing a required argument: 'other'"),
+        (NoCall, "its class has no __call__"),
+    ],
+)
+def test_a_method_that_cannot_be_called_with_an_engine_is_refused(method, says):
+    with pytest.raises(InputError, match=f"method 'broken' cannot be called.*{says}"):
+        attriflow.register_method(method, "broken")
+    assert "broken" not in methods
+
+
+def test_methods_that_can():
+    for method in (lambda engine, *, k: k, lambda *args: None, lambda e, power=2: None, functools.partial(two, None)):
+        attriflow.register_method(method, "fine", overwrite=True)
+
+
+def test_a_function_in_place_of_a_name_is_told_what_to_do():
+    with pytest.raises(AttriflowError, match=r"method alone: register it with attriflow\.register_method, or"):
+        methods.info(alone)
+    with pytest.raises(AttriflowError, match=r"metric Whole: register it with attriflow\.register_metric"):
+        metrics.info(Whole())
+
+
 @pytest.fixture
 def registered() -> Iterator[dict[str, Any]]:
     for name in EXPLAIN:

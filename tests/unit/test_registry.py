@@ -229,3 +229,15 @@ def test_an_entry_point_named_like_a_built_in_is_ignored(points, monkeypatch, ca
     assert name in registry.names() and registry.get(name).__module__.startswith(registry.package)
     (message,) = caplog.messages
     assert "copycat:f of copycat" in message and "built-in" in message
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_one_part_referred_to_by_path_and_by_module(tmp_path, monkeypatch, order):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stem = f"my_parts_{order}"
+    file = tmp_path / f"{stem}.py"
+    file.write_text(
+        "import attriflow\n@attriflow.register_metric(higher_is_better=True)\ndef mine(a):\n    return 1.0\n"
+    )
+    for reference in [f"{file}:mine", f"{stem}:mine"][:: -1 if order else 1]:
+        assert metrics.info(reference).name == "mine"
