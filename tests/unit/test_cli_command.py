@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from typing import Annotated, Any
 
 import pandas as pd
@@ -252,3 +254,9 @@ def test_shell_completion(shell, tmp_path):
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     assert "integrated_gradients" in ask([], _ATTRIFLOW_COMPLETE=f"complete_{shell}", **told)
+
+
+def test_runs_without_its_script():
+    command = [sys.executable, "-m", "attriflow.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Usage: attriflow " in done.stdout

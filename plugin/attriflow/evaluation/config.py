@@ -39,7 +39,7 @@ class EvaluationConfig:
             right.
         contrast_force_inputs: A contrastive `attributed_fn` compares with what follows the contrastive input.
         methods, step_functions, metrics: "all", a list of names, or a comma-separated string. For metrics also
-            "default": ferret's six, and those of other packages that do not say otherwise.
+            "default": ferret's six, and those of other packages that are registered with `default=True`.
         attributed_fn: Step function whose value is explained, or a callable.
         attributed_fn_args: Its options.
         method_options, step_function_options, metric_options: Name -> options.
