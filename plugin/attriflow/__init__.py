@@ -125,7 +125,7 @@ def register_method(fn: Any = None, identifier: str | None = None, overwrite: bo
         The function or class, or, when called without one, a decorator.
 
     Raises:
-        AttriflowError: The name is taken, or `meta` has a key that is not listed here.
+        AttriflowError: The name is taken, `meta` has a key that is not listed here, or it takes more than an engine.
     """
     from attriflow.registry import methods
 

@@ -111,8 +111,8 @@ class Engine(Bound):
 
         Args:
             n: Number of versions.
-            changes: For versions `start:stop`, the fields of `Rows` that change, with rows ordered version by version
-                (`[(stop - start) * batch, ...]`).
+            changes: For versions `start:stop`, the fields of `Rows` that change (see `CHANGEABLE`), with rows ordered
+                version by version (`[(stop - start) * batch, ...]`).
             in_order: Versions come in the order of the first decoder position they change: what stands before it is
                 then not computed again (decoder-only models; about half of the work where every token is changed).
 
