@@ -158,6 +158,8 @@ def picky() -> Iterator[None]:
     class Picky:
         level: int
 
+        def __call__(self, engine: Any) -> None: ...
+
     yield
     metrics.unregister("test_missing")
     methods.unregister("test_picky")
