@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class AttriflowError(Exception):
@@ -20,6 +21,14 @@ class OptionError(AttriflowError, TypeError):
 
 class InputError(AttriflowError, ValueError):
     """A value, text, shape or file that cannot be used."""
+
+
+class NothingToExplainError(InputError):
+    """A text without a token to explain. `rest`: its encoded example without steps, where there is one."""
+
+    def __init__(self, message: str, rest: Any = None) -> None:
+        super().__init__(message)
+        self.rest = rest
 
 
 class UnsupportedModelError(AttriflowError, TypeError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,15 +23,16 @@ from attriflow.engine.job import (
 )
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
-from attriflow.errors import InputError, OptionError, OutOfMemoryError, check_keywords, unknown
+from attriflow.errors import InputError, NothingToExplainError, OptionError, OutOfMemoryError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
+from attriflow.models.encoding import encode
 from attriflow.models.loading import load
-from attriflow.output import AttributionOutput
+from attriflow.output import AttributionOutput, without_steps
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
-from attriflow.texts.inputs import given_texts, restricted
-from attriflow.texts.segments import Inputs, Segments, read_inputs, read_segments, with_reply
+from attriflow.texts.inputs import given_texts
+from attriflow.texts.segments import Inputs, Segments, read_inputs, with_reply
 from attriflow.types import Attribution, Example, Forward, Variant
 
 BATCH_TOKENS = 4096
@@ -151,32 +152,18 @@ class AttributionModel:
             segments: Parts of the input for `unit="segment"`: substrings in their order, or (start, end) pairs of
                 characters; one list for one text, else a list per text.
         """
-        inputs = read_inputs(self.tokenizer, input_texts)
-        parts = read_segments(inputs, segments)
-        if generated_texts is not None:
-            targets = given_texts("generated_texts", generated_texts)
-            if len(targets) != len(inputs):
-                raise InputError(f"{len(inputs)} input texts but {len(targets)} generated texts")
-            if generation_args:
-                raise InputError("generation_args have no use with generated_texts: the target is given")
-            examples = self.wrapped.encode(
-                inputs, targets, continuation=continuation, skip_special_tokens=skip_special_tokens
-            )
-            owners = list(range(len(inputs)))
-        else:
-            checked = self.wrapped.encode(inputs, None, skip_special_tokens=skip_special_tokens)
-            examples, owners = [], []
-            with self.wrapped.frozen(), torch.random.fork_rng():
-                torch.manual_seed(seed)
-                for index in self.plan_batches(checked, batch_size, sort=False):
-                    texts = [inputs[i] for i in index]
-                    new = self.wrapped.generate(
-                        texts, generation_args=generation_args or {}, skip_special_tokens=skip_special_tokens
-                    )
-                    examples += new  # several sequences per text, one text's after the other's, when asked for
-                    owners += [index[k * len(index) // len(new)] for k in range(len(new))]
-        examples = [dataclasses.replace(e, segments=parts[i]) for e, i in zip(examples, owners, strict=True)]
-        return [restricted(e, attr_pos_start, attr_pos_end) for e in examples]
+        return encode(
+            self.wrapped,
+            read_inputs(self.tokenizer, input_texts),
+            generated_texts,
+            segments,
+            continuation=continuation,
+            generation_args=generation_args,
+            plan=functools.partial(self.plan_batches, batch_size=batch_size, sort=False),
+            positions=(attr_pos_start, attr_pos_end),
+            skip_special_tokens=skip_special_tokens,
+            seed=seed,
+        )
 
     def generate(self, input_texts: Inputs, **generation_args: Any) -> list[str]:
         """Generated texts (for decoder-only models with their prompts)."""
@@ -275,7 +262,9 @@ class AttributionModel:
             **method_options: Options of the method (as in Inseq, of the step functions too); unknown ones are errors.
 
         Returns:
-            One `Attribution` per text, in order.
+            One `Attribution` per text, in order. A text that leaves nothing to explain (it generated nothing, its
+            forced text adds no token, it ends before `attr_pos_start`) has one without steps, and a warning names its
+            index; where no text has anything to explain, that is an `InputError`.
         """
         name = method or self.method
         if name is None:
@@ -300,16 +289,17 @@ class AttributionModel:
         if contrast_targets_alignments is not None and contrast_targets is None:
             raise InputError("contrast_targets_alignments needs contrast_targets")
         inputs = read_inputs(self.tokenizer, input_texts)
-        examples = self.encode(
+        examples = encode(
+            self.wrapped,
             inputs,
             generated_texts,
+            segments,
             generation_args=generation_args,
-            batch_size=batch_size,
-            attr_pos_start=attr_pos_start,
-            attr_pos_end=attr_pos_end,
+            plan=functools.partial(self.plan_batches, batch_size=batch_size, sort=False),
+            positions=(attr_pos_start, attr_pos_end),
             skip_special_tokens=skip_special_tokens,
             seed=seed,
-            segments=segments,
+            leave_out=True,
         )
         if contrasted:
             targets = None if contrast_targets is None else given_texts("contrast_targets", contrast_targets)
@@ -324,7 +314,7 @@ class AttributionModel:
                 skip_special_tokens,
             )
             if not job.force_contrast and isinstance(attributed_fn, str) and is_difference(attributed_fn):
-                check_foils(examples, attributed_fn)
+                check_foils([e for e in examples if e.n_steps], attributed_fn)
         return AttributionOutput(self._attribute(examples, job, batch_size, show_progress, generated_texts is None))
 
     def attribute_examples(
@@ -393,12 +383,16 @@ class AttributionModel:
         self, examples: Sequence[Example], job: Job, batch_size: int | None, show: bool, generated: bool
     ) -> list[Attribution]:
         found: dict[int, Attribution] = {}
+        steps = [i for i, e in enumerate(examples) if e.n_steps]
         with self.wrapped.frozen():
-            for index in track(self._batches(examples, batch_size), job.name, show):
+            for part in track(self._batches([examples[i] for i in steps], batch_size), job.name, show):
+                index = [steps[k] for k in part]
                 batch = [examples[i] for i in index]
-                for i, attribution in zip(index, self._safe_batch(batch, job, generated), strict=True):
-                    found[i] = attribution
-        return [found[i] for i in range(len(examples))]
+                found.update(zip(index, self._safe_batch(batch, job, generated), strict=True))
+        like = next(iter(found.values()), None)
+        if like is None:
+            raise NothingToExplainError("no example has a step to explain")
+        return [found[i] if i in found else without_steps(e, like) for i, e in enumerate(examples)]
 
     def _safe_batch(self, batch: list[Example], job: Job, generated: bool) -> list[Attribution]:
         """A batch; on out-of-memory, its halves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -12,7 +13,7 @@ from attriflow.aggregation._pipeline import Aggregator, build, run
 from attriflow.doors import ShownAttributions
 from attriflow.errors import InputError
 from attriflow.io.records import plain
-from attriflow.types import Attribution
+from attriflow.types import Attribution, Example
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,3 +186,24 @@ def _settings(a: Attribution) -> tuple[Any, ...]:
 def load(path: str | Path) -> AttributionOutput:
     """Read attributions that were saved with `AttributionOutput.save` or by `attribute-dataset`."""
     return AttributionOutput(io.load(path))
+
+
+def without_steps(example: Example, like: Attribution) -> Attribution:
+    """The attribution of an example without steps, of the form and method of another one of its call."""
+    inputs = example.inputs(any(t.segment == "generated" for t in like.inputs) and bool(example.source))
+    empty = like.scores.new_zeros((0, len(inputs), *like.scores.shape[2:]))
+    cost: dict[str, Any] = {"forward_rows": 0.0, "forward_calls": 0.0, "backward_rows": 0.0, "seconds": 0.0}
+    return Attribution(
+        scores=empty,
+        axes=like.axes,
+        inputs=inputs,
+        targets=(),
+        start=example.start,
+        norms=None if like.norms is None else empty[..., 0] if empty.ndim > 2 else empty,
+        step_scores={name: values[:0] for name, values in like.step_scores.items()},
+        provenance=dataclasses.replace(like.provenance, foil=(), foil_input="", **cost),
+        input_text=example.input_text,
+        target_text=example.target_text,
+        segments=example.segments,
+        turns=example.turns,
+    )

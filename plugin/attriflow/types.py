@@ -331,12 +331,12 @@ class Attribution(ShownAttributions):
     @property
     def minimum(self) -> float:
         """Smallest score, or 0 if none is below: the lower end of a colour scale."""
-        return float(self.scores.nan_to_num().clamp(max=0).min())
+        return float(self.scores.nan_to_num().clamp(max=0).min()) if self.targets else 0.0
 
     @property
     def maximum(self) -> float:
         """Largest score, or 0 if none is above."""
-        return float(self.scores.nan_to_num().clamp(min=0).max())
+        return float(self.scores.nan_to_num().clamp(min=0).max()) if self.targets else 0.0
 
     def aggregate(self, aggregator: Any = "scores", aggregate_fn: Any = None, **options: Any) -> Attribution:
         """Reduce axes, merge tokens, compare: see `AttributionOutput.aggregate`."""

@@ -297,5 +297,5 @@ def _contextless(model: AttributionModel, text: ContextTexts, example: Example, 
         input_text=source,
         target_text=prefix + (text.output_current or ""),
     )
-    wrapped.check_length(found)
+    wrapped.check(found)
     return found

@@ -60,6 +60,8 @@ class LanguageModel(ABC):
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.generates_padded: bool | None = None
+        """Whether generation goes on alike after padded prompts; found out once (see `generation`)."""
         parameters = inspect.signature(hf.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self.takes_positions = "position_ids" in parameters
@@ -80,10 +82,16 @@ class LanguageModel(ABC):
     @property
     def pad_id(self) -> int:
         """An id to pad with; any id will do, padding is never looked at."""
-        for value in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if value is not None:
-                return int(value)
-        return 0
+        found = [self.special_id(name) for name in ("pad", "eos")]
+        return next((i for i in found if i is not None), 0)
+
+    def special_id(self, name: str) -> int | None:
+        """The id of the tokenizer's "pad", "unk", "bos"... token, if the embeddings have it.
+
+        A token that was added to the tokenizer without resizing the model is none that the model can read.
+        """
+        value = getattr(self.tokenizer, f"{name}_token_id", None)
+        return int(value) if isinstance(value, int) and 0 <= value < self.vocab_size else None
 
     @property
     def eos_ids(self) -> set[int]:
@@ -139,9 +147,17 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def generate(
-        self, input_texts: Sequence[str], *, generation_args: Mapping[str, Any], skip_special_tokens: bool = False
-    ) -> list[Example]:
-        """Generate targets with `model.generate` and keep the ids as they came."""
+        self,
+        input_texts: Sequence[str],
+        *,
+        generation_args: Mapping[str, Any],
+        seeds: Sequence[int],
+        skip_special_tokens: bool = False,
+    ) -> list[list[Example]]:
+        """Generate targets with `model.generate` and keep the ids as they came: per text, an example per sequence.
+
+        An example has no steps where the model generated nothing. `seeds` are for sampling, one per text.
+        """
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pad examples into a batch on the model's device."""
@@ -155,8 +171,8 @@ class LanguageModel(ABC):
     def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
         """Encoder ids of a text; of a prompt, where there is no encoder."""
 
-    def check_length(self, example: Example) -> None:
-        """Raise `InputError` for an input that does not fit, before any expensive work."""
+    def check(self, example: Example) -> None:
+        """Raise `InputError` for an input that does not fit the model, before any expensive work."""
         limit = self.max_positions
         sides = {"input": len(example.source), "target": len(example.target)}
         if not self.is_encoder_decoder:
@@ -166,6 +182,18 @@ class LanguageModel(ABC):
                 raise InputError(
                     f"{side} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
                 )
+        self.check_ids([*example.source_ids, *example.target_ids])
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise `InputError` for ids that the embeddings do not have: a tokenizer with tokens the model never got."""
+        size = self.vocab_size
+        wrong = next((i for i in ids if not 0 <= i < size), None)
+        if wrong is not None:
+            token = self.tokenizer.convert_ids_to_tokens(wrong)
+            raise InputError(
+                f"the tokenizer gives {token!r} the id {wrong}, but the embeddings of {self.name} have {size} rows: "
+                "use the tokenizer it was trained with, or model.resize_token_embeddings"
+            )
 
     def tokens(self, ids: Sequence[int], **fields: Any) -> list[Any]:
         """Readable tokens of ids (see `tokens.ids_to_tokens`)."""

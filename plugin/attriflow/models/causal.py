@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, NothingToExplainError
 from attriflow.models.base import LanguageModel, Rows
-from attriflow.models.generation import cut_at_eos, generated_ids
+from attriflow.models.generation import generated_ids
 from attriflow.texts.segments import ChatText, turns_of, with_reply
-from attriflow.texts.tokens import Span, decode, decoded_spans, tokenize
+from attriflow.texts.tokens import Span, decode, decoded_spans, spans_as_forced, tokenize
 from attriflow.types import Example
+
+CONTEXT = 32
+"""Tokens of a prompt that are decoded with what follows them."""
 
 
 class CausalLM(LanguageModel):
@@ -48,11 +51,15 @@ class CausalLM(LanguageModel):
 
     def target_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
         """Ids of a full text."""
-        return self._sequence(text, not skip_special_tokens)[0]
+        ids, _ = self._sequence(text, not skip_special_tokens)
+        self.check_ids(ids)
+        return ids
 
     def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
         """Ids of a prompt."""
-        return self._prompt(text, not skip_special_tokens)[0]
+        ids, _ = self._prompt(text, not skip_special_tokens)
+        self.check_ids(ids)
+        return ids
 
     def _forced(self, prompt: str, text: str, continuation: bool, special: bool) -> Example:
         text = with_reply(prompt, text)
@@ -64,6 +71,16 @@ class CausalLM(LanguageModel):
                 )
             joined = not prompt or prompt[-1].isspace() or text[:1].isspace()
             text = prompt + text if joined else f"{prompt} {text}"
+        ids, spans, start = self._placed(prompt, text, special)
+        if start >= len(ids):
+            raise NothingToExplainError(
+                f"nothing to explain: the forced generation adds no token to its input {prompt[:60]!r}",
+                self._example(prompt, ids, spans, [], []),
+            )
+        return self._example(prompt, ids[:start], spans[:start], ids[start:], spans[start:], text)
+
+    def _placed(self, prompt: str, text: str, special: bool) -> tuple[list[int], list[Span], int]:
+        """Ids and spans of a text that begins with a prompt, and where its own tokens begin."""
         ids, spans = self._sequence(text, special)
         prompt_ids, _ = self._prompt(prompt, special)
         start = len(prompt_ids)
@@ -72,12 +89,11 @@ class CausalLM(LanguageModel):
             ids, spans = self._reply(prompt, text)
         elif ids[:start] != prompt_ids:
             # a token straddles the border: it belongs to the continuation, in whose choice the prompt's end took part
-            start = next((i for i, s in enumerate(spans) if s is not None and s[1] > len(prompt)), len(ids))
-        if start >= len(ids):
-            raise InputError(f"nothing to explain: the forced generation adds no token to its input {prompt[:60]!r}")
-        if start == 0:
-            raise InputError(f"the input {prompt[:60]!r} has no token of its own before the forced generation")
-        return self._example(prompt, ids[:start], spans[:start], ids[start:], spans[start:], text)
+            after = (i for i, s in enumerate(spans) if s is not None and s[1] > len(prompt))
+            start = next(after, len(ids)) if prompt else 0
+        if start == 0:  # nothing comes before the first token that is explained: begin as an empty prompt does
+            ids, spans, start = [self._first_id(), *ids], [None, *spans], 1
+        return ids, spans, start
 
     def _reply(self, prompt: str, text: str) -> tuple[list[int], list[Span]]:
         ids, spans = self._prompt(prompt, False)
@@ -101,13 +117,15 @@ class CausalLM(LanguageModel):
 
     def _prompt(self, text: str, special: bool) -> tuple[list[int], list[Span]]:
         ids, spans = self._sequence(text, special)
-        if not ids:
-            first = self.tokenizer.bos_token_id
-            first = self.tokenizer.eos_token_id if first is None else first
-            if first is None:
-                raise InputError("an empty input needs a tokenizer with a BOS or EOS token")
-            return [int(first)], [None]
-        return ids, spans
+        return (ids, spans) if ids else ([self._first_id()], [None])
+
+    def _first_id(self) -> int:
+        """What a text begins with that has no token to begin with."""
+        first = self.tokenizer.bos_token_id
+        first = self.tokenizer.eos_token_id if first is None else first
+        if first is None:
+            raise NothingToExplainError("an empty input needs a tokenizer with a BOS or EOS token")
+        return int(first)
 
     def _example(
         self,
@@ -130,48 +148,58 @@ class CausalLM(LanguageModel):
             target_text=str(text or prompt),
             turns=turns_of(prompt),
         )
-        self.check_length(example)
+        self.check(example)
         return example
 
     @torch.no_grad()
     def generate(
-        self, input_texts: Sequence[str], *, generation_args: Mapping[str, Any], skip_special_tokens: bool = False
-    ) -> list[Example]:
-        """Generate from left-padded prompts with their mask; ids are kept, text is only for reading."""
-        prompts = [self._prompt(text, not skip_special_tokens) for text in input_texts]
-        width = max(len(ids) for ids, _ in prompts)
-        ids = torch.full((len(prompts), width), self.pad_id)
-        mask = torch.zeros_like(ids)
-        for i, (row, _) in enumerate(prompts):
-            ids[i, width - len(row) :] = torch.tensor(row)
-            mask[i, width - len(row) :] = 1
-        out = generated_ids(self, ids.to(self.device), mask.to(self.device), generation_args)
-        copies = len(out) // len(prompts)
-        examples = []
-        for i, row in enumerate(out):
-            text = input_texts[i // copies]
-            prompt_ids, spans = prompts[i // copies]
-            new = cut_at_eos(row[width:], self.eos_ids, self.pad_id)
-            if not new:
-                raise InputError(f"the model generated nothing for {text[:60]!r}")
-            added = self._added_text(prompt_ids, new)
-            new_spans = decoded_spans(
-                self.tokenizer, new, start=len(text) + len(added) - len(added.lstrip(" ")), text=added.lstrip(" ")
-            )
-            examples.append(self._example(text, prompt_ids, spans, new, new_spans, text + added))
-        return examples
+        self,
+        input_texts: Sequence[str],
+        *,
+        generation_args: Mapping[str, Any],
+        seeds: Sequence[int],
+        skip_special_tokens: bool = False,
+    ) -> list[list[Example]]:
+        """Generate after each prompt; ids are kept, text is only for reading."""
+        special = not skip_special_tokens
+        prompts = [self._prompt(text, special) for text in input_texts]
+        found = generated_ids(self, [ids for ids, _ in prompts], generation_args, seeds)
+        return [
+            [self._generated(text, *prompt, new, special) for new in rows]
+            for text, prompt, rows in zip(input_texts, prompts, found, strict=True)
+        ]
 
-    def _added_text(self, prompt_ids: list[int], new: list[int]) -> str:
-        """The text that the new tokens add, with the space that belongs between it and the prompt.
+    def _generated(
+        self, prompt: str, prompt_ids: list[int], prompt_spans: list[Span], new: list[int], special: bool
+    ) -> Example:
+        """Prompt and new ids, with the spans that a forced text of the same ids has, where there is one."""
+        markers = set(self.tokenizer.all_special_ids)
+        words = [i for i in new if i not in markers]
+        before = prompt_ids[-CONTEXT:]
+        added = self._added_text(before, words)
+        bare = added.lstrip(" ")
+        texts = (bare, added) if not prompt or prompt[-1].isspace() else (added, bare)
+        for text in dict.fromkeys(prompt + t for t in texts):
+            if not words:
+                break
+            ids, spans, start = self._placed(prompt, with_reply(prompt, text), special)
+            if ids[:start] == prompt_ids:
+                new_spans = spans_as_forced(self.tokenizer, new, ids[start:], spans[start:])
+                if new_spans is not None:
+                    return self._example(prompt, prompt_ids, prompt_spans, new, new_spans, text)
+        follows = decode(self.tokenizer, [*before, *words], special=True).endswith(added)
+        new_spans = decoded_spans(self.tokenizer, new, added, before=before if follows else (), start=len(prompt))
+        return self._example(prompt, prompt_ids, prompt_spans, new, new_spans, prompt + added)
+
+    def _added_text(self, before: list[int], words: list[int]) -> str:
+        """The text that new tokens add, with the space that belongs between it and the prompt.
 
         Both texts are decoded with special tokens, as an unknown word of the prompt (often a special token) would
         otherwise be missing on one side of the comparison only.
         """
-        special = set(self.tokenizer.all_special_ids)
-        words = [i for i in new if i not in special]
-        before = decode(self.tokenizer, prompt_ids, special=True)
-        full = decode(self.tokenizer, [*prompt_ids, *words], special=True)
-        return full[len(before) :] if full.startswith(before) else decode(self.tokenizer, new)
+        text = decode(self.tokenizer, before, special=True)
+        full = decode(self.tokenizer, [*before, *words], special=True)
+        return full[len(text) :] if full.startswith(text) else decode(self.tokenizer, words)
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
         arguments: dict[str, Any] = {"use_cache": False}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.errors import NothingToExplainError, UnsupportedModelError
 from attriflow.models.base import LanguageModel, Rows
-from attriflow.models.batch import pad
-from attriflow.models.generation import cut_at_eos, generated_ids
+from attriflow.models.generation import generated_ids
 from attriflow.texts.segments import ChatText, turns_of
-from attriflow.texts.tokens import Span, decode, decoded_spans, tokenize
+from attriflow.texts.tokens import Span, decode, decoded_spans, spans_as_forced, tokenize
 from attriflow.types import Example
 
 
@@ -48,20 +49,53 @@ class EncoderDecoder(LanguageModel):
             ids: list[int] = []
             spans: list[Span] = []
             if target is not None:
-                ids, spans = tokenize(self.tokenizer, target, special=special, target=True)
+                ids, spans = self._target(target, special)
                 if not ids:
-                    raise InputError(f"nothing to explain: the target of {text[:60]!r} is empty")
+                    rest = self._example(text, special, [self.start_id], [None], "")
+                    raise NothingToExplainError(f"nothing to explain: the target of {text[:60]!r} is empty", rest)
             out.append(self._example(text, special, [self.start_id, *ids], [None, *spans], target or ""))
         return out
 
     def target_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
         """Decoder start token and the ids of a target text."""
-        special = not skip_special_tokens
-        return [self.start_id, *tokenize(self.tokenizer, text, special=special, target=True)[0]]
+        ids = [self.start_id, *self._target(text, not skip_special_tokens)[0]]
+        self.check_ids(ids)
+        return ids
+
+    def _target(self, text: str, special: bool) -> tuple[list[int], list[Span]]:
+        """Ids and spans of a target text after the decoder start token: what `generate` would give for it.
+
+        Special tokens that the tokenizer adds where generation has none are left out: the decoder start token once more
+        ("[CLS] text [SEP]" after "[CLS]"), unless the model itself writes it first, as one that was trained so does;
+        and what follows EOS (the language of training targets that are rolled).
+        """
+        ids, spans = tokenize(self.tokenizer, text, special=special, target=True)
+        if not special:
+            return ids, spans
+        if len(ids) > 1 and ids[0] == self.start_id and spans[0] is None:
+            does = "which the model writes itself" if self._starts_twice else "which is kept once"
+            token = self.tokenizer.convert_ids_to_tokens(ids[0])
+            warnings.warn(f"the tokenizer begins targets with the decoder start token {token!r}, {does}", stacklevel=2)
+            ids, spans = (ids, spans) if self._starts_twice else (ids[1:], spans[1:])
+        markers = set(self.tokenizer.all_special_ids)
+        text_end = max((i for i, token in enumerate(ids) if token not in markers), default=-1)
+        end = next((i for i in range(text_end + 1, len(ids)) if ids[i] in self.eos_ids), len(ids) - 1)
+        return ids[: end + 1], spans[: end + 1]
+
+    @cached_property
+    def _starts_twice(self) -> bool:
+        """Whether the model's own targets begin with the decoder start token once more; asked once."""
+        start = torch.tensor([[self.start_id]], device=self.device)
+        source = {"source_ids": start, "source_mask": torch.ones_like(start)}
+        with self.frozen(), torch.no_grad():
+            logits = self.run(Rows(target_ids=start, query=torch.zeros_like(start), **source))
+        return int(logits[0, 0].argmax()) == self.start_id
 
     def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
         """Ids of a source text."""
-        return self._source(text, not skip_special_tokens)[0]
+        ids, _ = self._source(text, not skip_special_tokens)
+        self.check_ids(ids)
+        return ids
 
     def _source(self, text: str, special: bool) -> tuple[list[int], list[Span]]:
         # a chat template writes the special tokens itself
@@ -70,7 +104,7 @@ class EncoderDecoder(LanguageModel):
     def _example(self, text: str, special: bool, ids: list[int], spans: list[Span], target_text: str) -> Example:
         source_ids, source_spans = self._source(text, special)
         if not source_ids:
-            raise InputError("an input text has no tokens")
+            raise NothingToExplainError("an input text has no tokens")
         example = Example(
             source=tuple(self.tokens(source_ids, spans=source_spans, segment="source")),
             target=tuple(self.tokens(ids, spans=spans, segment="generated")),
@@ -80,28 +114,36 @@ class EncoderDecoder(LanguageModel):
             target_text=target_text,
             turns=turns_of(text),
         )
-        self.check_length(example)
+        self.check(example)
         return example
 
     @torch.no_grad()
     def generate(
-        self, input_texts: Sequence[str], *, generation_args: Mapping[str, Any], skip_special_tokens: bool = False
-    ) -> list[Example]:
-        """Generate from right-padded sources; the ids of the target are kept as they came."""
+        self,
+        input_texts: Sequence[str],
+        *,
+        generation_args: Mapping[str, Any],
+        seeds: Sequence[int],
+        skip_special_tokens: bool = False,
+    ) -> list[list[Example]]:
+        """Generate from each source; the ids of the target are kept as they came."""
         special = not skip_special_tokens
-        rows = [self._source(t, special)[0] for t in input_texts]
-        ids, mask = pad(rows, self.pad_id, self.device)
-        out = generated_ids(self, ids, mask, generation_args)
-        copies = len(out) // len(rows)
-        examples = []
-        for i, row in enumerate(out):
-            new = cut_at_eos(row[1:], self.eos_ids, self.pad_id)
-            if not new:
-                raise InputError(f"the model generated nothing for {input_texts[i // copies][:60]!r}")
-            text = decode(self.tokenizer, new)
-            spans = [None, *decoded_spans(self.tokenizer, new, text=text)]
-            examples.append(self._example(input_texts[i // copies], special, [row[0], *new], spans, text))
-        return examples
+        sources = [self._source(t, special)[0] for t in input_texts]
+        found = generated_ids(self, sources, generation_args, seeds)
+        return [
+            [self._generated(text, special, row) for row in rows] for text, rows in zip(input_texts, found, strict=True)
+        ]
+
+    def _generated(self, text: str, special: bool, row: list[int]) -> Example:
+        """A target, with the spans that a forced text of the same ids has, where there is one."""
+        start, *new = row
+        decoded = decode(self.tokenizer, new)
+        for target in dict.fromkeys((decoded.lstrip(" "), decoded)):
+            spans = spans_as_forced(self.tokenizer, new, *tokenize(self.tokenizer, target, special=False, target=True))
+            if spans is not None:
+                return self._example(text, special, [start, *new], [None, *spans], target)
+        spans = decoded_spans(self.tokenizer, new, decoded)
+        return self._example(text, special, [start, *new], [None, *spans], decoded)
 
     def encoder_states(self, rows: Rows) -> Tensor:
         """Encoder output `[row, source, hidden]`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, NothingToExplainError
 from attriflow.types import Example
 
 
@@ -33,7 +33,7 @@ def restricted(example: Example, start: int | None, end: int | None) -> Example:
     (and so this) takes anything before the generated tokens, negative numbers too, for "from their beginning".
 
     Raises:
-        InputError: Nothing is left.
+        NothingToExplainError: No step is left.
     """
     if start is None and end is None:
         return example
@@ -45,8 +45,10 @@ def restricted(example: Example, start: int | None, end: int | None) -> Example:
     low = max(example.start, example.start if start is None else start)
     high = example.stop if end is None else min(end, example.stop)
     if high <= low:
-        raise InputError(
+        place = max(example.start, high)
+        raise NothingToExplainError(
             f"no step left to explain: attr_pos_start={start}, attr_pos_end={end}, but the generated tokens are at "
-            f"positions {example.start} to {example.stop - 1}"
+            f"positions {example.start} to {example.stop - 1}",
+            dataclasses.replace(example, start=place, stop=place),
         )
     return dataclasses.replace(example, start=low, stop=high)

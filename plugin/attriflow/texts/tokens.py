@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,17 @@ def tokenize(tokenizer: Any, text: str, *, special: bool = True, target: bool = 
     offsets = encoded.get("offset_mapping")
     if offsets is None:
         return ids, decoded_spans(tokenizer, ids)
-    return ids, [_trim(text, int(a), int(b)) for a, b in offsets]
+    return ids, [_trim(text, a, b) for a, b in _bytes_apart(text, [(int(a), int(b)) for a, b in offsets])]
+
+
+def _bytes_apart(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Offsets where the bytes of several unknown characters, which share one span, have that of their character."""
+    out: list[tuple[int, int]] = []
+    for (a, b), run in itertools.groupby(offsets):
+        n = len(list(run))
+        owners = [k for k in range(a, b) for _ in text[k].encode()] if b - a > 1 else []
+        out += [(k, k + 1) for k in owners] if n == len(owners) else [(a, b)] * n
+    return out
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
@@ -40,20 +51,69 @@ def _trim(text: str, start: int, end: int) -> Span:
     return (start, end) if end > start else None
 
 
-def decoded_spans(tokenizer: Any, ids: Sequence[int], start: int = 0, text: str | None = None) -> list[Span]:
+def decoded_spans(
+    tokenizer: Any, ids: Sequence[int], text: str | None = None, *, before: Sequence[int] = (), start: int = 0
+) -> list[Span]:
     """Character spans of tokens in the decoded text, found by decoding growing prefixes; `start` is added to all.
 
-    Quadratic in the number of tokens, which is why it is only used for generated ids and slow tokenizers.
+    The bytes of a torn character all have its span. Quadratic in the number of tokens, which is why it is only used for
+    slow tokenizers, and for generated ids that the tokenizer would not choose for their text.
+
+    Args:
+        tokenizer: The tokenizer.
+        ids: Token ids.
+        text: Their text; decoded when None.
+        before: Ids before them, since decoders treat the beginning of a text differently.
+        start: Where their text begins.
     """
+    known = len(decode(tokenizer, before, special=True)) if before else 0
+    special = set(tokenizer.all_special_ids)
+
+    def grown(n: int) -> str:
+        if not before:
+            return decode(tokenizer, ids[:n])
+        return decode(tokenizer, [*before, *(i for i in ids[:n] if i not in special)], special=True)[known:]
+
+    text = grown(len(ids)) if text is None else text
     spans: list[Span] = []
-    text = decode(tokenizer, ids) if text is None else text
-    before = 0
-    for i in range(len(ids)):
-        after = min(len(text), len(decode(tokenizer, ids[: i + 1])))
-        span = _trim(text, before, after)
-        spans.append(None if span is None else (span[0] + start, span[1] + start))
-        before = max(before, after)
-    return spans
+    end = 0  # of what is decoded
+    torn: list[int] = []  # tokens that have added nothing yet
+    for i, token in enumerate(ids):
+        shown = grown(i + 1)
+        after = max(end, _common(shown, text))
+        # a decoder that cannot show a part of a character shows U+FFFD, or nothing
+        part = after < len(text) and len(shown) > after and shown.endswith("\ufffd")
+        spans.append(_trim(text, end, after + part))
+        if after > end and torn and decode(tokenizer, [token]).strip(" ") != text[end:after].strip(" "):
+            for j in torn:
+                spans[j] = _trim(text, end, end + 1)
+        if after > end or part or token in special:
+            torn = []
+        else:
+            torn.append(i)
+        end = after
+    return [None if span is None else (span[0] + start, span[1] + start) for span in spans]
+
+
+def _common(a: str, b: str) -> int:
+    """How many characters two texts begin with alike."""
+    n = min(len(a), len(b))
+    return n if a[:n] == b[:n] else next(i for i in range(n) if a[i] != b[i])
+
+
+def spans_as_forced(
+    tokenizer: Any, ids: Sequence[int], forced: Sequence[int], forced_spans: Sequence[Span]
+) -> list[Span] | None:
+    """Spans of generated ids whose text, tokenised, has the same ids; None where it has others.
+
+    Special tokens are not in the text of generated ids, and have no span.
+    """
+    special = set(tokenizer.all_special_ids)
+    plain = [(i, span) for i, span in zip(forced, forced_spans, strict=True) if i not in special]
+    if [i for i, _ in plain] != [i for i in ids if i not in special]:
+        return None
+    spans = iter([span for _, span in plain])
+    return [None if i in special else next(spans) for i in ids]
 
 
 def decode(tokenizer: Any, ids: Sequence[int], special: bool = False) -> str:
@@ -74,7 +134,7 @@ def ids_to_tokens(
         piece = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
         text = piece.strip(" ") or piece
         if not text or "\ufffd" in text:
-            text = str(entry)
+            text = f"<{token_id}>" if entry is None else str(entry)  # models may have more ids than their tokenizer
         start, end = span if span is not None else (None, None)
         out.append(
             Token(text=text, id=int(token_id), start=start, end=end, segment=segment, special=token_id in special)
