@@ -40,8 +40,8 @@ def translator(tokenizer):
 def generated(monkeypatch, model, prompt, new):
     """What is made of a `generate` that writes these ids."""
 
-    def generate(ids, **arguments):
-        begin = torch.tensor([[model.wrapped.start_id]]) if model.is_encoder_decoder else ids
+    def generate(input_ids, **arguments):
+        begin = torch.tensor([[model.wrapped.start_id]]) if model.is_encoder_decoder else input_ids
         return torch.cat([begin, torch.tensor([new])], 1)
 
     monkeypatch.setattr(model.model, "generate", generate)
