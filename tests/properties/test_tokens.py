@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -40,8 +41,8 @@ def translator(tokenizer):
 def generated(monkeypatch, model, prompt, new):
     """What is made of a `generate` that writes these ids."""
 
-    def generate(ids, **arguments):
-        begin = torch.tensor([[model.wrapped.start_id]]) if model.is_encoder_decoder else ids
+    def generate(input_ids, **arguments):
+        begin = torch.tensor([[model.wrapped.start_id]]) if model.is_encoder_decoder else input_ids
         return torch.cat([begin, torch.tensor([new])], 1)
 
     monkeypatch.setattr(model.model, "generate", generate)
@@ -111,6 +112,23 @@ def test_decoding_finds_what_the_tokenizer_says(kind, tokenizer, text):
     marker = {i for i, t in enumerate(tokenizer.convert_ids_to_tokens(ids)) if t == "▁"}  # of no character of its own
     found = decoded_spans(tokenizer, ids)
     assert [s for i, s in enumerate(found) if i not in marker] == [s for i, s in enumerate(spans) if i not in marker]
+
+
+@pytest.mark.parametrize("side", ["causal", "translator"])
+def test_any_ids_cover_their_text(side, request, tokenizer, monkeypatch):
+    """Ids that a tokenizer would not choose, torn characters and special tokens among them."""
+    model, draw = request.getfixturevalue(side), random.Random(0)
+    for _ in range(25):
+        new = [draw.randrange(len(tokenizer)) for _ in range(draw.randint(1, 12))]
+        with monkeypatch.context() as patched:
+            made = generated(patched, model, "the cat", new)
+        begin = 0 if model.is_encoder_decoder else len("the cat")
+        own = [t for t in made.targets if t.start is not None]
+        shown = {i for t in own for i in range(t.start, t.end)}
+        assert [t.id for t in made.targets] == new
+        assert [c for i, c in enumerate(made.target_text) if i >= begin and i not in shown and not c.isspace()] == []
+        assert [t.start for t in own] == sorted(t.start for t in own)
+        assert all(begin <= t.start < t.end <= len(made.target_text) for t in own)
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -212,9 +212,9 @@ def test_a_model_that_padding_changes(kind, monkeypatch):
     model, sizes = kind(), []
     generate = model.model.generate
 
-    def unmasked(ids, attention_mask=None, **arguments):
-        sizes.append(len(ids))
-        return generate(ids, attention_mask=torch.ones_like(ids), **arguments)
+    def unmasked(input_ids, attention_mask=None, **arguments):
+        sizes.append(len(input_ids))
+        return generate(input_ids, attention_mask=torch.ones_like(input_ids), **arguments)
 
     monkeypatch.setattr(model.model, "generate", unmasked)
     texts = [*TEXTS, "a man"]
@@ -222,7 +222,7 @@ def test_a_model_that_padding_changes(kind, monkeypatch):
     assert together == [ids_of(model, t, ARGUMENTS["plain"])[0] for t in texts]
     assert sizes == [2, 1, 1, 3, 1, *[1] * 5]  # the check, then by length
     sizes.clear()
-    monkeypatch.setattr(model.model, "generate", lambda ids, **k: (sizes.append(len(ids)), generate(ids, **k))[1])
+    monkeypatch.setattr(model.model, "generate", lambda **k: (sizes.append(len(k["input_ids"])), generate(**k))[1])
     model.wrapped.generates_padded = None
     ids_of(model, texts, ARGUMENTS["plain"])
     ids_of(model, texts, ARGUMENTS["plain"])
@@ -359,9 +359,8 @@ class TestNothingToExplain:
 
     def test_a_generation_without_tokens(self, monkeypatch):
         model = causal()
-        monkeypatch.setattr(
-            model.model, "generate", lambda ids, **_: ids if len(ids[0]) == 1 else torch.cat([ids, ids], 1)
-        )
+        twice = lambda input_ids, **_: input_ids.repeat(1, 2 if input_ids.shape[1] > 1 else 1)  # noqa: E731
+        monkeypatch.setattr(model.model, "generate", twice)
         with pytest.warns(UserWarning, match="text 1: the model generated nothing for 'a'"):
             out = model.attribute(["the cat", "a"], generation_args={"max_length": 9}, show_progress=False)
         assert [len(a.targets) for a in out] == [2, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import attriflow
 from attriflow import io
 from attriflow.datasets import open_dataset
 from attriflow.errors import InputError, OptionError, UnknownNameError
@@ -17,6 +19,7 @@ from attriflow.io import files
 from attriflow.output import AttributionOutput
 from attriflow.streaming import Fields, attribute_dataset
 from attriflow.streaming.journal import Journal
+from attriflow.streaming.rows import explain_window
 from attriflow.types import Attribution, Provenance, Token
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".safetensors", ".html")
@@ -35,6 +38,16 @@ def explain(input_texts, generated_texts=None):
         how = Provenance(method="stub", seconds=float(next(CLOCK)))
         out.append(Attribution(scores=scores, inputs=inputs, targets=target, provenance=how, input_text=text))
     return AttributionOutput(out)
+
+
+@pytest.mark.filterwarnings("ignore:no steps for")
+def test_a_row_with_nothing_to_explain_fails_as_it_does_alone():
+    model = attriflow.load_model("demo/recall", "dummy")
+    rows = [{"text": "anna has a", "target": f"anna has a{more}"} for more in (" red", "", " hat")]
+    fields = Fields(inputs="text", targets="target")
+    results = explain_window(rows, fields, functools.partial(model.attribute, show_progress=False))
+    assert [type(r).__name__ for r in results] == ["list", "NothingToExplainError", "list"]
+    assert str(results[1]) == str(explain_window(rows[1:2], fields, model.attribute)[0])
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def _padding_is_exact(model: LanguageModel, prompts: Sequence[Sequence[int]]) ->
         options["pad_token_id"] = model.pad_id
         try:
             padded, alone = (
-                torch.stack(model.hf.generate(ids, attention_mask=mask, **options).logits, 1)[-1].float()
+                torch.stack(model.hf.generate(input_ids=ids, attention_mask=mask, **options).logits, 1)[-1].float()
                 for ids, mask in (_padded(model, rows) for rows in ([long, short], [short]))
             )
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
@@ -128,7 +128,7 @@ def _call(model: LanguageModel, prompts: Sequence[Sequence[int]], arguments: Map
     given = 0 if model.is_encoder_decoder else ids.shape[1]
     try:
         options, ends = _options(model, arguments, given)
-        out = model.hf.generate(ids, attention_mask=mask, **options)
+        out = model.hf.generate(input_ids=ids, attention_mask=mask, **options)
     except (IndexError, TypeError, ValueError) as error:
         if isinstance(error, AttriflowError):
             raise

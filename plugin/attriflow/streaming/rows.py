@@ -49,7 +49,12 @@ def _explain(texts: list[dict[str, Any]], explain: Explain) -> list[Result]:
     try:
         found = list(explain(**{key: [row[key] for row in texts] for key in texts[0]}))
         each = len(found) // len(texts)  # several sequences per text, where generation gives them
-        return [found[i * each : (i + 1) * each] for i in range(len(texts))]
+        parts: list[Result] = [found[i * each : (i + 1) * each] for i in range(len(texts))]
+        for i in range(len(texts)):
+            # a row without steps among others says why it has none when it is alone
+            if len(texts) > 1 and not any(a.targets for a in found[i * each : (i + 1) * each]):
+                parts[i] = _explain(texts[i : i + 1], explain)[0]
+        return parts
     except FATAL:
         raise
     except Exception as error:
