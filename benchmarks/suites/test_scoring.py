@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attriflow.evaluation.rescoring import Rescorer
+from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import MethodResult
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.measuring.throughput import Interleaved
@@ -27,8 +27,8 @@ def test_metric(case, metric, models, timed_rounds, noted):
         attributions = explained["last"]
         evidence = [torch.arange(a.scores.shape[1]).expand(a.scores.shape[:2]) % 4 == 1 for a in attributions]
         result = MethodResult(name="saliency", attributions=attributions)
-        rescorer = Rescorer(loaded.model, examples, batch_size=None)
-        MetricRunner([metrics.info(metric)], {}, rescorer, evidence, fail_fast=True).score(result)
+        scorer = VariantScorer(loaded.model, examples, batch_size=None)
+        MetricRunner([metrics.info(metric)], {}, scorer, evidence, fail_fast=True).score(result)
         return result
 
     measured = Interleaved(
