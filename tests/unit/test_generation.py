@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import attriflow
+from attriflow.engine.baselines import baseline_id
 from attriflow.errors import InputError
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *"the a red blue cat dog house man was old in on and . ? la casa".split()]
@@ -316,6 +317,10 @@ class TestIds:
         assert tokenizer.pad_token_id == len(WORDS)
         assert (model.wrapped.pad_id, model.wrapped.special_id("pad"), model.wrapped.special_id("unk")) == (2, None, 3)
         assert ids_of(model, TEXTS, ARGUMENTS["plain"]) == ids_of(causal(), TEXTS, ARGUMENTS["plain"])
+        tokenizer.unk_token = None  # the default baseline: not the added pad token, EOS
+        assert baseline_id(model.wrapped, "unk") == tokenizer.eos_token_id
+        with pytest.raises(InputError, match="no pad token"):
+            baseline_id(model.wrapped, "pad")
         model.model.generation_config.pad_token_id = len(WORDS)
         assert ids_of(model, TEXTS, SEVERAL["samples"]) == ids_of(causal(), TEXTS, SEVERAL["samples"])
 

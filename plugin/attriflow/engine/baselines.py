@@ -18,7 +18,7 @@ def baseline_id(model: LanguageModel, baseline: str | int) -> int:
     "unk" falls back to the pad token, then to EOS, for tokenizers that have none (byte-level BPE): every tokenizer has
     a default baseline, and the one used is recorded with the attribution's options.
     """
-    tokenizer, size = model.tokenizer, model.vocab_size
+    size = model.vocab_size
     if isinstance(baseline, int) and not isinstance(baseline, bool):
         if not 0 <= baseline < size:
             raise InputError(f"baseline id {baseline} is outside the vocabulary (0 to {size - 1})")
@@ -27,9 +27,8 @@ def baseline_id(model: LanguageModel, baseline: str | int) -> int:
         raise UnknownNameError(unknown("baseline", baseline, [*NAMES, "a token id"]))
     names = ("unk", "pad", "eos") if baseline == "unk" else (baseline,)
     for name in names:
-        value = getattr(tokenizer, f"{name}_token_id")
-        if value is not None:
-            return int(value)
+        if (value := model.special_id(name)) is not None:
+            return value
     raise InputError(f"the tokenizer of {model.name} has no {baseline} token to use as baseline")
 
 
