@@ -345,7 +345,7 @@ def test_the_pictures_of_the_docs_can_be_taken_again(tmp_path):
     command = [sys.executable, str(script), "console", "phone", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.png")}
     assert set(sizes) == {"console", "phone"} and all(4_000 < size < 80_000 for size in sizes.values())
     done = subprocess.run([*command[:2], "consle"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Allowed: console" in done.stdout
