@@ -201,7 +201,7 @@ class TestChats:
         wanted = m.tokenizer.apply_chat_template(CHAT, tokenize=True, add_generation_prompt=True, return_dict=False)
         given = []
         generate = m.model.generate
-        monkeypatch.setattr(m.model, "generate", lambda ids, **k: given.append(ids.tolist()) or generate(ids, **k))
+        monkeypatch.setattr(m.model, "generate", lambda **k: given.append(k["input_ids"].tolist()) or generate(**k))
         (generated,) = m.encode(CHAT, generation_args={"max_new_tokens": 2})
         (forced,) = m.encode(CHAT, "pari mitemi")
         assert given == [[wanted]]
