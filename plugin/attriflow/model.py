@@ -183,12 +183,24 @@ class AttributionModel:
             width = max(width, lengths[i])
             last = batches[-1] if batches else None
             limit = batch_size or min(BATCH_EXAMPLES, BATCH_TOKENS // max(1, width))
-            if last is None or len(last) >= max(1, limit):
+            if (
+                last is None
+                or len(last) >= max(1, limit)
+                or (sort and not self._together(examples[last[0]], examples[i]))
+            ):
                 batches.append([i])
                 width = lengths[i]
             else:
                 last.append(i)
         return batches
+
+    def _together(self, one: Example, other: Example) -> bool:
+        """Whether two examples may share a batch: not where the rows of a batch, or padding, change what they give."""
+        check = self.wrapped.checked
+        if check.works("rows") and check.works("padding"):
+            return True
+        same = (len(one.source), one.stop) == (len(other.source), other.stop)
+        return same and check.works("rows")
 
     def _batches(self, examples: Sequence[Example], batch_size: int | None) -> list[list[int]]:
         """`plan_batches` with foils together: a batch has them for all of its examples or for none."""

@@ -23,6 +23,7 @@ from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
+from attriflow.models.findings import ALWAYS
 from attriflow.types import Example, Forward, Passes
 
 Sites = Mapping[str, nn.Module]
@@ -98,7 +99,8 @@ class Bound:
     counter: Counter = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        """Pad the examples once."""
+        """Pad the examples once; a model that nothing can be said about is refused."""
+        self.model.checked.require(*ALWAYS)
         self.batch = self.model.collate(self.examples)
         self.sizes = Sizes(self.model, self.batch)
         self._base: Forward | None = None

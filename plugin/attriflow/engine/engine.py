@@ -151,7 +151,8 @@ class Engine(Bound):
 
     def _whole(self, n: int, changed: dict[str, Any]) -> Tensor:
         """The objective on `n` versions that run as a whole; an encoder whose side does not change runs once."""
-        reusable = self.model.is_encoder_decoder and not self.objective.passes and shortcuts()
+        reusable = self.model.is_encoder_decoder and self.model.checked.works("encoder") and shortcuts()
+        reusable = reusable and not self.objective.passes
         if reusable and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
             changed["encoder_states"] = self.encoder_states().repeat(n, 1, 1)
         return self.objective(self.run(self.rows(n, **changed))).unflatten(0, (n, self.batch.size))
@@ -183,7 +184,7 @@ class Engine(Bound):
         """
         hf = self.model.hf
         self.run_foil()
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
+        record = self._record(whole)
         forward: Forward | None = None
         if interface_works(hf):
             with listen(hf, record):
@@ -194,10 +195,16 @@ class Engine(Bound):
             self._base = forward
         return {name: record.stacked(name) for name in (*self.blocks, *whole)}
 
+    def _record(self, whole: tuple[str, ...]) -> AttentionRecord:
+        widths = {side: self.ids(side).shape[1] for side in self.model.sides}
+        return AttentionRecord(
+            self.model.hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole, widths
+        )
+
     def _attention_outputs(self, whole: tuple[str, ...]) -> tuple[AttentionRecord, Forward]:
         """The same for architectures outside the attention interface, through `output_attentions`."""
         hf = self.model.hf
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
+        record = self._record(whole)
         caught: list[Any] = []
         hook = hf.register_forward_hook(lambda _m, _a, output: caught.append(output))
         try:

@@ -26,7 +26,7 @@ from attriflow.engine.last_block import LastBlock, NotSeparableError
 from attriflow.engine.linearised import linearised
 from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
-from attriflow.errors import OutOfMemoryError
+from attriflow.errors import OutOfMemoryError, UnsupportedModelError
 from attriflow.kernels.linear import without_zero_rows
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import Rows
@@ -58,6 +58,8 @@ class Gradients:
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
+        if self.sites is None:
+            self.bound.model.checked.require("gradient")
         for group in self._groups():
             yield from self._group(group)
 
@@ -183,7 +185,7 @@ class Gradients:
         bound, objective, query = self.bound, self.bound.objective, self.bound.batch.query[:, steps]
         if self.within is not None or not objective.stepwise or objective.passes or not shortcuts():
             return False
-        if bound.model.last_block_separable is False:
+        if bound.model.last_block_separable is False or bound.model.virtual_tokens:
             return False
         span = int(query.max()) - int(query.min()) + 1
         width = bound.batch.target_ids.shape[1]
@@ -225,6 +227,8 @@ class Gradients:
         if last is not None:
             last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
             model.last_block_separable = True
+        if not forward.logits.requires_grad:  # never zeros for what is missing
+            raise UnsupportedModelError(f"a forward of {type(model.hf).__name__} makes no gradient")
         if not values.requires_grad:
             return None
         weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
@@ -233,7 +237,7 @@ class Gradients:
         if last is not None:
             return last.cut(values)
         if len(caught) == 1 and caught[0].requires_grad:
-            return AtHead(caught[0], values, rows.query)
+            return AtHead(caught[0], values, rows.query, model.virtual_tokens)
         return AtValues(values)
 
     def _shortened(self, rows: Rows, steps: slice) -> Rows:

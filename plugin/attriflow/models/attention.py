@@ -178,9 +178,19 @@ class AttentionRecord:
     """
 
     def __init__(
-        self, hf: Any, encoder_decoder: bool, query: Tensor, keep: tuple[str, ...], whole: tuple[str, ...] = ()
+        self,
+        hf: Any,
+        encoder_decoder: bool,
+        query: Tensor,
+        keep: tuple[str, ...],
+        whole: tuple[str, ...] = (),
+        widths: Mapping[str, int] | None = None,
     ) -> None:
-        """Keep the rows of the query positions `[row, step]` for blocks ("source", "target"), all rows for roles."""
+        """Keep the rows of the query positions `[row, step]` for blocks ("source", "target"), all rows for roles.
+
+        `widths` are the lengths of the blocks: what a model puts before them (prompt and prefix tuning) is left out.
+        """
+        self.widths = dict(widths or {})
         self.query, self.keep, self.encoder_decoder = query, keep, encoder_decoder
         self.encoder = {id(m) for m in hf.get_encoder().modules()} if encoder_decoder else set()
         self.maps: dict[str, list[Tensor]] = {name: [] for name in ("source", "target", *whole)}
@@ -200,6 +210,9 @@ class AttentionRecord:
 
     def add(self, role: str, weights: Tensor) -> None:
         """Store what is wanted of one layer: the query rows, the whole map."""
+        keys = self.widths.get("target" if role == "decoder_self" else "source", weights.shape[-1])
+        rows = self.widths.get("source" if role == "encoder_self" else "target", weights.shape[-2])
+        weights = weights[..., -rows:, -keys:]
         if role in self.maps:
             self.maps[role].append(weights.detach())
         block = {"cross": "source", "decoder_self": "target"}.get(role)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
+from attriflow.models.findings import ALWAYS, ModelCheck
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
@@ -55,18 +56,33 @@ class LanguageModel(ABC):
     def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
-        self._scales: dict[str, float] = {}
+        self._scales: dict[str, tuple[float, float]] = {}
+        self.virtual_tokens = 0
+        """Positions that the model puts before every text (prompt tuning); found out by the check."""
+        self._as_ids = False
         self.reuses_prefix: bool | None = None
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
         self.generates_padded: bool | None = None
         """Whether generation goes on alike after padded prompts; found out once (see `generation`)."""
-        parameters = inspect.signature(hf.forward).parameters
+        parameters = _parameters(hf)
         self._keeps_logits = "logits_to_keep" in parameters
         self.takes_positions = "position_ids" in parameters
 
     # -- facts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Blocks that the model reads."""
+        return BLOCKS if self.is_encoder_decoder else ("target",)
+
+    @cached_property
+    def checked(self) -> ModelCheck:
+        """What the check of this model found; done once, at first use."""
+        from attriflow.models.checking import check_model
+
+        return check_model(self)
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +218,7 @@ class LanguageModel(ABC):
     # -- running ----------------------------------------------------------------------------------------------------
 
     def embed(self, ids: Tensor, block: str) -> Tensor:
-        """Token embeddings `[..., hidden]` as the model wants them in place of ids, embedding scale included."""
+        """Token embeddings `[..., hidden]` of a block, in the space that `embedding_scale` tells."""
         return self.embedding(block)(ids) * self.embedding_scale(block)
 
     @torch.no_grad()
@@ -216,13 +232,25 @@ class LanguageModel(ABC):
         return self.embed(torch.arange(weight.shape[0], device=weight.device), block)
 
     def run(self, rows: Rows) -> Tensor:
-        """Logits at the query positions, `[row, step, vocab]`: one model call."""
-        keep, offset = None, 0
-        if self._keeps_logits:
+        """Logits at the query positions, `[row, step, vocab]`: one model call.
+
+        Raises:
+            UnsupportedModelError: What the check of the model found stands against it.
+        """
+        given = [t for t in (rows.source_embeds, rows.target_embeds) if t is not None]
+        self.checked.require(*ALWAYS)
+        if any(t.requires_grad for t in given):
+            self.checked.require("gradient")
+        return self.read(rows)
+
+    def read(self, rows: Rows) -> Tensor:
+        """The same without looking at what the check found."""
+        keep, offset = None, -self.virtual_tokens
+        if self._keeps_logits and not self.virtual_tokens:
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        logits = self._call(rows, keep)
+        logits = self._call(self._looked_up(rows) if self._as_ids else rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same
         index = (rows.query - offset).to(logits.device)
@@ -231,6 +259,10 @@ class LanguageModel(ABC):
         else:
             picked = at(logits, index)
         return picked if picked.dtype == torch.float64 else picked.float()
+
+    def logits(self, **given: Any) -> Tensor:
+        """All logits of one forward without a cache, `[row, position, vocab]`."""
+        return logits_of(self.hf(**{"use_cache": False, **given}))
 
     @abstractmethod
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
@@ -241,49 +273,130 @@ class LanguageModel(ABC):
         raise UnsupportedModelError(f"{self.name} has no encoder")
 
     def embedding_scale(self, block: str) -> float:
-        """Factor between the embedding module's output and what the model expects in place of ids.
+        """Factor between the embedding module's output and the space that embeddings are given and explained in.
 
-        Models differ in where they scale (in the embedding module, in the forward always, or in the forward only when
-        ids are given; encoder and decoder of one model need not agree), so it is measured once: ids and embeddings must
-        give the same logits.
+        That is what positions are added to, on both sides of an encoder-decoder. Models differ in where they scale: in
+        the embedding module, in the forward always, or in the forward only when ids are given; encoder and decoder of
+        one model need not agree.
         """
-        if block not in self._scales:
-            self._scales[block] = self._measure_scale(block)
-        return self._scales[block]
+        if block not in self._scales:  # the check itself asks once it has found it
+            self.checked.require(*ALWAYS)
+        return self._scales[block][0]
+
+    def give_embeddings_as_ids(self) -> None:
+        """From here on, embeddings are looked up in the table and given as ids: the model takes nothing else."""
+        self._as_ids, self._scales = True, dict.fromkeys(self.sides, (1.0, 1.0))
+
+    def _looked_up(self, rows: Rows) -> Rows:
+        """Rows with the ids of tokens in place of their embeddings."""
+        found: dict[str, Any] = {}
+        for block in self.sides:
+            if (embeds := getattr(rows, f"{block}_embeds")) is None:
+                continue
+            table = self.embedding_table(block)
+            kinds, place = embeds.flatten(0, -2).unique(dim=0, return_inverse=True)
+            same = [(table == kind).all(-1).nonzero() for kind in kinds]
+            if not all(map(len, same)):
+                raise UnsupportedModelError(self.checked["embeddings"].detail)
+            ids = torch.stack([s[0, 0] for s in same])[place].view(embeds.shape[:-1])
+            found |= {f"{block}_ids": ids, f"{block}_embeds": None}
+        return replace(rows, **found)
+
+    def _fed(self, embeds: Tensor, block: str) -> Tensor:
+        """Embeddings as the model's forward takes them."""
+        inner = self._scales[block][1]
+        return embeds if inner == 1 else embeds / inner
 
     @torch.no_grad()
-    def _measure_scale(self, block: str) -> float:
-        ids = torch.tensor([[1, 2, 3]], device=self.device) % self.vocab_size
-        query = torch.tensor([[2]], device=self.device)
-        given: dict[str, Any] = {"target_ids": ids, "query": query}
-        if self.is_encoder_decoder:
-            given |= {"source_ids": ids, "source_mask": torch.ones_like(ids)}
-        plain = self.run(Rows(**given))
+    def measure_scale(self, block: str, wrong: Callable[[Callable[[Rows], Rows]], str]) -> str:
+        """Find out the embedding scale of a block.
+
+        Args:
+            block: "source" or "target".
+            wrong: Why texts that are given with some change of their rows do not have their logits; "" if they do.
+
+        Returns:
+            Why there is none; "" if there is one.
+        """
+        module = self.embedding(block)
         owners = [m for m in self.hf.modules() if isinstance(getattr(m, "embed_scale", None), (int, float, Tensor))]
-        width = float(self.embedding(block).weight.shape[1])
-        tolerance = (1e-4 if self.dtype in (torch.float64, torch.float32) else 5e-2) * float(plain.abs().max())
+        width, reason = float(self.hidden_size), ""
+
+        def embedded(rows: Rows) -> Rows:
+            ids = getattr(rows, f"{block}_ids")
+            return replace(rows, **{f"{block}_embeds": module(ids) * scale, f"{block}_ids": None})
+
         for scale in dict.fromkeys([1.0, *(float(m.embed_scale) for m in owners), width**0.5]):
-            embeds = self.embedding(block)(ids) * scale
-            try:
-                logits = self.run(Rows(**{**given, f"{block}_embeds": embeds, f"{block}_ids": None}))
-            except (TypeError, ValueError) as error:
-                raise UnsupportedModelError(f"{type(self.hf).__name__} does not take embeddings: {error}") from error
-            if torch.allclose(plain, logits, atol=tolerance, rtol=0):
-                return scale
-        raise UnsupportedModelError(f"{type(self.hf).__name__} computes other logits from embeddings than from ids")
+            self._scales[block] = (scale, 1.0)
+            why = wrong(embedded)
+            if not why:
+                inner = self._inner_scale(block) if scale == 1 else 1.0
+                self._scales[block] = (scale * inner, inner)
+                return ""
+            reason = reason or why
+        return reason
+
+    def _inner_scale(self, block: str) -> float:
+        """What a stack of an encoder-decoder multiplies embeddings by that are given to it."""
+        if not self.is_encoder_decoder:
+            return 1.0
+        stack = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
+        scale = getattr(stack, "embed_scale", None)
+        return float(scale) if isinstance(scale, (int, float, Tensor)) else 1.0
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode, no parameter gradients, no training-time branches; everything is restored on exit."""
+        """Evaluation mode, no parameter gradients, nothing compiled, gradients possible; all is restored on exit."""
         training = [(m, m.training) for m in self.hf.modules()]
         wanted = [p for p in self.hf.parameters() if p.requires_grad]
         self.hf.eval()
         for p in wanted:
             p.requires_grad_(False)
         try:
-            yield
+            with torch.inference_mode(False), _uncompiled(self.hf):
+                yield
         finally:
             for p in wanted:
                 p.requires_grad_(True)
             for module, mode in training:
                 module.training = mode
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits among what a model returns, whatever it returns them in."""
+    found: Any = getattr(output, "logits", None)
+    if found is None and isinstance(output, (tuple, list)):
+        found = next((t for t in output if isinstance(t, Tensor) and t.ndim == 3), None)
+    if not isinstance(found, Tensor):
+        raise UnsupportedModelError(f"it returns a {type(output).__name__} without logits")
+    return found
+
+
+def _parameters(hf: Any) -> set[str]:
+    """Names of what a forward takes; adapters inside a model (PEFT) hand on what the model takes."""
+    found = set(inspect.signature(hf.forward).parameters)
+    config = getattr(hf, "active_peft_config", None)
+    if config is not None and not config.is_prompt_learning:
+        found |= set(inspect.signature(hf.get_base_model().forward).parameters)
+    return found
+
+
+def compiled_parts(hf: Any) -> list[str]:
+    """Names of the modules that torch.compile has made faster, "" for the whole model."""
+    return [
+        name
+        for name, module in hf.named_modules()
+        if getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+    ]
+
+
+@contextmanager
+def _uncompiled(hf: Any) -> Iterator[None]:
+    """Run what was compiled as it was written: compiled code neither shows its parts nor takes other derivatives."""
+    if compiled_parts(hf):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield

@@ -202,11 +202,11 @@ class CausalLM(LanguageModel):
         return full[len(text) :] if full.startswith(text) else decode(self.tokenizer, words)
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
-        arguments: dict[str, Any] = {"use_cache": False}
+        arguments: dict[str, Any] = {}
         if rows.past is not None:
             arguments = {"use_cache": True, "past_key_values": rows.past[0]}
         if rows.target_embeds is not None:
-            arguments["inputs_embeds"] = rows.target_embeds
+            arguments["inputs_embeds"] = self._fed(rows.target_embeds, "target")
         else:
             arguments["input_ids"] = rows.target_ids
         if rows.target_mask is not None:
@@ -220,5 +220,4 @@ class CausalLM(LanguageModel):
             arguments["position_ids"] = places.expand(given.shape[0], -1)
         if keep is not None:
             arguments["logits_to_keep"] = keep
-        logits: Tensor = self.hf(**arguments).logits
-        return logits
+        return self.logits(**arguments)

@@ -149,7 +149,7 @@ class EncoderDecoder(LanguageModel):
         """Encoder output `[row, source, hidden]`."""
         arguments: dict[str, Any] = {"attention_mask": rows.source_mask}
         if rows.source_embeds is not None:
-            arguments["inputs_embeds"] = rows.source_embeds
+            arguments["inputs_embeds"] = self._fed(rows.source_embeds, "source")
         else:
             arguments["input_ids"] = rows.source_ids
         states: Tensor = self.hf.get_encoder()(**arguments).last_hidden_state
@@ -158,20 +158,19 @@ class EncoderDecoder(LanguageModel):
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutput
 
-        arguments: dict[str, Any] = {"use_cache": False, "attention_mask": rows.source_mask}
+        arguments: dict[str, Any] = {"attention_mask": rows.source_mask}
         if rows.encoder_states is not None:
             arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=rows.encoder_states)  # type: ignore[arg-type]
         elif rows.source_embeds is not None:
-            arguments["inputs_embeds"] = rows.source_embeds
+            arguments["inputs_embeds"] = self._fed(rows.source_embeds, "source")
         else:
             arguments["input_ids"] = rows.source_ids
         if rows.target_embeds is not None:
-            arguments["decoder_inputs_embeds"] = rows.target_embeds
+            arguments["decoder_inputs_embeds"] = self._fed(rows.target_embeds, "target")
         else:
             arguments["decoder_input_ids"] = rows.target_ids
         if rows.target_mask is not None:
             arguments["decoder_attention_mask"] = rows.target_mask
         if keep is not None:
             arguments["logits_to_keep"] = keep
-        logits: Tensor = self.hf(**arguments).logits
-        return logits
+        return self.logits(**arguments)
