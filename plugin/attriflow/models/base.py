@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
+from attriflow.models.feeding import Fed, embedded
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
@@ -23,12 +24,15 @@ from attriflow.types import Example
 BLOCKS = ("source", "target")
 """Input blocks: "source" = encoder tokens, "target" = decoder tokens (prompt and continuation of a causal model)."""
 
+Feed = Literal["argument", "hook"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Inputs of one model call; every row is one (possibly changed) example.
 
-    Ids or embeddings for each side: embeddings win. `encoder_states` `[row, source, hidden]` skips the encoder.
+    Ids or embeddings for each side: embeddings win, and stand for the ids, which have to be there for models that need
+    them all the same (see `LanguageModel.feeds`). `encoder_states` `[row, source, hidden]` skips the encoder.
     Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden. With `past`, a cache
     of keys and values and the number of decoder positions in it, the target fields and `query` begin after these.
     """
@@ -56,6 +60,9 @@ class LanguageModel(ABC):
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
         self._scales: dict[str, float] = {}
+        self.feeds: dict[str, Feed] = dict.fromkeys(BLOCKS, "argument")
+        """How embeddings of a block go in: in place of the ids ("argument"), or as what the embedding module puts out
+        for the ids ("hook"); found out with the embedding scale."""
         self.reuses_prefix: bool | None = None
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
@@ -113,7 +120,10 @@ class LanguageModel(ABC):
         module = None
         if self.is_encoder_decoder:
             part = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
-            module = part.get_input_embeddings() if part is not None else None
+            if part is not None and hasattr(part, "get_input_embeddings"):
+                module = part.get_input_embeddings()
+            elif part is not None:  # a plain module: tokens are embedded before their positions
+                module = next((m for m in part.modules() if isinstance(m, nn.Embedding)), None)
         found: nn.Embedding = self.hf.get_input_embeddings() if module is None else module
         return found
 
@@ -236,6 +246,27 @@ class LanguageModel(ABC):
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
         """Logits `[row, kept position, vocab]`."""
 
+    @contextmanager
+    def _fed(self, rows: Rows, names: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, Tensor]]:
+        """Arguments of one model call (made within) for the ids or embeddings of blocks.
+
+        Args:
+            rows: Inputs.
+            names: Block -> the arguments that ids and embeddings go by, in the order in which blocks are embedded.
+        """
+        arguments: dict[str, Tensor] = {}
+        sides: list[Fed] = []
+        for block, (of_ids, of_embeds) in names.items():
+            ids, embeds = getattr(rows, f"{block}_ids"), getattr(rows, f"{block}_embeds")
+            if embeds is not None and self.feeds[block] == "argument":
+                arguments[of_embeds] = embeds
+                continue
+            arguments[of_ids] = ids
+            if embeds is not None:
+                sides.append(Fed(self.embedding(block), ids, embeds))
+        with embedded(sides):
+            yield arguments
+
     def encoder_states(self, rows: Rows) -> Tensor:
         """Encoder output `[row, source, hidden]`."""
         raise UnsupportedModelError(f"{self.name} has no encoder")
@@ -245,7 +276,7 @@ class LanguageModel(ABC):
 
         Models differ in where they scale (in the embedding module, in the forward always, or in the forward only when
         ids are given; encoder and decoder of one model need not agree), so it is measured once: ids and embeddings must
-        give the same logits.
+        give the same logits. Where no factor does it, embeddings go in by hook (see `feeds`).
         """
         if block not in self._scales:
             self._scales[block] = self._measure_scale(block)
@@ -253,24 +284,41 @@ class LanguageModel(ABC):
 
     @torch.no_grad()
     def _measure_scale(self, block: str) -> float:
+        """The scale, and with it `feeds`; where both ways are open, they must agree on embeddings of no token, too."""
         ids = torch.tensor([[1, 2, 3]], device=self.device) % self.vocab_size
-        query = torch.tensor([[2]], device=self.device)
+        query = torch.arange(3, device=self.device).unsqueeze(0)  # all: without ids some models forget their masks
         given: dict[str, Any] = {"target_ids": ids, "query": query}
         if self.is_encoder_decoder:
             given |= {"source_ids": ids, "source_mask": torch.ones_like(ids)}
         plain = self.run(Rows(**given))
-        owners = [m for m in self.hf.modules() if isinstance(getattr(m, "embed_scale", None), (int, float, Tensor))]
-        width = float(self.embedding(block).weight.shape[1])
+        embeds = self.embedding(block)(ids)
         tolerance = (1e-4 if self.dtype in (torch.float64, torch.float32) else 5e-2) * float(plain.abs().max())
-        for scale in dict.fromkeys([1.0, *(float(m.embed_scale) for m in owners), width**0.5]):
-            embeds = self.embedding(block)(ids) * scale
+        reason = "computes other logits from embeddings than from ids"
+
+        def logits(feed: Feed, factor: float) -> Tensor | None:
+            nonlocal reason
+            self.feeds[block] = feed
             try:
-                logits = self.run(Rows(**{**given, f"{block}_embeds": embeds, f"{block}_ids": None}))
-            except (TypeError, ValueError) as error:
-                raise UnsupportedModelError(f"{type(self.hf).__name__} does not take embeddings: {error}") from error
-            if torch.allclose(plain, logits, atol=tolerance, rtol=0):
-                return scale
-        raise UnsupportedModelError(f"{type(self.hf).__name__} computes other logits from embeddings than from ids")
+                return self.run(Rows(**given, **{f"{block}_embeds": embeds * factor}))
+            except torch.OutOfMemoryError:
+                raise
+            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError, UnsupportedModelError) as error:
+                reason = f"does not take embeddings: {str(error).strip().splitlines()[0]}"
+                return None
+
+        def same(found: Tensor | None, wanted: Tensor) -> bool:
+            return found is not None and torch.allclose(found, wanted, atol=tolerance, rtol=0)
+
+        hooked = logits("hook", 0.5)
+        owners = [m for m in self.hf.modules() if isinstance(getattr(m, "embed_scale", None), (int, float, Tensor))]
+        for scale in dict.fromkeys([1.0, *(float(m.embed_scale) for m in owners), float(embeds.shape[-1]) ** 0.5]):
+            if same(logits("argument", scale), plain):
+                if hooked is None or same(logits("argument", scale * 0.5), hooked):
+                    return scale
+                break
+        if same(logits("hook", 1.0), plain):
+            return 1.0
+        raise UnsupportedModelError(f"{type(self.hf).__name__} {reason}")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -17,6 +17,9 @@ from attriflow.texts.segments import ChatText, turns_of
 from attriflow.texts.tokens import Span, decode, decoded_spans, spans_as_forced, tokenize
 from attriflow.types import Example
 
+_ARGUMENTS = {"source": ("input_ids", "inputs_embeds"), "target": ("decoder_input_ids", "decoder_inputs_embeds")}
+"""Names of ids and embeddings in a call, the encoder's first, as it runs first."""
+
 
 class EncoderDecoder(LanguageModel):
     """A Hugging Face sequence-to-sequence model."""
@@ -147,31 +150,23 @@ class EncoderDecoder(LanguageModel):
 
     def encoder_states(self, rows: Rows) -> Tensor:
         """Encoder output `[row, source, hidden]`."""
-        arguments: dict[str, Any] = {"attention_mask": rows.source_mask}
-        if rows.source_embeds is not None:
-            arguments["inputs_embeds"] = rows.source_embeds
-        else:
-            arguments["input_ids"] = rows.source_ids
-        states: Tensor = self.hf.get_encoder()(**arguments).last_hidden_state
+        with self._fed(rows, {"source": ("input_ids", "inputs_embeds")}) as given:
+            output = self.hf.get_encoder()(**given, attention_mask=rows.source_mask)
+        states: Tensor = output.last_hidden_state
         return states
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutput
 
         arguments: dict[str, Any] = {"use_cache": False, "attention_mask": rows.source_mask}
+        names = dict(_ARGUMENTS)
         if rows.encoder_states is not None:
+            del names["source"]
             arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=rows.encoder_states)  # type: ignore[arg-type]
-        elif rows.source_embeds is not None:
-            arguments["inputs_embeds"] = rows.source_embeds
-        else:
-            arguments["input_ids"] = rows.source_ids
-        if rows.target_embeds is not None:
-            arguments["decoder_inputs_embeds"] = rows.target_embeds
-        else:
-            arguments["decoder_input_ids"] = rows.target_ids
         if rows.target_mask is not None:
             arguments["decoder_attention_mask"] = rows.target_mask
         if keep is not None:
             arguments["logits_to_keep"] = keep
-        logits: Tensor = self.hf(**arguments).logits
+        with self._fed(rows, names) as given:
+            logits: Tensor = self.hf(**given, **arguments).logits
         return logits
