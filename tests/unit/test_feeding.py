@@ -5,30 +5,13 @@ import functools
 import pytest
 import torch
 from models import ENCODER_DECODERS, build
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers import models as kinds
 from torch import nn
-from transformers import FSMTConfig, FSMTForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import FSMTConfig, FSMTForConditionalGeneration
+from words import SOURCE, TARGET, WORDS, word_tokenizer
 
 import attriflow
 from attriflow.errors import UnsupportedModelError
 from attriflow.models.feeding import Fed, embedded
-
-WORDS = [
-    "<pad>",
-    "<s>",
-    "</s>",
-    "<unk>",
-    *"the a red blue cat dog house man was old in on and . la casa roja el gato".split(),
-]
-SOURCE, TARGET = "the red house and the old man", "la casa roja ."
-
-
-def tokenizer():
-    t = Tokenizer(kinds.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    return PreTrainedTokenizerFast(tokenizer_object=t, **named)
 
 
 def same(found, wanted, atol=1e-10):
@@ -40,7 +23,7 @@ def test_both_ways_give_the_same(name):
     """Tables that both sides share, scales inside and outside of them, texts of several lengths."""
     both = []
     for feed in ("argument", "hook"):
-        m = attriflow.load_model(build(name), tokenizer=tokenizer())
+        m = attriflow.load_model(build(name), tokenizer=word_tokenizer())
         pair = name in ENCODER_DECODERS
         if feed == "hook":
             m.wrapped.feeds = dict.fromkeys(("source", "target"), "hook")
@@ -97,7 +80,7 @@ class Counting(nn.Module):
 
 def test_a_model_that_counts_ids():
     hf = Counting().eval()
-    m = attriflow.load_model(hf, tokenizer=tokenizer())
+    m = attriflow.load_model(hf, tokenizer=word_tokenizer())
     example = m.encode("the cat was", "the cat was old in")[0]
     (out,) = m.attribute(
         "the cat was", "the cat was old in", method="saliency", attributed_fn="probability", show_progress=False
@@ -171,7 +154,7 @@ def by_hand(hf, source, target, embeds):
 
 def test_fsmt_has_the_gradients_of_its_own_forward():
     hf = fsmt()
-    m = attriflow.load_model(hf, tokenizer=tokenizer())
+    m = attriflow.load_model(hf, tokenizer=word_tokenizer())
     texts, targets = [SOURCE, "the cat"], [TARGET, "el gato roja la casa ."]
     options = {"attribute_target": True, "attributed_fn": "probability", "show_progress": False}
     found = {name: m.attribute(texts, targets, method=name, **options) for name in ("saliency", "occlusion")}
@@ -197,7 +180,7 @@ def test_fsmt_has_the_gradients_of_its_own_forward():
 
 def test_fsmt_reads_prefixes_only_and_generates():
     hf = fsmt()
-    m = attriflow.load_model(hf, tokenizer=tokenizer())
+    m = attriflow.load_model(hf, tokenizer=word_tokenizer())
     (out,) = m.attribute(SOURCE, method="dummy", step_scores=["probability"], show_progress=False)
     ids = hf.generate(torch.tensor([m.encode(SOURCE)[0].source_ids]))[0].tolist()
     assert [2, *[t.id for t in out.targets]] == ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -25,6 +25,8 @@ class EncoderDecoder(LanguageModel):
     """A Hugging Face sequence-to-sequence model."""
 
     is_encoder_decoder: ClassVar[bool] = True
+    _encoder_output: Callable[..., Any]
+    """What the encoder returns; known once it has run."""
 
     @property
     def start_id(self) -> int:
@@ -152,17 +154,18 @@ class EncoderDecoder(LanguageModel):
         """Encoder output `[row, source, hidden]`."""
         with self._fed(rows, {"source": ("input_ids", "inputs_embeds")}) as given:
             output = self.hf.get_encoder()(**given, attention_mask=rows.source_mask)
+        # models read what their own kind of output has beside the states (routers of experts)
+        self._encoder_output = type(output)
         states: Tensor = output.last_hidden_state
         return states
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
-        from transformers.modeling_outputs import BaseModelOutput
-
         arguments: dict[str, Any] = {"use_cache": False, "attention_mask": rows.source_mask}
-        names = dict(_ARGUMENTS)
+        names = _ARGUMENTS
         if rows.encoder_states is not None:
-            del names["source"]
-            arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=rows.encoder_states)  # type: ignore[arg-type]
+            names = {"target": names["target"]}
+            arguments["encoder_outputs"] = self._encoder_output(last_hidden_state=rows.encoder_states)
+            arguments["input_ids"] = rows.source_ids  # some models make the decoder's masks only where these are given
         if rows.target_mask is not None:
             arguments["decoder_attention_mask"] = rows.target_mask
         if keep is not None:
