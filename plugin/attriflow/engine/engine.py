@@ -22,9 +22,9 @@ from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
 from attriflow.errors import InputError, UnsupportedModelError, check_keywords
 from attriflow.kernels.plain import shortcuts
-from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
+from attriflow.models.attention import AttentionRecord, attentions_returned, interface_works, listen
 from attriflow.models.base import BLOCKS, Rows
-from attriflow.types import Forward, Passes
+from attriflow.types import Passes
 
 CHANGEABLE = (*(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask")), "encoder_states")
 """Fields of `Rows` that versions of a batch may differ in."""
@@ -184,32 +184,37 @@ class Engine(Bound):
         """
         hf = self.model.hf
         self.run_foil()
-        record = self._record(whole)
-        forward: Forward | None = None
+        record = self.attention_record(whole)
         if interface_works(hf):
             with listen(hf, record):
                 forward = self.run(self.rows())
-        if forward is None or not record.complete:
-            record, forward = self._attention_outputs(whole)
-        if self._base is None and shortcuts():
-            self._base = forward
+            if record.complete:
+                if self._base is None and shortcuts():
+                    self._base = forward
+                return {name: record.stacked(name) for name in (*self.blocks, *whole)}
+        record = self._attention_outputs(whole)
         return {name: record.stacked(name) for name in (*self.blocks, *whole)}
 
-    def _record(self, whole: tuple[str, ...]) -> AttentionRecord:
+    def attention_record(self, whole: tuple[str, ...] = ()) -> AttentionRecord:
+        """What takes attention weights, or tells what a layer of attention is for (see `attention`)."""
         widths = {side: self.ids(side).shape[1] for side in self.model.sides}
-        return AttentionRecord(
-            self.model.hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole, widths
-        )
+        return AttentionRecord(self.model.hf, widths, self.batch.query, self.blocks, whole)
 
-    def _attention_outputs(self, whole: tuple[str, ...]) -> tuple[AttentionRecord, Forward]:
-        """The same for architectures outside the attention interface, through `output_attentions`."""
-        hf = self.model.hf
-        record = self._record(whole)
+    def _attention_outputs(self, whole: tuple[str, ...]) -> AttentionRecord:
+        """The same for architectures outside the attention interface, through `output_attentions`.
+
+        They choose among ways to compute attention in code of their own, so the pass is held against an ordinary one.
+        """
+        hf, base, record = self.model.hf, self.base(), self.attention_record(whole)
         caught: list[Any] = []
         hook = hf.register_forward_hook(lambda _m, _a, output: caught.append(output))
         try:
-            with implementation(hf, "eager"), attentions_returned(hf):
-                forward = self.run(self.rows())
+            with attentions_returned(hf):
+                logits = self.run(self.rows()).logits
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise self._no_attention(f" ({str(error).strip().splitlines()[0]})") from error
         finally:
             hook.remove()
         names = {
@@ -221,8 +226,14 @@ class Engine(Bound):
             names = {"decoder_self": "attentions"}
         for role, name in names.items():
             for weights in getattr(caught[0], name, None) or ():
-                if weights is not None:
+                if isinstance(weights, Tensor):
                     record.add(role, weights)
         if not record.complete:
-            raise UnsupportedModelError(f"{type(hf).__name__} does not give its attention weights")
-        return record, forward
+            raise self._no_attention()
+        tolerance = (1e-4 if self.dtype == self.model.dtype else 5e-2) * float(base.logits.abs().max())
+        if not torch.allclose(logits, base.logits, atol=tolerance, rtol=0):
+            raise self._no_attention(": it computes other logits where it returns them")
+        return record
+
+    def _no_attention(self, why: str = "") -> UnsupportedModelError:
+        return UnsupportedModelError(f"{type(self.model.hf).__name__} does not give its attention weights{why}")

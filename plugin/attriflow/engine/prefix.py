@@ -101,7 +101,9 @@ class Prefix:
         bound, repeat = self.bound, embeds.shape[0] // self.bound.batch.size
         moved = bound.batch.query[:, bound.steps_after(length)]
         affected, query = moved >= length, (moved - length).clamp(min=0).repeat(repeat, 1)
-        rows = Rows(target_embeds=embeds[:, length:], query=query, past=(self.cache(length, repeat), length))
+        ids = bound.ids("target")[:, length:].repeat(repeat, 1)
+        past = (self.cache(length, repeat), length)
+        rows = Rows(target_ids=ids, target_embeds=embeds[:, length:], query=query, past=past)
         return bound.logits(rows), affected, rows
 
     def agrees(self) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
+from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
@@ -29,7 +30,8 @@ BLOCKS = ("source", "target")
 class Rows:
     """Inputs of one model call; every row is one (possibly changed) example.
 
-    Ids or embeddings for each side: embeddings win. `encoder_states` `[row, source, hidden]` skips the encoder.
+    Ids or embeddings for each side: embeddings win, and stand for the ids, which have to be there for models that need
+    them all the same (see `feeding`). `encoder_states` `[row, source, hidden]` skips the encoder.
     Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden. With `past`, a cache
     of keys and values and the number of decoder positions in it, the target fields and `query` begin after these.
     """
@@ -56,10 +58,10 @@ class LanguageModel(ABC):
     def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
-        self._scales: dict[str, tuple[float, float]] = {}
+        self.feeds: dict[str, Feed] = {}
+        """How embeddings of a block go in; found out by the check."""
         self.virtual_tokens = 0
         """Positions that the model puts before every text (prompt tuning); found out by the check."""
-        self._as_ids = False
         self.reuses_prefix: bool | None = None
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
@@ -129,7 +131,10 @@ class LanguageModel(ABC):
         module = None
         if self.is_encoder_decoder:
             part = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
-            module = part.get_input_embeddings() if part is not None else None
+            if part is not None and hasattr(part, "get_input_embeddings"):
+                module = part.get_input_embeddings()
+            elif part is not None:  # a plain module: tokens are embedded before their positions
+                module = next((m for m in part.modules() if isinstance(m, nn.Embedding)), None)
         found: nn.Embedding = self.hf.get_input_embeddings() if module is None else module
         return found
 
@@ -250,7 +255,7 @@ class LanguageModel(ABC):
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        logits = self._call(self._looked_up(rows) if self._as_ids else rows, keep)
+        logits = self._call(rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same
         index = (rows.query - offset).to(logits.device)
@@ -279,70 +284,41 @@ class LanguageModel(ABC):
         the embedding module, in the forward always, or in the forward only when ids are given; encoder and decoder of
         one model need not agree.
         """
-        if block not in self._scales:  # the check itself asks once it has found it
+        return self._feed(block).scale
+
+    def _feed(self, block: str) -> Feed:
+        if block not in self.feeds:  # the check itself asks once it has found it
             self.checked.require(*ALWAYS)
-        return self._scales[block][0]
+        return self.feeds[block]
 
-    def give_embeddings_as_ids(self) -> None:
-        """From here on, embeddings are looked up in the table and given as ids: the model takes nothing else."""
-        self._as_ids, self._scales = True, dict.fromkeys(self.sides, (1.0, 1.0))
-
-    def _looked_up(self, rows: Rows) -> Rows:
-        """Rows with the ids of tokens in place of their embeddings."""
-        found: dict[str, Any] = {}
-        for block in self.sides:
-            if (embeds := getattr(rows, f"{block}_embeds")) is None:
-                continue
-            table = self.embedding_table(block)
-            kinds, place = embeds.flatten(0, -2).unique(dim=0, return_inverse=True)
-            same = [(table == kind).all(-1).nonzero() for kind in kinds]
-            if not all(map(len, same)):
-                raise UnsupportedModelError(self.checked["embeddings"].detail)
-            ids = torch.stack([s[0, 0] for s in same])[place].view(embeds.shape[:-1])
-            found |= {f"{block}_ids": ids, f"{block}_embeds": None}
-        return replace(rows, **found)
-
-    def _fed(self, embeds: Tensor, block: str) -> Tensor:
-        """Embeddings as the model's forward takes them."""
-        inner = self._scales[block][1]
-        return embeds if inner == 1 else embeds / inner
-
-    @torch.no_grad()
-    def measure_scale(self, block: str, wrong: Callable[[Callable[[Rows], Rows]], str]) -> str:
-        """Find out the embedding scale of a block.
+    @contextmanager
+    def _fed(self, rows: Rows, names: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, Tensor]]:
+        """Arguments of one model call (made within) for the ids or embeddings of blocks.
 
         Args:
-            block: "source" or "target".
-            wrong: Why texts that are given with some change of their rows do not have their logits; "" if they do.
-
-        Returns:
-            Why there is none; "" if there is one.
+            rows: Inputs.
+            names: Block -> the arguments that ids and embeddings go by, in the order in which blocks are embedded.
         """
-        module = self.embedding(block)
-        owners = [m for m in self.hf.modules() if isinstance(getattr(m, "embed_scale", None), (int, float, Tensor))]
-        width, reason = float(self.hidden_size), ""
-
-        def embedded(rows: Rows) -> Rows:
-            ids = getattr(rows, f"{block}_ids")
-            return replace(rows, **{f"{block}_embeds": module(ids) * scale, f"{block}_ids": None})
-
-        for scale in dict.fromkeys([1.0, *(float(m.embed_scale) for m in owners), width**0.5]):
-            self._scales[block] = (scale, 1.0)
-            why = wrong(embedded)
-            if not why:
-                inner = self._inner_scale(block) if scale == 1 else 1.0
-                self._scales[block] = (scale * inner, inner)
-                return ""
-            reason = reason or why
-        return reason
-
-    def _inner_scale(self, block: str) -> float:
-        """What a stack of an encoder-decoder multiplies embeddings by that are given to it."""
-        if not self.is_encoder_decoder:
-            return 1.0
-        stack = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
-        scale = getattr(stack, "embed_scale", None)
-        return float(scale) if isinstance(scale, (int, float, Tensor)) else 1.0
+        arguments: dict[str, Tensor] = {}
+        sides: list[Fed] = []
+        for block, (of_ids, of_embeds) in names.items():
+            ids, embeds = getattr(rows, f"{block}_ids"), getattr(rows, f"{block}_embeds")
+            if embeds is None:
+                arguments[of_ids] = ids
+                continue
+            feed = self._feed(block)
+            given = embeds if feed.inner == 1 else embeds / feed.inner
+            if feed.way == "argument":
+                arguments[of_embeds] = given
+            elif feed.way == "hook":
+                arguments[of_ids] = ids
+                sides.append(Fed(self.embedding(block), ids, given))
+            elif (ids := looked_up(embeds, self.embedding_table(block))) is None:
+                raise UnsupportedModelError(self.checked["embeddings"].detail)
+            else:
+                arguments[of_ids] = ids
+        with embedded(sides):
+            yield arguments
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from attriflow.errors import reason_of
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
+from attriflow.models.feeding import Feed
 from attriflow.models.findings import Finding, ModelCheck, State
 
 _CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4}
@@ -69,7 +70,8 @@ class _Check:
 
     def __init__(self, model: LanguageModel) -> None:
         self.model, self.name = model, type(model.hf).__name__
-        a, b, c, d, e, f = ordinary_ids(model, 6)
+        a, b, c, d, e, f = ids = ordinary_ids(model, 6)
+        self.others = dict(zip(ids, [*ids[1:], a], strict=True))
         first = [model.start_id] if model.is_encoder_decoder else [a]
         self.long, self.other, self.short = [*first, b, c, d], [*first, b, e, f], [*first, b, e]
         self.source, self.short_source = [c, d, a, b], [b, e]
@@ -203,24 +205,60 @@ class _Check:
 
     def embeddings(self) -> None:
         """Embeddings in place of ids: those of tokens, and others."""
-        model = self.model
-        reasons = (model.measure_scale(block, self.wrong) or self.mixed(block) for block in model.sides)
-        why = next((reason for reason in reasons if reason), "")
-        if not why:
-            self.note("embeddings")
+        reasons = [why for block in self.model.sides if (why := self.feed(block))]
+        if not reasons:
+            self.one_space()
+            hooked = [block for block, feed in self.model.feeds.items() if feed.way == "hook"]
+            self.note("embeddings", "ok", f"given beside the ids on the {' and '.join(hooked)} side" if hooked else "")
             return
-        model.give_embeddings_as_ids()
-        what = f"{self.name} takes no embeddings in place of ids: it {why}"
+        self.model.feeds = dict.fromkeys(self.model.sides, Feed("ids"))
+        what = f"{self.name} takes no embeddings in place of ids: it {reasons[0]}"
         self.note("embeddings", "off", f"{what}. Those of tokens are given as their ids")
         self.note("gradient", "refused", f"{what}. Methods that only replace tokens work (occlusion, LIME, ...)")
+
+    def feed(self, block: str) -> str:
+        """Find the way that embeddings of a block go in; why there is none, or ""."""
+        model, why = self.model, ""
+        module = model.embedding(block)
+        owners = [m for m in model.hf.modules() if isinstance(getattr(m, "embed_scale", None), (int, float, Tensor))]
+        scales = dict.fromkeys([1.0, *(float(m.embed_scale) for m in owners), float(model.hidden_size) ** 0.5])
+        for feed in (*(Feed("argument", scale) for scale in scales), Feed("hook")):
+            model.feeds[block] = feed
+
+            def embedded(rows: Rows, feed: Feed = feed) -> Rows:
+                ids = getattr(rows, f"{block}_ids")
+                if feed.way == "hook":  # beside ids that do not tell which embeddings
+                    beside = ids.clone().cpu().apply_(lambda i: self.others.get(i, i)).to(ids.device)
+                else:
+                    beside = ids
+                return dataclasses.replace(
+                    rows, **{f"{block}_embeds": module(ids) * feed.scale, f"{block}_ids": beside}
+                )
+
+            with torch.no_grad():
+                reason = self.wrong(embedded) or self.mixed(block)
+            if not reason:
+                return ""
+            why = why or reason
+        return why
+
+    def one_space(self) -> None:
+        """Where one side is given scaled embeddings and the other scales them itself, both are given scaled ones."""
+        feeds = self.model.feeds
+        if len(feeds) < 2 or all(feed.scale == 1 for feed in feeds.values()):
+            return
+        for block, feed in feeds.items():
+            stack = self.model.hf.get_encoder() if block == "source" else self.model.hf.get_decoder()
+            scale = getattr(stack, "embed_scale", 1.0)
+            if feed.scale == 1 and isinstance(scale, (int, float, Tensor)):
+                feeds[block] = Feed(feed.way, float(scale), float(scale))
 
     def mixed(self, block: str) -> str:
         """Why embeddings that are no token's cannot be given; "" if they can."""
         rows, _ = self.call([(self.long, self.source, self.whole)])
         embeds = self.model.embed(getattr(rows, f"{block}_ids"), block)
         try:
-            with torch.no_grad():
-                self.logits(dataclasses.replace(rows, **{f"{block}_embeds": (embeds + embeds.flip(1)) / 2}))
+            self.logits(dataclasses.replace(rows, **{f"{block}_embeds": (embeds + embeds.flip(1)) / 2}))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

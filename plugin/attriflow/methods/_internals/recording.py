@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attriflow.engine import Engine
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError
-from attriflow.models.attention import AttentionCall, AttentionRecord, Listener, interface_works, listen
+from attriflow.models.attention import AttentionCall, Listener, interface_works, listen
 from attriflow.types import Forward
 
 BLOCK = {"decoder_self": "target", "cross": "source"}
@@ -21,7 +21,7 @@ BLOCK = {"decoder_self": "target", "cross": "source"}
 
 def roles(engine: Engine) -> Callable[[nn.Module], str]:
     """Tells the role of each attention call, asked in their order."""
-    return AttentionRecord(engine.model.hf, engine.model.is_encoder_decoder, engine.batch.query, ()).role
+    return engine.attention_record().role
 
 
 @torch.no_grad()
