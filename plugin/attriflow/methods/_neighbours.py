@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attriflow.models.base import LanguageModel
+from attriflow.models.offload import weight_of
 
 _known: WeakKeyDictionary[LanguageModel, dict[tuple[object, ...], Tensor]] = WeakKeyDictionary()
 _CHUNK = 2**24
@@ -23,17 +24,18 @@ def neighbours(model: LanguageModel, block: str, ids: Tensor, k: int) -> Tensor:
 
     Complexity: `len(ids) x vocabulary x hidden` multiply-adds for tokens not seen before.
     """
-    table = model.embedding(block).weight.detach()
-    k = min(k, table.shape[0] - 1)
+    held = model.embedding(block).weight
+    k = min(k, held.shape[0] - 1)
     memory = _known.setdefault(model, {})
-    key = (table.data_ptr(), table._version, tuple(table.shape), k)
+    key = (block if held.is_meta else held.data_ptr(), held._version, tuple(held.shape), k)
     if key not in memory:
         memory.clear()
-        memory[key] = torch.full((table.shape[0], k), -1, dtype=torch.long)
+        memory[key] = torch.full((held.shape[0], k), -1, dtype=torch.long)
     found = memory[key]
     wanted = torch.unique(ids.cpu())
     wanted = wanted[found[wanted, 0] < 0]
     if len(wanted):
+        table = weight_of(model.embedding(block))
         # double precision: near-ties must not be decided by which other tokens were asked for at the same time
         wide = table.double()
         squares = wide.square().sum(1)

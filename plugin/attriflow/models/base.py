@@ -17,6 +17,7 @@ from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
 from attriflow.models.feeding import Fed, embedded
+from attriflow.models.offload import device_of, weight_of
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
@@ -78,7 +79,7 @@ class LanguageModel(ABC):
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings (where ids must go)."""
-        return self.embedding("target").weight.device
+        return device_of(self.embedding("target"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -218,7 +219,7 @@ class LanguageModel(ABC):
     @torch.no_grad()
     def embedding_table(self, block: str) -> Tensor:
         """What `embed` gives for every id of the vocabulary, `[vocab, hidden]`."""
-        weight = self.embedding(block).weight.detach()
+        weight = weight_of(self.embedding(block))
         ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
         embedded = self.embed(ids, block)
         if torch.equal(embedded, weight[ids]):
@@ -324,14 +325,17 @@ class LanguageModel(ABC):
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no parameter gradients, no training-time branches; everything is restored on exit."""
         training = [(m, m.training) for m in self.hf.modules()]
-        wanted = [p for p in self.hf.parameters() if p.requires_grad]
+        # by name: parameters that are offloaded between forwards are other objects afterwards
+        wanted = [
+            (m, n) for m in self.hf.modules() for n, p in m._parameters.items() if p is not None and p.requires_grad
+        ]
         self.hf.eval()
-        for p in wanted:
-            p.requires_grad_(False)
+        for module, name in wanted:
+            getattr(module, name).requires_grad_(False)
         try:
             yield
         finally:
-            for p in wanted:
-                p.requires_grad_(True)
+            for module, name in wanted:
+                getattr(module, name).requires_grad_(True)
             for module, mode in training:
                 module.training = mode

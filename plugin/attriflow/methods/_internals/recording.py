@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attriflow.engine import Engine
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError
 from attriflow.models.attention import AttentionCall, Listener, interface_works, listen
+from attriflow.models.offload import weight_of
 from attriflow.types import Forward
 
 BLOCK = {"decoder_self": "target", "cross": "source"}
@@ -121,8 +122,9 @@ def record_layers(
 
 def _matrix(linear: Any, width: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Weight `[in, out]` and bias of a linear layer; of a quantised one by what it makes of unit vectors."""
-    weight, bias = linear.weight, getattr(linear, "bias", None)
-    if weight.is_floating_point() and weight.ndim == 2:
-        return (weight.mT if isinstance(linear, nn.Linear) else weight).detach(), bias
+    if linear.weight.is_floating_point() and linear.weight.ndim == 2:
+        weight = weight_of(linear)
+        bias = weight_of(linear, "bias") if getattr(linear, "bias", None) is not None else None
+        return weight.mT if isinstance(linear, nn.Linear) else weight, bias
     bias = linear(like.new_zeros(1, width))
     return linear(torch.eye(width, dtype=like.dtype, device=like.device)) - bias, bias[0]
