@@ -18,6 +18,7 @@ from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
 from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
+from attriflow.models.offload import device_of, weight_of
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
@@ -89,7 +90,7 @@ class LanguageModel(ABC):
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings (where ids must go)."""
-        return self.embedding("target").weight.device
+        return device_of(self.embedding("target"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -229,7 +230,7 @@ class LanguageModel(ABC):
     @torch.no_grad()
     def embedding_table(self, block: str) -> Tensor:
         """What `embed` gives for every id of the vocabulary, `[vocab, hidden]`."""
-        weight = self.embedding(block).weight.detach()
+        weight = weight_of(self.embedding(block))
         ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
         embedded = self.embed(ids, block)
         if torch.equal(embedded, weight[ids]):
@@ -324,16 +325,19 @@ class LanguageModel(ABC):
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no parameter gradients, nothing compiled, gradients possible; all is restored on exit."""
         training = [(m, m.training) for m in self.hf.modules()]
-        wanted = [p for p in self.hf.parameters() if p.requires_grad]
+        # by name: parameters that are offloaded between forwards are other objects afterwards
+        wanted = [
+            (m, n) for m in self.hf.modules() for n, p in m._parameters.items() if p is not None and p.requires_grad
+        ]
         self.hf.eval()
-        for p in wanted:
-            p.requires_grad_(False)
+        for module, name in wanted:
+            getattr(module, name).requires_grad_(False)
         try:
             with torch.inference_mode(False), _uncompiled(self.hf):
                 yield
         finally:
-            for p in wanted:
-                p.requires_grad_(True)
+            for module, name in wanted:
+                getattr(module, name).requires_grad_(True)
             for module, mode in training:
                 module.training = mode
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from attriflow.errors import InputError, check_choice
 from attriflow.models.base import LanguageModel
+from attriflow.models.offload import weight_of
 from attriflow.texts.alignment import align_tokens, filled
 from attriflow.types import Contrast, Example
 
@@ -128,7 +129,7 @@ def _auto(model: LanguageModel, example: Example, foil: Sequence[int]) -> tuple[
     """Positions by the likeness of tokens."""
     tokens = [token.text for token in model.tokens(foil)]
     own = [token.text for token in example.target]
-    found = align_tokens(example.target_ids, foil, own, tokens, model.embedding("target").weight.detach())
+    found = align_tokens(example.target_ids, foil, own, tokens, weight_of(model.embedding("target")))
     return tuple(filled(found, len(foil))[example.start : example.stop])
 
 

@@ -54,6 +54,8 @@ def load(
     if hf is not source or wanted_device is not None:
         hf = _move(hf, wanted_device)
     if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
+        if _offloaded(hf):
+            raise InputError(f"{name} is partly offloaded, as {hf.dtype}: pass dtype={dtype!r} where it is loaded")
         hf = hf.to(wanted_dtype)
     return wrap(hf, tokenizer, str(source) if isinstance(source, (str, os.PathLike)) else name, revision)
 
@@ -150,8 +152,13 @@ def _tokenizer(tokenizer: Any, name: str, options: dict[str, Any]) -> Any:
         raise InputError(f"cannot load a tokenizer for {where!r}: {first}; pass tokenizer=") from error
 
 
+def _offloaded(hf: Any) -> bool:
+    """Whether some weights are placeholders between forwards (see `offload`)."""
+    return any(p.is_meta for p in hf.parameters())
+
+
 def _move(hf: Any, device: torch.device | None) -> Any:
-    if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False):
+    if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False) or _offloaded(hf):
         return hf  # placed by accelerate or by the quantiser: moving it would break it
     if device is None:
         device = torch.device(
