@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import sizes as settings
-from attriflow.engine.bound import Bound, Embed, Reduce, Sites, site_output
+from attriflow.engine.bound import Bound, Embed, Objective, Reduce, Sites, site_output
 from attriflow.engine.cuts import AtHead, AtValues, Cut
 from attriflow.engine.last_block import LastBlock, NotSeparableError
 from attriflow.engine.linearised import linearised
@@ -28,8 +28,10 @@ from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError
 from attriflow.kernels.linear import without_zero_rows
-from attriflow.kernels.plain import shortcuts
-from attriflow.models.base import Rows
+from attriflow.kernels.plain import plain, shortcuts
+from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.checking import ordinary_ids
+from attriflow.types import Example
 
 _FIXED_TOKENS, _FIXED_WIDTH = 64, 1e7
 """What a graph costs whatever its length, in tokens of a product (measured on CPUs with models 128 and 768 wide)."""
@@ -58,10 +60,15 @@ class Gradients:
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
+        model = self.bound.model
         if self.sites is None:
-            self.bound.model.checked.require("gradient")
-        for group in self._groups():
-            yield from self._group(group)
+            model.checked.require("gradient")
+            if model.shares_gradients is None and shortcuts():
+                model.shares_gradients = True  # while it is found out
+                model.shares_gradients = shared_work_agrees(model)
+        with nullcontext() if model.shares_gradients is not False else plain():
+            for group in self._groups():
+                yield from self._group(group)
 
     def _groups(self) -> list[slice]:
         """Ranges of steps that get graphs of their own, each no longer than its last step's prefix.
@@ -293,6 +300,28 @@ class Gradients:
             return part, grads
 
         yield from Halving("the backward pass of a single step").parts(n_steps, size, product)
+
+
+def shared_work_agrees(model: LanguageModel) -> bool:
+    """Whether the gradients of a few tokens are those that plain backward passes give, step by step."""
+    ids = ordinary_ids(model, 5)
+    source = tuple(model.tokens(ids[::-1], segment="source")) if model.is_encoder_decoder else ()
+    target = tuple(model.tokens([model.start_id, *ids] if model.is_encoder_decoder else ids))
+    example = Example(source=source, target=target, start=len(target) - 3, stop=len(target))
+    objective = Objective(lambda f: f.logits.gather(-1, f.target_ids.unsqueeze(-1)).squeeze(-1))
+    bound = Bound(model, [example], objective, model.sides)
+    shared = _gradients_of_input(bound)
+    with plain():
+        wanted = _gradients_of_input(bound)
+    close = 1e-7 if model.dtype == torch.float64 else 1e-3 if model.dtype == torch.float32 else 0.1
+    return all(
+        bool((shared[b] - w).norm() <= close * w.norm()) or not bool(w.isfinite().all()) for b, w in wanted.items()
+    )
+
+
+def _gradients_of_input(bound: Bound) -> dict[str, Tensor]:
+    parts = list(Gradients(bound, lambda: None, None, (1.0,), (1.0,), None, None, None, None, None))
+    return {block: torch.cat([part[block] for _, part in parts], 1) for block in bound.blocks}
 
 
 @contextmanager

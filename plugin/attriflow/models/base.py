@@ -67,6 +67,8 @@ class LanguageModel(ABC):
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.shares_gradients: bool | None = None
+        """Whether gradients that share work between steps are those of a plain backward pass; found out once."""
         self.generates_padded: bool | None = None
         """Whether generation goes on alike after padded prompts; found out once (see `generation`)."""
         parameters = _parameters(hf)
@@ -103,6 +105,11 @@ class LanguageModel(ABC):
         """An id to pad with; any id will do, padding is never looked at."""
         found = [self.special_id(name) for name in ("pad", "eos")]
         return next((i for i in found if i is not None), 0)
+
+    @property
+    def start_id(self) -> int:
+        """The token every target of an encoder-decoder begins with."""
+        raise UnsupportedModelError(f"{self.name} has no decoder start token")
 
     def special_id(self, name: str) -> int | None:
         """The id of the tokenizer's "pad", "unk", "bos"... token, if the embeddings have it.

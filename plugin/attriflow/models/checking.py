@@ -281,6 +281,8 @@ class _Check:
         try:
             with torch.enable_grad():
                 value = self.value(rows, leaves)
+                if not value.requires_grad:
+                    self.refuse("gradient", "makes no gradient: its forward runs without, or on whole numbers")
                 grads = torch.autograd.grad(value.sum(), list(leaves.values()))
         except torch.OutOfMemoryError:
             raise
