@@ -84,6 +84,7 @@ class ValueZeroing:
         model, query = engine.model, engine.batch.query
         if not model.is_encoder_decoder:
             self._check_decoder_only(model.name)
+        model.check_attention()
         if not interface_works(model.hf):
             raise UnsupportedModelError(
                 f"value zeroing needs transformers.AttentionInterface, which {type(model.hf).__name__} does not use"

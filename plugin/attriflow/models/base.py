@@ -71,11 +71,21 @@ class LanguageModel(ABC):
         """Whether gradients that share work between steps are those of a plain backward pass; found out once."""
         self.generates_padded: bool | None = None
         """Whether generation goes on alike after padded prompts; found out once (see `generation`)."""
+        self.puts_before = bool(getattr(getattr(hf, "active_peft_config", None), "is_prompt_learning", False))
+        """Whether the model puts something before every text that attention reads (prompt and prefix tuning)."""
         parameters = _parameters(hf)
         self._keeps_logits = "logits_to_keep" in parameters
-        self.takes_positions = "position_ids" in parameters
+        self.takes_positions = "position_ids" in parameters and not self.puts_before
 
     # -- facts ------------------------------------------------------------------------------------------------------
+
+    def check_attention(self) -> None:
+        """Raise `UnsupportedModelError` where tokens attend to something that is not in the text."""
+        if self.puts_before or (self.checked and self.virtual_tokens):
+            raise UnsupportedModelError(
+                f"{type(self.hf).__name__} puts virtual tokens before every text (prompt or prefix tuning), and this "
+                "method cannot tell what they get; use 'attention', a gradient or a perturbation method"
+            )
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -334,7 +344,10 @@ class LanguageModel(ABC):
         training = [(m, m.training) for m in self.hf.modules()]
         # by name: parameters that are offloaded between forwards are other objects afterwards
         wanted = [
-            (m, n) for m in self.hf.modules() for n, p in m._parameters.items() if p is not None and p.requires_grad
+            (m, n)
+            for m in self.hf.modules()
+            for n, p in m._parameters.items()
+            if p is not None and p.requires_grad and not p.is_inference()
         ]
         self.hf.eval()
         for module, name in wanted:

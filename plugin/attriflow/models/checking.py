@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import reason_of
-from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.base import LanguageModel, Rows, compiled_parts
 from attriflow.models.batch import pad
 from attriflow.models.feeding import Feed
 from attriflow.models.findings import Finding, ModelCheck, State
@@ -73,6 +73,7 @@ class _Check:
         a, b, c, d, e, f = ids = ordinary_ids(model, 6)
         self.others = dict(zip(ids, [*ids[1:], a], strict=True))
         first = [model.start_id] if model.is_encoder_decoder else [a]
+        self.third = [model.start_id if model.is_encoder_decoder else f, c, e, d]
         self.long, self.other, self.short = [*first, b, c, d], [*first, b, e, f], [*first, b, e]
         self.source, self.short_source = [c, d, a, b], [b, e]
         self.found: list[Finding] = []
@@ -81,6 +82,7 @@ class _Check:
 
     def run(self) -> ModelCheck:
         try:
+            self.compiled()
             self.truth()
             self.causality()
             self.batches()
@@ -128,6 +130,7 @@ class _Check:
         self.rows += len(rows.query)
         return self.model.read(rows)
 
+    @torch.no_grad()
     def wrong(self, change: Callable[[Rows], Rows] = lambda rows: rows) -> str:
         """Why the texts, given in a way of ours, do not have the logits that they have alone; "" if they do."""
         try:
@@ -151,6 +154,13 @@ class _Check:
 
     # -- comparisons ------------------------------------------------------------------------------------------------
 
+    def compiled(self) -> None:
+        """Compiled code, which hides its parts."""
+        parts = compiled_parts(self.model.hf)
+        if parts:
+            what = "the whole model" if parts[0] in ("", "_orig_mod") else ", ".join(parts[:3])
+            self.note("compiled", "off", f"{what} runs as it was written: torch.compile is left out meanwhile")
+
     def truth(self) -> None:
         """Every token has its row of logits."""
         model = self.model
@@ -171,7 +181,8 @@ class _Check:
 
     def causality(self) -> None:
         """A later token leaves what comes before it as it is; so does another row."""
-        pair = self.alone([self.long, self.other], [self.source, self.source])[:, self.model.virtual_tokens :]
+        rows, sources = [self.long, self.other, self.third], [self.source, self.source, self.source[::-1]]
+        pair = self.alone(rows, sources)[:, self.model.virtual_tokens :]
         together = self.same(pair[0], self.whole)
         other = pair[1] if together else self.alone([self.other], [self.source])[0, self.model.virtual_tokens :]
         if not self.same(other[:2], self.whole[:2]):
@@ -192,7 +203,7 @@ class _Check:
             *((True, False) if on else (False,) for on in (self.together, counted))
         ):
             self.padded, model.takes_positions = padded, positions
-            if self.wrong():
+            if why := self.wrong():
                 continue
             if counted and not positions:
                 self.note("positions", "off", f"{self.name} counts positions in its own way, and is left to")
@@ -201,7 +212,7 @@ class _Check:
                     "padding", "off", f"padding changes what {self.name} computes: a batch has texts of one length"
                 )
             return
-        self.refuse("logits", "gives other logits for a text after it has seen another")
+        self.refuse("logits", f"cannot be read: with a text and its positions in a call of ours, it {why}")
 
     def embeddings(self) -> None:
         """Embeddings in place of ids: those of tokens, and others."""

@@ -39,7 +39,7 @@ class ModelCheck:
 
     def __getitem__(self, name: str) -> Finding:
         """A finding; one that was not made (there is no encoder, say) is "ok"."""
-        return next((f for f in self.findings if f.name == name), Finding(name, "ok"))
+        return next((f for f in reversed(self.findings) if f.name == name), Finding(name, "ok"))
 
     def works(self, name: str) -> bool:
         """Whether what a finding is about can be relied on."""

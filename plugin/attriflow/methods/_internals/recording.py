@@ -29,6 +29,7 @@ def roles(engine: Engine) -> Callable[[nn.Module], str]:
 def record(engine: Engine, listener: Listener, within: AbstractContextManager[Any] | None = None) -> Forward:
     """One pass over the unchanged batch with its attention shown to `listener`."""
     hf = engine.model.hf
+    engine.model.check_attention()
     if not interface_works(hf):
         raise UnsupportedModelError(
             f"{type(hf).__name__} does not compute attention through transformers.AttentionInterface, so its attention "
