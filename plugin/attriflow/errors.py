@@ -67,6 +67,12 @@ def check_choice(kind: str, name: object, allowed: Iterable[str]) -> None:
         raise UnknownNameError(unknown(kind, name, options))
 
 
+def check_least(name: str, value: Any, least: int = 1) -> None:
+    """Raise `InputError` unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+
 def check_keywords(owner: str, given: Iterable[str], allowed: Iterable[str]) -> None:
     """Raise `OptionError` naming the nearest option when a keyword is not in `allowed`."""
     options = list(allowed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,11 @@ from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.models.base import LanguageModel
 
-NAMES = ("unk", "pad", "mask", "eos", "bos", "zero", "mean")
+Baseline = Literal["unk", "pad", "mask", "eos", "bos", "zero", "mean"] | int
+"""What stands for an absent token: its name, no embedding or the mean one, or a token id."""
+TokenBaseline = Literal["unk", "pad", "mask", "eos", "bos"] | int
+"""A `Baseline` that is a token."""
+NAMES: tuple[str, ...] = get_args(get_args(Baseline)[0])
 
 
 def baseline_id(model: LanguageModel, baseline: str | int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from attriflow.methods._draws import generator
 from attriflow.methods._neighbours import neighbours
 from attriflow.models.base import Rows
 
-SAMPLERS = ("neighbours", "unconditional", "uniform")
+Sampler = Literal["neighbours", "unconditional", "uniform"]
 N_NEIGHBOURS = 20
 
 

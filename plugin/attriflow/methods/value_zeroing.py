@@ -14,14 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 import attriflow.engine.sizes
 from attriflow.engine import Engine, Scores
 from attriflow.engine.memory import Halving
-from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError, check_choice
+from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
 
 Metric = Literal["cosine", "euclidean"]
-Heads = int | list[int] | dict[int, int | list[int]] | None
+Heads = int | list[int] | dict[int, int | list[int] | None] | None
 
 LEAST = 1e-5
 """Changes below this are taken for rounding and set to zero."""
@@ -73,7 +73,6 @@ class ValueZeroing:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_choice("similarity metric", self.similarity_metric, ("cosine", "euclidean"))
         for name in ("encoder", "decoder", "cross"):
             option = f"{name}_zeroed_units_indices"
             _check_heads(option, getattr(self, option))
