@@ -373,7 +373,7 @@ def test_replays_shrink_until_they_fit(tokenizers, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"similarity_metric": "dot"}, "similarity metric"),
+        ({"similarity_metric": "dot"}, "similarity_metric"),
         ({"decoder_zeroed_units_indices": -1}, "decoder_zeroed_units_indices"),
         ({"decoder_zeroed_units_indices": ["a"]}, "decoder_zeroed_units_indices"),
         ({"decoder_zeroed_units_indices": {"first": 1}}, "layers are numbers"),

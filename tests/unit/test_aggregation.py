@@ -766,6 +766,11 @@ def test_merge(gpt2, tmp_path):
         ({"step_scores": []}, "step_scores"),
         ({"attributed_fn": "logits"}, "attributed_fn"),
         ({"granular": True}, "axes"),
+        ({"include_eos_baseline": True}, "include_eos_baseline"),
+        ({"baseline": "mean"}, "options"),
+        ({"seed": 1}, "seed"),
+        ({"contrast_force_inputs": True}, "contrast_force_inputs"),
+        ({"attributed_fn_args": {"logprob": True}}, "attributed_fn_args"),
     ]:
         options = {k: v for k, v in options.items() if v is not None}
         other = (
