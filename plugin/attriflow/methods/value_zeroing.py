@@ -262,20 +262,15 @@ def _everything(ids: Tensor) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
 
 
-def _check_heads(option: str, heads: object) -> None:
-    if isinstance(heads, dict):
-        for layer, chosen in heads.items():
-            if not _is_index(layer):
-                raise InputError(f"{option} has the layer {layer!r}; layers are numbers from 0")
-            _check_heads(option, [] if chosen is None else chosen)
-        return
-    many = heads if isinstance(heads, (list, tuple)) else [] if heads is None else [heads]
-    if not all(_is_index(head) for head in many):
-        raise InputError(f"{option} takes a head, a list of heads, {{layer: heads}} or None, not {heads!r}")
+def _check_heads(option: str, heads: Heads) -> None:
+    layers = heads if isinstance(heads, dict) else {0: heads}
+    many = [head for chosen in layers.values() if chosen is not None for head in _listed(chosen)]
+    if any(number < 0 for number in (*layers, *many)):
+        raise InputError(f"{option}: layers and heads are numbers from 0, not {heads!r}")
 
 
-def _is_index(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _listed(heads: int | list[int]) -> list[int]:
+    return [heads] if isinstance(heads, int) else list(heads)
 
 
 def _head_mask(heads: Heads, layer: int, n_heads: int) -> Tensor | None:
@@ -284,7 +279,7 @@ def _head_mask(heads: Heads, layer: int, n_heads: int) -> Tensor | None:
         heads = heads.get(layer, [])
     if heads is None:
         return None
-    chosen = [heads] if isinstance(heads, int) else list(heads)
+    chosen = _listed(heads)
     if any(head >= n_heads for head in chosen):
         raise InputError(f"head {max(chosen)} does not exist in layer {layer} (heads 0 to {n_heads - 1})")
     mask = torch.zeros(n_heads, dtype=torch.bool)
