@@ -23,6 +23,10 @@ class InputError(AttriflowError, ValueError):
     """A value, text, shape or file that cannot be used."""
 
 
+class OptionValueError(OptionError, InputError):
+    """An option of a part with a value of a type that the part does not take."""
+
+
 class NothingToExplainError(InputError):
     """A text without a token to explain. `rest`: its encoded example without steps, where there is one."""
 

@@ -22,7 +22,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from attriflow.errors import AttriflowError, InputError, UnknownNameError, check_keywords, nearest, reason_of, unknown
+from attriflow.errors import (
+    AttriflowError,
+    InputError,
+    OptionValueError,
+    UnknownNameError,
+    check_keywords,
+    nearest,
+    reason_of,
+    unknown,
+)
 from attriflow.kernels.annotations import check_value, choices, hints_of, spell
 
 _logger = logging.getLogger(__name__)
@@ -64,7 +73,8 @@ class PartInfo:
         out = dict(options)
         for name, value in options.items():
             if name in self.hints and value is not self.options[name]:
-                out[name] = check_value(f"option '{name}' of {self.kind} '{self.name}'", value, self.hints[name])
+                label = f"option '{name}' of {self.kind} '{self.name}'"
+                out[name] = check_value(label, value, self.hints[name], OptionValueError)
         return out
 
     def build(self, **options: Any) -> Any:
@@ -74,7 +84,7 @@ class PartInfo:
 
         Raises:
             OptionError: A name that is none of the part's options.
-            UnknownNameError, InputError: A value that is not among those allowed, or of another type.
+            UnknownNameError, OptionValueError: A value that is not among those allowed, or of another type.
         """
         options = self.checked(options)
         missing = [k for k, v in self.options.items() if v is _REQUIRED and k not in options]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union
 
@@ -12,9 +14,11 @@ import pytest
 import torch
 
 from attriflow import register_method, registry
-from attriflow.errors import AttriflowError, InputError, OptionError, UnknownNameError
+from attriflow.datasets import open_dataset
+from attriflow.errors import AttriflowError, InputError, OptionError, OptionValueError, UnknownNameError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.registry import PartInfo, aggregation_functions, aggregators, methods, metrics, step_functions
+from attriflow.streaming import attribute_dataset
 
 REGISTRIES = (methods, step_functions, aggregators, aggregation_functions, metrics)
 PARTS = [part for r in REGISTRIES for part in r if part.obj.__module__.startswith("attriflow")]
@@ -64,7 +68,7 @@ def test_wrong_values_are_named(part: PartInfo, option: str) -> None:
     values = list(wrong(hint))
     assert values
     for value in values:
-        with pytest.raises((InputError, UnknownNameError)) as caught:
+        with pytest.raises((OptionValueError, UnknownNameError)) as caught:
             part.build(**{option: value})
         message = str(caught.value)
         assert message.startswith(f"option '{option}' of {part.kind} '{part.name}' must be "), message
@@ -152,6 +156,13 @@ def test_parts_from_elsewhere_are_checked_by_their_annotations() -> None:
     for options, error in cases:
         with pytest.raises(error, match="'stranger'"):
             methods.build("stranger", **options)
+
+
+def test_a_wrong_option_is_no_failure_of_a_row(golden_model: Any, tmp_path: Path) -> None:
+    explain = partial(golden_model("gpt2").attribute, method="integrated_gradients", n_steps="50", show_progress=False)
+    (tmp_path / "d.csv").write_text("text\nki nakol\n")
+    with pytest.raises(OptionError, match="'n_steps'"):
+        attribute_dataset(open_dataset(str(tmp_path / "d.csv")), lambda: explain, show_progress=False)
 
 
 def test_a_module_is_a_target_layer() -> None:

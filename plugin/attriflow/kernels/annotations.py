@@ -127,12 +127,12 @@ def choices(hint: Any) -> list[Any]:
     return []
 
 
-def check_value(label: str, value: Any, hint: Any) -> Any:
+def check_value(label: str, value: Any, hint: Any, error: type[InputError] = InputError) -> Any:
     """The value as its annotation has it.
 
     Raises:
         UnknownNameError: A name that is none of those allowed.
-        InputError: Something else that does not fit; both name what is allowed.
+        InputError: Something else that does not fit (or the `error` given); both name what is allowed.
     """
     found = fitted(value, hint)
     if found is not NO_FIT:
@@ -141,7 +141,7 @@ def check_value(label: str, value: Any, hint: Any) -> Any:
     message = f"{label} must be {spell(hint)}, not {shown if len(shown) <= 80 else f'{shown[:77]}...'}"
     names = [c for c in choices(hint) if isinstance(c, str)]
     if not isinstance(value, str) or not names:
-        raise InputError(message)
+        raise error(message)
     close = nearest(value, names)
     raise UnknownNameError(f"{message}; did you mean '{close}'?" if close else message)
 
