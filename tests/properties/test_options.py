@@ -122,6 +122,19 @@ class TestWhereverAPartIsBuilt:
         with pytest.raises(InputError, match=self.WRONG):
             model.attribute("a b c", method="integrated_gradients", multiply_by_inputs="False")
 
+    @pytest.mark.parametrize(
+        "flag",
+        ["attribute_target", "include_eos_baseline", "granular", "contrast_force_inputs", "skip_special_tokens"],
+    )
+    def test_settings_of_the_call(self, model: Any, flag: str) -> None:
+        with pytest.raises(InputError, match=f"^{flag} must be bool, not 'False'"):
+            model.attribute("a b c", method="saliency", **{flag: "False"})
+
+    @pytest.mark.parametrize("setting", [{"seed": True}, {"seed": 1.5}, {"attr_pos_start": "3"}, {"attr_pos_end": 3.5}])
+    def test_numbers_of_the_call(self, model: Any, setting: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match=f"^{next(iter(setting))} must be int"):
+            model.attribute("a b c", method="saliency", **setting)
+
     def test_attribute_examples(self, model: Any) -> None:
         with pytest.raises(InputError, match=self.WRONG):
             model.attribute_examples([], "integrated_gradients", multiply_by_inputs="False")

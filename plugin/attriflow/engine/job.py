@@ -16,6 +16,7 @@ from attriflow.engine.engine import Engine
 from attriflow.engine.memory import LONG, give_back
 from attriflow.engine.scores import Scores
 from attriflow.errors import InputError, check_keywords
+from attriflow.kernels.annotations import check_value
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
@@ -59,8 +60,15 @@ def make_job(
 ) -> Job:
     """Check the settings of an attribution and bind them."""
     info = methods.info(name)
-    if not isinstance(seed, int):
-        raise InputError(f"seed must be an integer, not {seed!r}")
+    seed = check_value("seed", seed, int)
+    flags = {
+        "attribute_target": attribute_target,
+        "include_eos_baseline": include_eos_baseline,
+        "granular": granular,
+        "contrast_force_inputs": force_contrast,
+    }
+    for flag, value in flags.items():
+        check_value(flag, value, bool)
     check_gradient(info, attributed_fn)
     blocks = ("source", "target") if attribute_target else ("source",)
     objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
