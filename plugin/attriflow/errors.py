@@ -23,6 +23,10 @@ class InputError(AttriflowError, ValueError):
     """A value, text, shape or file that cannot be used."""
 
 
+class OptionValueError(OptionError, InputError):
+    """An option of a part with a value of a type that the part does not take."""
+
+
 class NothingToExplainError(InputError):
     """A text without a token to explain. `rest`: its encoded example without steps, where there is one."""
 
@@ -65,6 +69,12 @@ def check_choice(kind: str, name: object, allowed: Iterable[str]) -> None:
     options = list(allowed)
     if name not in options:
         raise UnknownNameError(unknown(kind, name, options))
+
+
+def check_least(name: str, value: Any, least: int = 1) -> None:
+    """Raise `InputError` unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
 def check_keywords(owner: str, given: Iterable[str], allowed: Iterable[str]) -> None:

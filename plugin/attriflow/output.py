@@ -74,8 +74,11 @@ class AttributionOutput(ShownAttributions, Sequence[Attribution]):
         p = [a.provenance for a in self]
         if not p:
             return {"method": None, "examples": 0}
-        shared = ("method", "options", "attributed_fn", "attributed_fn_args", "step_scores_args", "seed", "model")
-        facts = {name: getattr(p[0], name) for name in (*shared, "revision", "versions", "dtype", "device")}
+        shared = (
+            "method", "options", "baseline_tokens", "include_eos_baseline", "attributed_fn", "attributed_fn_args",
+            "contrast_force_inputs", "step_scores_args", "seed", "model", "revision", "versions", "dtype", "device",
+        )  # fmt: skip
+        facts = {name: getattr(p[0], name) for name in shared}
         totals = {
             k: sum(getattr(q, k) for q in p) for k in ("forward_rows", "forward_calls", "backward_rows", "seconds")
         }
@@ -152,13 +155,17 @@ def merge_attributions(attributions: Sequence[Any]) -> AttributionOutput:
         attributions: `AttributionOutput`s made with the same settings.
 
     Raises:
-        InputError: Something else, or outputs that differ in model, method, options, attributed function, step scores,
-            axes, in whether the target gets credit, or in whether it was generated.
+        InputError: Something else, or outputs that differ in what changes scores: model, its revision or type, method,
+            options, baseline, attributed function, step scores, seed, axes, in whether the target gets credit, or in
+            whether it was generated.
     """
     merged = [a for output in attributions for a in _checked(output)]
     for a in merged[1:]:
-        for what, one, other in zip(_SETTINGS, _settings(merged[0]), _settings(a), strict=True):
-            if one != other:
+        first = _settings(merged[0])
+        for what, other in _settings(a).items():
+            one = first[what]
+            unknown_baseline = what == "baseline_ids" and not (one and other)  # as in files of earlier versions
+            if one != other and not unknown_baseline:
                 raise InputError(f"outputs with different settings cannot be merged: {what} is {one!r} and {other!r}")
     return AttributionOutput(merged)
 
@@ -170,17 +177,17 @@ def _checked(other: object) -> AttributionOutput:
 
 
 _SETTINGS = (
-    "model", "method", "options", "attributed_fn", "attributed_fn_args", "step_scores", "axes", "attribute_target",
-    "generated",
+    "model", "revision", "dtype", "method", "options", "include_eos_baseline", "baseline_ids", "attributed_fn",
+    "attributed_fn_args", "contrast_force_inputs", "step_scores_args", "seed", "generated",
 )  # fmt: skip
+"""What changes scores, of the provenance."""
 
 
-def _settings(a: Attribution) -> tuple[Any, ...]:
-    """Values of `_SETTINGS`; of options what a saved file would keep of them."""
-    p = a.provenance
-    credited = any(t.segment != "source" for t in a.inputs)
-    options, args = plain(p.options), plain(p.attributed_fn_args)
-    return p.model, p.method, options, p.attributed_fn, args, sorted(a.step_scores), a.axes, credited, p.generated
+def _settings(a: Attribution) -> dict[str, Any]:
+    """What must agree of two attributions; of options what a saved file would keep of them."""
+    credited = any(t.segment != "source" for t in a.inputs)  # files of earlier versions do not say it
+    own = {"step_scores": sorted(a.step_scores), "axes": a.axes, "attribute_target": credited}
+    return {**{name: plain(getattr(a.provenance, name)) for name in _SETTINGS}, **own}
 
 
 def load(path: str | Path) -> AttributionOutput:
@@ -201,7 +208,7 @@ def without_steps(example: Example, like: Attribution) -> Attribution:
         start=example.start,
         norms=None if like.norms is None else empty[..., 0] if empty.ndim > 2 else empty,
         step_scores={name: values[:0] for name, values in like.step_scores.items()},
-        provenance=dataclasses.replace(like.provenance, foil=(), foil_input="", **cost),
+        provenance=dataclasses.replace(like.provenance, foil=(), foil_input="", foil_text="", **cost),
         input_text=example.input_text,
         target_text=example.target_text,
         segments=example.segments,

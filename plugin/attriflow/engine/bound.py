@@ -103,6 +103,7 @@ class Bound:
         self.model.checked.require(*ALWAYS)
         self.batch = self.model.collate(self.examples)
         self.sizes = Sizes(self.model, self.batch)
+        self.absent_ids = set[int]()  # of tokens that stood for absent ones
         self._base: Forward | None = None
         self._values: Tensor | None = None
         self._pieces: dict[int, Tensor] = {}

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attriflow.engine.baselines import named
 from attriflow.engine.bound import Counter, Objective
 from attriflow.engine.engine import Engine
 from attriflow.engine.memory import LONG, give_back
 from attriflow.engine.scores import Scores
 from attriflow.errors import InputError, check_keywords
+from attriflow.kernels.annotations import check_value
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
@@ -58,15 +60,22 @@ def make_job(
 ) -> Job:
     """Check the settings of an attribution and bind them."""
     info = methods.info(name)
-    if not isinstance(seed, int):
-        raise InputError(f"seed must be an integer, not {seed!r}")
+    seed = check_value("seed", seed, int)
+    flags = {
+        "attribute_target": attribute_target,
+        "include_eos_baseline": include_eos_baseline,
+        "granular": granular,
+        "contrast_force_inputs": force_contrast,
+    }
+    for flag, value in flags.items():
+        check_value(flag, value, bool)
     check_gradient(info, attributed_fn)
     blocks = ("source", "target") if attribute_target else ("source",)
     objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
     return Job(
         name=info.name,
         method=info.build(**method_options),
-        options={**info.options, **method_options},
+        options={**info.options, **info.checked(method_options)},
         objective=objective,
         fn_name=fn_name,
         fn_args=attributed_fn_args,
@@ -103,9 +112,10 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
     seconds = time.perf_counter() - begin
     if seconds >= LONG:
         give_back()
+    absent = sorted(engine.absent_ids)
     provenance = Provenance(
         method=job.name,
-        options=job.options,
+        options={k: named(model, v) if k == "baseline" else v for k, v in job.options.items()},
         attributed_fn=job.fn_name,
         attributed_fn_args=job.fn_args,
         step_scores_args=job.step_args,
@@ -121,6 +131,11 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
         backward_rows=counter.backward_rows / len(batch),
         seconds=seconds / len(batch),
         generated=generated,
+        attribute_target=model.is_encoder_decoder and "target" in job.blocks,
+        include_eos_baseline=job.eos_baseline,
+        contrast_force_inputs=job.force_contrast,
+        baseline_ids=tuple(absent),
+        baseline_tokens=tuple(t.text for t in model.tokens(absent)),
     )
     return [_unbatch(engine, i, scores, values, provenance) for i in range(len(batch))]
 
@@ -251,7 +266,12 @@ def _with_foil(provenance: Provenance, model: LanguageModel, example: Example) -
     if not example.source and list(foil.target_ids[:given]) != example.target_ids[:given]:
         own, other = example.target_ids[: example.start], list(foil.target_ids[: foil.positions[0]])
     before = decode(model.tokenizer, other) if other != own else ""
-    return dataclasses.replace(provenance, foil=tuple(t.text for t in model.tokens(foil.ids)), foil_input=before)
+    return dataclasses.replace(
+        provenance,
+        foil=tuple(t.text for t in model.tokens(foil.ids)),
+        foil_input=before,
+        foil_text=decode(model.tokenizer, list(foil.target_ids)),
+    )
 
 
 def _square(example: Example, name: str, scores: Tensor) -> Tensor:

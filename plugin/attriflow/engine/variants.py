@@ -178,7 +178,9 @@ def _rows(
         source, source_mask = (_substitute(model),), (1,)
     by_length: dict[bool, list[_Wanted]] = {}
     for step, number, place in wanted:
-        by_length.setdefault(any(keep_target[: example.start + step]), []).append((step, number, place))
+        # a text of nothing but baseline tokens is no empty one
+        readable = how == "baseline" or any(keep_target[: example.start + step])
+        by_length.setdefault(readable, []).append((step, number, place))
     out = []
     for nonempty, asked in by_length.items():
         steps = sorted({step for step, _, _ in asked})

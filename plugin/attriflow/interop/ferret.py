@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError, MissingExtraError, UnknownNameError, check_choice, unknown
+from attriflow.engine.baselines import Baseline
+from attriflow.errors import InputError, MissingExtraError, UnknownNameError, unknown
 from attriflow.methods._draws import generator
 from attriflow.models.base import Rows
 from attriflow.registry import methods
@@ -145,7 +146,7 @@ class FerretExplainer:
     init_args: Mapping[str, Any] = field(default_factory=dict)
     call_args: Mapping[str, Any] = field(default_factory=dict)
     reads: Reads = "probability"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
@@ -153,7 +154,6 @@ class FerretExplainer:
             raise UnknownNameError(unknown("explainer of ferret", self.explainer, EXPLAINERS))
         if not isinstance(self.explainer, str) and not callable(self.explainer):
             raise InputError(f"explainer must be a name or a class, not {self.explainer!r}")
-        check_choice("reads", self.reads, ("probability", "score"))
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""

@@ -17,12 +17,16 @@ from attriflow.errors import InputError, OutOfMemoryError
 SIDES = {"source": "encoder", "target": "decoder"}
 
 
-def check_layers(target_layer: Any) -> None:
+Layer = str | nn.Module
+Layers = Layer | list[Layer] | None
+"""The dotted name of a module, or the module itself; one for each block; None for the input embeddings."""
+
+
+def check_layers(target_layer: Layers) -> None:
     """Raise `InputError` for an option that names no layers."""
     if target_layer is None:
         return
-    layers = _listed(target_layer)
-    if not 1 <= len(layers) <= 2 or not all(isinstance(item, (str, nn.Module)) for item in layers):
+    if not 1 <= len(_listed(target_layer)) <= 2:
         raise InputError(
             f"target_layer must be the dotted name of a module, one per block, or None, not {target_layer!r}"
         )

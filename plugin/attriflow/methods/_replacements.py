@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from attriflow.methods._neighbours import neighbours
 from attriflow.models.base import Rows
 from attriflow.models.offload import device_of
 
-SAMPLERS = ("neighbours", "unconditional", "uniform")
+Sampler = Literal["neighbours", "unconditional", "uniform"]
 N_NEIGHBOURS = 20
 
 

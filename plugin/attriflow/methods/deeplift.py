@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
 from attriflow.engine import sizes as settings
+from attriflow.engine.baselines import Baseline
 from attriflow.engine.bound import Sites
 from attriflow.engine.scores import Reduction
 from attriflow.kernels.slopes import activations
@@ -55,7 +56,7 @@ class DeepLift:
             follow the rescale rule, everything else is its gradient at the input, as in captum and Inseq: not complete.
     """
 
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
     return_convergence_delta: bool = False
     multiply_by_inputs: bool = True
     reduction: Reduction = "sum"

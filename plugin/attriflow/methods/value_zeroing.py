@@ -14,14 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 import attriflow.engine.sizes
 from attriflow.engine import Engine, Scores
 from attriflow.engine.memory import Halving
-from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError, check_choice
+from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
 
 Metric = Literal["cosine", "euclidean"]
-Heads = int | list[int] | dict[int, int | list[int]] | None
+Heads = int | list[int] | dict[int, int | list[int] | None] | None
 
 LEAST = 1e-5
 """Changes below this are taken for rounding and set to zero."""
@@ -73,7 +73,6 @@ class ValueZeroing:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_choice("similarity metric", self.similarity_metric, ("cosine", "euclidean"))
         for name in ("encoder", "decoder", "cross"):
             option = f"{name}_zeroed_units_indices"
             _check_heads(option, getattr(self, option))
@@ -264,20 +263,15 @@ def _everything(ids: Tensor) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
 
 
-def _check_heads(option: str, heads: object) -> None:
-    if isinstance(heads, dict):
-        for layer, chosen in heads.items():
-            if not _is_index(layer):
-                raise InputError(f"{option} has the layer {layer!r}; layers are numbers from 0")
-            _check_heads(option, [] if chosen is None else chosen)
-        return
-    many = heads if isinstance(heads, (list, tuple)) else [] if heads is None else [heads]
-    if not all(_is_index(head) for head in many):
-        raise InputError(f"{option} takes a head, a list of heads, {{layer: heads}} or None, not {heads!r}")
+def _check_heads(option: str, heads: Heads) -> None:
+    layers = heads if isinstance(heads, dict) else {0: heads}
+    many = [head for chosen in layers.values() if chosen is not None for head in _listed(chosen)]
+    if any(number < 0 for number in (*layers, *many)):
+        raise InputError(f"{option}: layers and heads are numbers from 0, not {heads!r}")
 
 
-def _is_index(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _listed(heads: int | list[int]) -> list[int]:
+    return [heads] if isinstance(heads, int) else list(heads)
 
 
 def _head_mask(heads: Heads, layer: int, n_heads: int) -> Tensor | None:
@@ -286,7 +280,7 @@ def _head_mask(heads: Heads, layer: int, n_heads: int) -> Tensor | None:
         heads = heads.get(layer, [])
     if heads is None:
         return None
-    chosen = [heads] if isinstance(heads, int) else list(heads)
+    chosen = _listed(heads)
     if any(head >= n_heads for head in chosen):
         raise InputError(f"head {max(chosen)} does not exist in layer {layer} (heads 0 to {n_heads - 1})")
     mask = torch.zeros(n_heads, dtype=torch.bool)

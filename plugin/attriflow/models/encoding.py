@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from attriflow.errors import InputError, NothingToExplainError
+from attriflow.kernels.annotations import check_value
 from attriflow.models.base import LanguageModel
 from attriflow.texts.inputs import given_texts, restricted
 from attriflow.texts.segments import Segments, read_segments
@@ -50,6 +51,9 @@ def encode(
     Raises:
         InputError: A text that cannot be used, named by its index where there are several.
     """
+    check_value("skip_special_tokens", skip_special_tokens, bool)
+    for name, position in zip(("attr_pos_start", "attr_pos_end"), positions, strict=True):
+        check_value(name, position, int | None)
     parts = read_segments(inputs, segments)
     targets = None if generated_texts is None else given_texts("generated_texts", generated_texts)
     if targets is not None and len(targets) != len(inputs):
