@@ -26,7 +26,7 @@ from attriflow.engine.last_block import LastBlock, NotSeparableError
 from attriflow.engine.linearised import linearised
 from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
-from attriflow.errors import OutOfMemoryError
+from attriflow.errors import OutOfMemoryError, out_of_memory
 from attriflow.kernels.linear import without_zero_rows
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import Rows
@@ -101,10 +101,15 @@ class Gradients:
             limit = min(limit, max(1, self.max_rows // bound.batch.size))
         limit = -(-n // -(-n // limit))  # graphs of about the same size
         if n <= limit:
+            begun = False
             try:
-                yield from self._chunk(0, n, steps)
+                for found in self._chunk(0, n, steps):
+                    begun = True
+                    yield found
                 return
-            except torch.OutOfMemoryError:  # raised by the forward pass, before anything was yielded
+            except Exception as error:
+                if begun or not out_of_memory(error):
+                    raise
                 limit = n // 2
         # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
         width = sum(bound.ids(b).shape[1] for b in bound.blocks)
@@ -131,8 +136,8 @@ class Gradients:
                         sums = total.setdefault(block, g.new_zeros(shape))[:, place]
                         added = True
                         sums += g
-            except torch.OutOfMemoryError:
-                if added:  # once more would count twice
+            except Exception as error:
+                if added and out_of_memory(error):  # once more would count twice
                     raise OutOfMemoryError("out of memory while gradients are added up") from None
                 raise
 
@@ -277,11 +282,9 @@ class Gradients:
             part = slice(start, stop)
             try:
                 grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
+            except RuntimeError as error:
                 # an operation without a batching rule (custom kernels): the same products one by one
-                if not batched:
+                if not batched or out_of_memory(error):
                     raise
                 batched = False
                 grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
