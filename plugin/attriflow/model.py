@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,18 +25,13 @@ from attriflow.engine.job import (
 )
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
-from attriflow.errors import (
-    InputError,
-    NotFiniteError,
-    OptionError,
-    check_keywords,
-    unknown,
-)
+from attriflow.errors import InputError, NotFiniteError, OptionError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import alike
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.encoding import encode
 from attriflow.models.loading import load
+from attriflow.models.locks import alone
 from attriflow.output import AttributionOutput, explained, named
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
@@ -104,6 +100,11 @@ class AttributionModel:
         return self.wrapped.tokenizer
 
     @property
+    def lock(self) -> threading.RLock:
+        """Held by whoever runs or changes the model: threads that share one take turns."""
+        return self.wrapped.lock
+
+    @property
     def name(self) -> str:
         """Name or path the model was loaded from."""
         return self.wrapped.name
@@ -129,6 +130,7 @@ class AttributionModel:
 
     # -- texts to examples ------------------------------------------------------------------------------------------
 
+    @alone
     def encode(
         self,
         input_texts: Inputs,
@@ -197,6 +199,7 @@ class AttributionModel:
 
     # -- attribution ------------------------------------------------------------------------------------------------
 
+    @alone
     def attribute(
         self,
         input_texts: Inputs,
@@ -314,6 +317,7 @@ class AttributionModel:
         found = self._attribute(examples, job, batch_size, show_progress, generated_texts is None)
         return AttributionOutput(explained(examples, found))
 
+    @alone
     def attribute_examples(
         self,
         examples: Sequence[Example],
@@ -381,26 +385,21 @@ class AttributionModel:
         self, examples: Sequence[Example], job: Job, batch_size: int | None, show: bool, generated: bool
     ) -> list[Attribution | NotFiniteError | None]:
         """What came of each example: nothing (None) of one without steps."""
-        found: list[Attribution | NotFiniteError | None] = [None] * len(examples)
+        found: dict[int, Attribution | NotFiniteError] = {}
         steps = [i for i, e in enumerate(examples) if e.n_steps]
+
+        def explain(index: Sequence[int]) -> None:
+            made = explain_batch(self.wrapped, [examples[i] for i in index], job, generated)
+            found.update(zip(index, made, strict=True))
+
         with self.wrapped.frozen():
             for part in track(self._batches([examples[i] for i in steps], batch_size), job.name, show):
-                index = [steps[k] for k in part]
-                for i, made in zip(index, self._safe_batch([examples[i] for i in index], job, generated), strict=True):
-                    found[i] = made
-        return found
-
-    def _safe_batch(self, batch: list[Example], job: Job, generated: bool) -> list[Attribution | NotFiniteError]:
-        """A batch; on out-of-memory, its halves."""
-        halving = Halving(f"a single example of '{job.name}' on {self.device}", nested=True)
-        parts = halving.parts(
-            len(batch), len(batch), lambda i, j: explain_batch(self.wrapped, batch[i:j], job, generated)
-        )
-        return [a for part in parts for a in part]
+                smallest = f"a single example of '{job.name}' on {self.device}"
+                Halving(smallest, nested=True).over([steps[k] for k in part], explain)
+        return [found.get(i) for i in range(len(examples))]
 
     # -- what evaluation needs --------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def score_steps(
         self,
         examples: Sequence[Example],
@@ -416,6 +415,7 @@ class AttributionModel:
         functions = bind_step_functions(list(step_functions), step_functions)
         return self.step_values(examples, functions, batch_size, seed)
 
+    @alone
     @torch.no_grad()
     def step_values(
         self,
@@ -448,11 +448,11 @@ class AttributionModel:
         self, examples: Sequence[Example], batch_size: int | None, work: Callable[[Sequence[int]], None]
     ) -> None:
         """Work on batches, given by their indices; one that does not fit into memory is halved."""
-        halving = Halving(f"a single example on {self.device}", nested=True)
         with self.wrapped.frozen():
             for index in self._batches(examples, batch_size):
-                halving.each(len(index), len(index), functools.partial(_part, work, index))
+                Halving(f"a single example on {self.device}", nested=True).over(index, work)
 
+    @alone
     @torch.no_grad()
     def teacher_forced(self, examples: Sequence[Example], batch_size: int | None = None) -> None:
         """One plain forward of the same batches: the unit in which costs are stated."""
@@ -466,6 +466,7 @@ class AttributionModel:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    @alone
     def rescore(
         self,
         examples: Sequence[Example],
@@ -491,10 +492,6 @@ class AttributionModel:
     ) -> int:
         """How many sequences `rescore` would send through the model for these changes."""
         return count_rows(self.wrapped, examples, variants, attribute_target=attribute_target)
-
-
-def _part(work: Callable[[Sequence[int]], None], index: Sequence[int], start: int, stop: int) -> None:
-    work(index[start:stop])
 
 
 def _keywords(function: Callable[..., Any]) -> list[str]:

@@ -211,7 +211,7 @@ def explained(
     if errors:
         lines = "; ".join(map(str, errors))
         message = f"no steps for {len(errors)} of {len(found)} texts, the others are explained: {lines}"
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
     return [a if isinstance(a, Attribution) else _without_steps(e, like) for e, a in zip(examples, found, strict=True)]
 
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from attriflow.kernels.attention import Operands
 from attriflow.kernels.seeds import hashed
+from attriflow.models.locks import RANDOM
 from attriflow.types import Example
 
 _DROPOUT = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -94,7 +95,7 @@ def dropout(hf: Any, keys: Sequence[int], number: int) -> Iterator[Dropout]:
     try:
         hf.train()
         # layer dropout draws from torch's own stream, once per layer and pass
-        with torch.random.fork_rng(devices=devices), mode:
+        with RANDOM, torch.random.fork_rng(devices=devices), mode:
             torch.manual_seed(number)
             yield mode
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from attriflow.engine.prefix import Prefix
 from attriflow.errors import OutOfMemoryError, out_of_memory
 from attriflow.kernels.linear import without_zero_rows
 from attriflow.kernels.plain import shortcuts
+from attriflow.kernels.vmapped import unremarked
 from attriflow.models.base import Rows
 
 _FIXED_TOKENS, _FIXED_WIDTH = 64, 1e7
@@ -322,9 +322,7 @@ def _vjp(roots: list[Tensor], leaves: list[Tensor], vectors: list[Tensor], batch
         return torch.autograd.grad(roots, leaves, vector, retain_graph=True, materialize_grads=True)
 
     if batched and n > 1:
-        with warnings.catch_warnings():
-            # fused attention is done product by product, as it has to be: nothing that users could change
-            warnings.filterwarnings("ignore", message="There is a performance drop")
+        with unremarked():  # fused attention is done product by product, as it has to be
             return list(torch.vmap(product)(*vectors))
     single = [product(*(v[i] for v in vectors)) for i in range(n)]
     return [torch.stack(found) for found in zip(*single, strict=True)]

@@ -119,7 +119,7 @@ def explain_batch(
         if scores is not None and not any(errors):
             errors = reasons(engine, scores, job.name)
         if scores is not None and not bad_scores and job.internals:
-            warnings.warn(str(next(e for e in errors if e is not None)), stacklevel=5)
+            warnings.warn(str(next(e for e in errors if e is not None)), stacklevel=8)
         else:
             rest = [example for example, error in zip(batch, errors, strict=True) if error is None]
             others = iter(explain_batch(model, rest, job, generated) if rest else ())

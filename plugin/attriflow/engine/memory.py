@@ -7,7 +7,7 @@ a process shows as its own, and that the next, different call grows beyond.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -100,3 +100,7 @@ class Halving:
         """The same for work that returns nothing."""
         for _ in self.parts(n, size, work):
             pass
+
+    def over(self, items: Sequence[T], work: Callable[[Sequence[T]], Any]) -> None:
+        """All of some items at once, or as many of them as fit."""
+        self.each(len(items), len(items), lambda start, stop: work(items[start:stop]))

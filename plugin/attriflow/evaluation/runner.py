@@ -249,14 +249,15 @@ class Evaluation:
             def warm_up() -> object:
                 return self._explain(result.name, [min(self.examples, key=lambda e: len(e.target))])
 
-            attributions, result.cost = measure(
-                lambda: self._explain(result.name, self.examples),
-                lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
-                n_tokens=self.n_tokens,
-                device=self.model.device,
-                throughput=config.throughput,
-                warm_up=None if result.name in self._tried else warm_up,
-            )
+            with self.model.lock:  # no waiting in what is timed
+                attributions, result.cost = measure(
+                    lambda: self._explain(result.name, self.examples),
+                    lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
+                    n_tokens=self.n_tokens,
+                    device=self.model.device,
+                    throughput=config.throughput,
+                    warm_up=None if result.name in self._tried else warm_up,
+                )
         except Exception as error:
             if config.fail_fast:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
+from attriflow.models.locks import lock_of
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
@@ -67,6 +69,11 @@ class LanguageModel(ABC):
         self.takes_positions = "position_ids" in parameters
 
     # -- facts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by whoever runs or changes the model; by its embeddings, which all wrappers of a model share."""
+        return lock_of(self.embedding("target"))
 
     @property
     def device(self) -> torch.device:
@@ -275,6 +282,10 @@ class LanguageModel(ABC):
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no parameter gradients, no training-time branches; everything is restored on exit."""
+        with self.lock:
+            yield from self._frozen()
+
+    def _frozen(self) -> Iterator[None]:
         training = [(m, m.training) for m in self.hf.modules()]
         wanted = [p for p in self.hf.parameters() if p.requires_grad]
         self.hf.eval()
