@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,10 @@ class NothingToExplainError(InputError):
         self.rest = rest
 
 
+class NotFiniteError(AttriflowError, ArithmeticError):
+    """NaN or infinity in the model's logits, in what is explained, or in a method's scores."""
+
+
 class UnsupportedModelError(AttriflowError, TypeError):
     """A model that cannot do what was asked (no hidden embeddings, no attention maps, no tokenizer...)."""
 
@@ -48,6 +53,27 @@ class MissingExtraError(AttriflowError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package '{package}': pip install 'attriflow[{extra}]'")
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|DefaultCPUAllocator: (can't allocate|not enough) memory|_ALLOC_FAILED|bad_alloc", re.IGNORECASE
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's or PyTorch's says that memory ran out, on whichever device.
+
+    Only GPUs have a type for it; CPUs, MPS and some libraries raise a `RuntimeError` with a message. An
+    `OutOfMemoryError` of ours is not meant: whoever raised it has tried with less.
+    """
+    if isinstance(error, AttriflowError):
+        return False
+    named = type(error).__name__ == "OutOfMemoryError"
+    return (
+        named
+        or isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None)
+    )
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -11,7 +12,7 @@ from attriflow import io
 from attriflow.aggregation._apply import Function
 from attriflow.aggregation._pipeline import Aggregator, build, run
 from attriflow.doors import ShownAttributions
-from attriflow.errors import InputError
+from attriflow.errors import InputError, NotFiniteError, NothingToExplainError
 from attriflow.io.records import plain
 from attriflow.types import Attribution, Example
 
@@ -195,7 +196,38 @@ def load(path: str | Path) -> AttributionOutput:
     return AttributionOutput(io.load(path))
 
 
-def without_steps(example: Example, like: Attribution) -> Attribution:
+def explained(
+    examples: Sequence[Example], found: Sequence[Attribution | NotFiniteError | None], *, all_of_them: bool = False
+) -> list[Attribution]:
+    """What came of the examples of a call as attributions: without steps, and with a warning, where nothing came.
+
+    Args:
+        examples: The examples.
+        found: Their attributions; errors; None where there is no step.
+        all_of_them: No error is forgiven.
+
+    Raises:
+        NotFiniteError, NothingToExplainError: None of them could be explained.
+    """
+    like = next((a for a in found if isinstance(a, Attribution)), None)
+    errors = [named(i, len(found), e) for i, e in enumerate(found) if isinstance(e, NotFiniteError)]
+    if errors and (all_of_them or like is None):
+        raise errors[0]
+    if like is None:
+        raise NothingToExplainError("no example has a step to explain")
+    if errors:
+        lines = "; ".join(map(str, errors))
+        message = f"no steps for {len(errors)} of {len(found)} texts, the others are explained: {lines}"
+        warnings.warn(message, stacklevel=4)
+    return [a if isinstance(a, Attribution) else _without_steps(e, like) for e, a in zip(examples, found, strict=True)]
+
+
+def named(i: int, n: int, error: NotFiniteError) -> NotFiniteError:
+    """An error about one of several texts, with its index."""
+    return NotFiniteError(f"text {i}: {error}") if n > 1 else error
+
+
+def _without_steps(example: Example, like: Attribution) -> Attribution:
     """The attribution of an example without steps, of the form and method of another one of its call."""
     inputs = example.inputs(any(t.segment == "generated" for t in like.inputs) and bool(example.source))
     empty = like.scores.new_zeros((0, len(inputs), *like.scores.shape[2:]))

@@ -312,6 +312,13 @@ class Attribution(ShownAttributions):
         flat = self.scores.flatten(2) if self.scores.ndim > 2 else self.scores.unsqueeze(-1)
         return ~torch.isnan(flat).all(-1)
 
+    @property
+    def preceding(self) -> Tensor:
+        """Bool `[step, input]`: which inputs stand before a step, as its tokens say; source tokens always do."""
+        n_source = sum(t.segment == "source" for t in self.inputs)
+        place = torch.arange(len(self.inputs)) - n_source
+        return place < self.start + torch.arange(len(self.targets)).unsqueeze(1)
+
     def token_scores(self) -> Tensor:
         """One number per step and input, `[step, input]`: extra axes reduced (embedding: sum; layer, head: mean)."""
         scores = self.scores

@@ -228,6 +228,11 @@ class Bound:
         """What step scores read: the pass over the unchanged input and, if there is one, over the foil."""
         return self._contrasted(self.base(), 1, forced=True)
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the pass over the unchanged input is there already."""
+        return self._base is not None
+
     def base(self) -> Forward:
         """The pass over the unchanged input, run once."""
         if self._base is None:

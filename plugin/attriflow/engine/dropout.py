@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from attriflow.kernels.attention import Operands
 from attriflow.kernels.seeds import hashed
+from attriflow.models.locks import RANDOM
 from attriflow.models.offload import device_of
 from attriflow.types import Example
 
@@ -96,7 +97,7 @@ def dropout(hf: Any, keys: Sequence[int], number: int) -> Iterator[Dropout]:
     try:
         hf.train()
         # layer dropout draws from torch's own stream, once per layer and pass
-        with torch.random.fork_rng(devices=devices), mode:
+        with RANDOM, torch.random.fork_rng(devices=devices), mode:
             torch.manual_seed(number)
             yield mode
     finally:

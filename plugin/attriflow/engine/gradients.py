@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from attriflow.engine.last_block import LastBlock, NotSeparableError
 from attriflow.engine.linearised import linearised
 from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
-from attriflow.errors import OutOfMemoryError, UnsupportedModelError
+from attriflow.errors import OutOfMemoryError, UnsupportedModelError, out_of_memory
 from attriflow.kernels.linear import without_zero_rows
 from attriflow.kernels.plain import plain, shortcuts
+from attriflow.kernels.vmapped import unremarked
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.checking import ordinary_ids
 from attriflow.types import Example
@@ -110,10 +110,15 @@ class Gradients:
             limit = min(limit, max(1, self.max_rows // bound.batch.size))
         limit = -(-n // -(-n // limit))  # graphs of about the same size
         if n <= limit:
+            begun = False
             try:
-                yield from self._chunk(0, n, steps)
+                for found in self._chunk(0, n, steps):
+                    begun = True
+                    yield found
                 return
-            except torch.OutOfMemoryError:  # raised by the forward pass, before anything was yielded
+            except Exception as error:
+                if begun or not out_of_memory(error):
+                    raise
                 limit = n // 2
         # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
         width = sum(bound.ids(b).shape[1] for b in bound.blocks)
@@ -140,8 +145,8 @@ class Gradients:
                         sums = total.setdefault(block, g.new_zeros(shape))[:, place]
                         added = True
                         sums += g
-            except torch.OutOfMemoryError:
-                if added:  # once more would count twice
+            except Exception as error:
+                if added and out_of_memory(error):  # once more would count twice
                     raise OutOfMemoryError("out of memory while gradients are added up") from None
                 raise
 
@@ -288,11 +293,9 @@ class Gradients:
             part = slice(start, stop)
             try:
                 grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
+            except RuntimeError as error:
                 # an operation without a batching rule (custom kernels): the same products one by one
-                if not batched:
+                if not batched or out_of_memory(error):
                     raise
                 batched = False
                 grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
@@ -352,9 +355,7 @@ def _vjp(roots: list[Tensor], leaves: list[Tensor], vectors: list[Tensor], batch
         return torch.autograd.grad(roots, leaves, vector, retain_graph=True, materialize_grads=True)
 
     if batched and n > 1:
-        with warnings.catch_warnings():
-            # fused attention is done product by product, as it has to be: nothing that users could change
-            warnings.filterwarnings("ignore", message="There is a performance drop")
+        with unremarked():  # fused attention is done product by product, as it has to be
             return list(torch.vmap(product)(*vectors))
     single = [product(*(v[i] for v in vectors)) for i in range(n)]
     return [torch.stack(found) for found in zip(*single, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,18 @@ from torch import Tensor
 from attriflow.engine.baselines import named
 from attriflow.engine.bound import Counter, Objective
 from attriflow.engine.engine import Engine
+from attriflow.engine.finite import not_finite, reasons
 from attriflow.engine.memory import LONG, give_back
 from attriflow.engine.scores import Scores
-from attriflow.errors import InputError, check_keywords
+from attriflow.errors import (
+    InputError,
+    NotFiniteError,
+    OptionError,
+    OutOfMemoryError,
+    UnknownNameError,
+    check_keywords,
+    out_of_memory,
+)
 from attriflow.kernels.annotations import check_value
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
@@ -41,6 +51,7 @@ class Job:
     eos_baseline: bool
     granular: bool
     force_contrast: bool
+    internals: bool
 
 
 def make_job(
@@ -86,11 +97,18 @@ def make_job(
         eos_baseline=include_eos_baseline,
         granular=granular,
         force_contrast=force_contrast or contrast_kind(attributed_fn) == "inputs",
+        internals=info.meta["family"] == "internals",
     )
 
 
-def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, generated: bool) -> list[Attribution]:
-    """Run one batch: method, step scores from the same pass, one attribution per example."""
+def explain_batch(
+    model: LanguageModel, batch: Sequence[Example], job: Job, generated: bool
+) -> list[Attribution | NotFiniteError]:
+    """Run one batch: method, step scores from the same pass, and per example its attribution or why there is none.
+
+    Examples with something that is not finite are left out; the others are explained again without them. Methods of
+    the family "internals" do without logits, so what they give is kept, with a warning.
+    """
     counter, begin = Counter(), time.perf_counter()
     engine = Engine(
         model,
@@ -103,7 +121,19 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
         force_contrast=job.force_contrast,
         counter=counter,
     )
-    scores = _checked(job.name, engine, job.method(engine))
+    scores = _scores(engine, job)
+    bad_scores, bad_logits = (False, True) if scores is None else not_finite(engine, scores)
+    if bad_scores or bad_logits:
+        errors = reasons(engine)
+        if scores is not None and not any(errors):
+            errors = reasons(engine, scores, job.name)
+        if scores is not None and not bad_scores and job.internals:
+            warnings.warn(str(next(e for e in errors if e is not None)), stacklevel=8)
+        else:
+            rest = [example for example, error in zip(batch, errors, strict=True) if error is None]
+            others = iter(explain_batch(model, rest, job, generated) if rest else ())
+            return [next(others) if error is None else error for error in errors]
+    assert scores is not None  # noqa: S101
     with torch.no_grad():
         values = step_values(engine, job.steps)
     values.update(scores.step_scores)
@@ -138,6 +168,22 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
         baseline_tokens=tuple(t.text for t in model.tokens(absent)),
     )
     return [_unbatch(engine, i, scores, values, provenance) for i in range(len(batch))]
+
+
+def _scores(engine: Engine, job: Job) -> Scores | None:
+    """What the method gave; None where it failed on logits that are not finite: each method fails in its own way."""
+    try:
+        return _checked(job.name, engine, job.method(engine))
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, (OutOfMemoryError, OptionError, UnknownNameError)):
+            raise
+        try:
+            sound = not any(reasons(engine))
+        except Exception:  # the model does not run at all
+            sound = True
+        if sound:
+            raise
+        return None
 
 
 def names_of(step_scores: str | Sequence[str]) -> list[str]:
@@ -220,8 +266,6 @@ def _checked(name: str, engine: Engine, scores: Any) -> Scores:
             shape = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
             what = f"scores [{', '.join(axes)}] that begin with {list(wanted)} for the block '{block}'"
             raise InputError(f"method '{name}' must return {what}, not {'nothing' if found is None else shape}")
-    if all(bool(scores.blocks[block][engine.visible(block)].isnan().all()) for block in engine.blocks):
-        raise InputError(f"method '{name}' gave no score for any visible token: all are NaN")
     return scores
 
 

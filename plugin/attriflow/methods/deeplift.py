@@ -117,10 +117,11 @@ def _limits(engine: Engine) -> RowLimits:
 def _check(engine: Engine, deltas: Tensor, inside: Tensor, outside: Tensor) -> None:
     """Say so when scores do not add up: an operation without a rule must not go unnoticed."""
     allowed = 1e-2 * (inside - outside).abs() + 1e-3 * torch.maximum(inside.abs(), outside.abs()) + 1e-6
-    worst = torch.where(engine.batch.step_mask, deltas.abs() / allowed, 0.0)
+    worst = torch.where(engine.batch.step_mask & deltas.isfinite(), deltas.abs() / allowed, 0.0)
     if not bool((worst <= 1).all()):
+        most = float((worst * allowed).nan_to_num().max())
         warnings.warn(
-            f"DeepLIFT scores of {engine.model.name} miss f(x) - f(x') by up to {float(deltas.abs().max()):.2g}: "
+            f"DeepLIFT scores of {engine.model.name} miss f(x) - f(x') by up to {most:.2g}: "
             "the model uses an operation without a rule, or its precision is too low",
             stacklevel=2,
         )

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 import attriflow.engine.sizes
 from attriflow.engine import Engine, Scores
-from attriflow.engine.memory import Halving
-from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError
+from attriflow.engine.memory import Halving, fits
+from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
@@ -94,12 +94,10 @@ class ValueZeroing:
         if self.output_encoder_self_scores and engine.batch.source_ids is not None:
             receiving["encoder"] = _everything(engine.batch.source_ids)
         layers = _Layers(self, engine)
-        try:
+        with fits("in the pass that records the layers"):
             engine.run_foil()
             with record_blocks(model.hf, receiving, layers.add, model.is_encoder_decoder):
                 forward = engine.run(engine.rows())
-        except torch.OutOfMemoryError:
-            raise OutOfMemoryError("out of memory in the pass that records the layers") from None
         engine.offer_base(forward, {}, slice(0, engine.batch.n_steps))
         engine.counter.forward_rows += layers.replayed()
         return self._scores(engine, layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
 from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
+from attriflow.models.locks import lock_of
 from attriflow.models.offload import device_of, weight_of
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
@@ -98,6 +100,11 @@ class LanguageModel(ABC):
         from attriflow.models.checking import check_model
 
         return check_model(self)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by whoever runs or changes the model; by its embeddings, which all wrappers of a model share."""
+        return lock_of(self.embedding("target"))
 
     @property
     def device(self) -> torch.device:
@@ -341,6 +348,10 @@ class LanguageModel(ABC):
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no parameter gradients, nothing compiled, gradients possible; all is restored on exit."""
+        with self.lock:
+            yield from self._frozen()
+
+    def _frozen(self) -> Iterator[None]:
         training = [(m, m.training) for m in self.hf.modules()]
         # by name: parameters that are offloaded between forwards are other objects afterwards
         wanted = [

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from attriflow.errors import reason_of
+from attriflow.errors import out_of_memory, reason_of
 from attriflow.models.base import LanguageModel, Rows, compiled_parts
 from attriflow.models.batch import pad
 from attriflow.models.feeding import Feed
@@ -138,9 +138,9 @@ class _Check:
                 for row, logits in zip(self.logits(change(rows)), wanted, strict=True):
                     if not self.same(row[: len(logits)], logits):
                         return "gives other logits"
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             return f"fails ({reason_of(error)})"
         return ""
 
@@ -166,9 +166,9 @@ class _Check:
         model = self.model
         try:
             whole, part = self.alone([self.long], [self.source])[0], self.alone([self.short], [self.short_source])[0]
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             self.refuse("logits", f"cannot be read: its forward on token ids fails: {reason_of(error)}")
         more = len(whole) - len(self.long)
         if whole.ndim != 2 or more < 0 or len(part) - len(self.short) != more:
@@ -270,9 +270,9 @@ class _Check:
         embeds = self.model.embed(getattr(rows, f"{block}_ids"), block)
         try:
             self.logits(dataclasses.replace(rows, **{f"{block}_embeds": (embeds + embeds.flip(1)) / 2}))
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             return f"fails on others than those of tokens ({reason_of(error)})"
         return ""
 
@@ -295,9 +295,9 @@ class _Check:
                 if not value.requires_grad:
                     self.refuse("gradient", "makes no gradient: its forward runs without, or on whole numbers")
                 grads = torch.autograd.grad(value.sum(), list(leaves.values()))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if out_of_memory(error):
+                raise
             self.refuse("gradient", f"makes no gradient at its embeddings: {reason_of(error)}")
         for block, grad in zip(leaves, grads, strict=True):
             if not grad.any():

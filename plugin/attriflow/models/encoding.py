@@ -14,6 +14,7 @@ import torch
 from attriflow.errors import InputError, NothingToExplainError
 from attriflow.kernels.annotations import check_value
 from attriflow.models.base import LanguageModel
+from attriflow.models.locks import RANDOM
 from attriflow.texts.inputs import given_texts, restricted
 from attriflow.texts.segments import Segments, read_segments
 from attriflow.types import Example
@@ -109,7 +110,7 @@ def _generated(
     for text in inputs:
         seeds.append(seed + earlier[text])
         earlier[text] += 1
-    with model.frozen(), torch.random.fork_rng():
+    with model.frozen(), RANDOM, torch.random.fork_rng():
         for batch in plan([prompts[i] for i in good]):
             index = [good[k] for k in batch]
             texts = [inputs[i] for i in index]

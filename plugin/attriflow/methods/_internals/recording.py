@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.engine import Engine
-from attriflow.errors import OutOfMemoryError, UnsupportedModelError
+from attriflow.engine.memory import fits
+from attriflow.errors import UnsupportedModelError
 from attriflow.models.attention import AttentionCall, Listener, interface_works, listen
 from attriflow.models.offload import weight_of
 from attriflow.types import Forward
@@ -43,11 +44,12 @@ def record(engine: Engine, listener: Listener, within: AbstractContextManager[An
         heard = True
         return listener(module, call)
 
-    try:
-        with listen(hf, listen_on), within or nullcontext():
-            forward = engine.run(engine.rows())
-    except torch.OutOfMemoryError:
-        raise OutOfMemoryError("out of memory in the pass that records the attention layers of a batch") from None
+    with (
+        fits("in the pass that records the attention layers of a batch"),
+        listen(hf, listen_on),
+        within or nullcontext(),
+    ):
+        forward = engine.run(engine.rows())
     if not heard:
         raise UnsupportedModelError(f"{type(hf).__name__} does not show its attention layers")
     engine.offer_base(forward, {})
