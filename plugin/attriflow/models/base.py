@@ -326,9 +326,8 @@ class LanguageModel(ABC):
         """Evaluation mode, no parameter gradients, no training-time branches; everything is restored on exit."""
         training = [(m, m.training) for m in self.hf.modules()]
         # by name: parameters that are offloaded between forwards are other objects afterwards
-        wanted = [
-            (m, n) for m in self.hf.modules() for n, p in m._parameters.items() if p is not None and p.requires_grad
-        ]
+        named = ((m, name, p) for m in self.hf.modules() for name, p in m.named_parameters(recurse=False))
+        wanted = [(m, name) for m, name, p in named if p.requires_grad]
         self.hf.eval()
         for module, name in wanted:
             getattr(module, name).requires_grad_(False)
