@@ -1,4 +1,4 @@
-"""Models that do not read text, or not text alone, are refused with one line; pictures may be left out where they can be."""
+"""Models that do not read text, or not text alone, are refused with one line; pictures may be left out if they can."""
 
 import pytest
 import torch

@@ -58,6 +58,8 @@ class Gradients:
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
+        if self.sites is not None or self.within is not None:
+            self.bound.watched()
         for group in self._groups():
             yield from self._group(group)
 
@@ -183,7 +185,8 @@ class Gradients:
         bound, objective, query = self.bound, self.bound.objective, self.bound.batch.query[:, steps]
         if self.within is not None or not objective.stepwise or objective.passes or not shortcuts():
             return False
-        if bound.model.last_block_separable is False:
+        rope = bound.model.rope
+        if bound.model.last_block_separable is False or (rope is not None and rope.reached(query)):
             return False
         span = int(query.max()) - int(query.min()) + 1
         width = bound.batch.target_ids.shape[1]
