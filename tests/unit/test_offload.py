@@ -13,9 +13,7 @@ from attriflow.errors import InputError
 from attriflow.models.offload import device_of, weight_of
 from attriflow.registry import methods
 
-RUNS_ALIKE = [
-    name for name in methods.names() if methods.info(name).meta["runs_model"] and not name.startswith("ferret")
-]
+METHODS = [name for name in methods.names() if methods.info(name).meta["runs_model"] and not name.startswith("ferret")]
 
 
 @functools.lru_cache
@@ -26,7 +24,7 @@ def models(name):
     return [attriflow.load_model(hf, tokenizer=word_tokenizer(), device="cpu") for hf in (plain, away)]
 
 
-@pytest.mark.parametrize("method", RUNS_ALIKE)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["llama-gqa", "bart"])
 def test_numbers_are_those_of_the_plain_model(name, method):
     texts = (SOURCE, TARGET) if name == "bart" else (PROMPT, TEXT)

@@ -164,6 +164,19 @@ class Bound:
         fields = {k: v if v is None else v.repeat(n, *([1] * (v.ndim - 1))) for k, v in fields.items()}
         return Rows(**{**fields, **changes})
 
+    def watched(self) -> None:
+        """To be called by whoever looks into a pass over the batch: it has to be one pass.
+
+        Raises:
+            UnsupportedModelError: Steps are run apart.
+        """
+        rope = self.model.rope
+        if rope is not None and rope.reached(self.batch.query):
+            raise UnsupportedModelError(
+                f"{self.model.name} has other rotary frequencies for texts beyond {rope.length} tokens, so that steps "
+                "are run apart; what looks inside a pass (attention, layers, dropout) needs shorter texts"
+            )
+
     def run(self, rows: Rows, steps: slice = slice(None)) -> Forward:
         """One counted model call on repetitions of the batch, read at all steps or at a range of them."""
         return self.forward_of(self.logits(rows), steps, rows)
@@ -272,6 +285,7 @@ class Bound:
     @torch.no_grad()
     def activations(self, sites: Sites, changes: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """What modules put out on the batch (with some of its inputs changed), block -> `[batch, position, width]`."""
+        self.watched()
         found: dict[str, Tensor] = {}
 
         def keep(block: str) -> Callable[..., None]:

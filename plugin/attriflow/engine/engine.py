@@ -164,6 +164,8 @@ class Engine(Bound):
             return None
         if self.objective.passes or not shortcuts():
             return None
+        if self.model.rope is not None and self.model.rope.reached(self.batch.query):
+            return None  # keys of a prefix are others in a longer text
         if self._prefix is None:
             self._prefix = record(self)
             if self._prefix is not None and self.model.reuses_prefix is None:
@@ -197,6 +199,7 @@ class Engine(Bound):
 
     def attention_record(self, whole: tuple[str, ...] = ()) -> AttentionRecord:
         """What takes attention weights, or tells what a layer of attention is for (see `attention`)."""
+        self.watched()
         widths = {side: self.ids(side).shape[1] for side in self.model.sides}
         return AttentionRecord(self.model.hf, widths, self.batch.query, self.blocks, whole)
 

@@ -61,6 +61,8 @@ class Gradients:
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
         model = self.bound.model
+        if self.sites is not None or self.within is not None:
+            self.bound.watched()
         if self.sites is None:
             model.checked.require("gradient")
             if model.shares_gradients is None and shortcuts():
@@ -197,7 +199,12 @@ class Gradients:
         bound, objective, query = self.bound, self.bound.objective, self.bound.batch.query[:, steps]
         if self.within is not None or not objective.stepwise or objective.passes or not shortcuts():
             return False
-        if bound.model.last_block_separable is False or bound.model.virtual_tokens:
+        rope = bound.model.rope
+        if (
+            bound.model.last_block_separable is False
+            or bound.model.virtual_tokens
+            or (rope is not None and rope.reached(query))
+        ):
             return False
         span = int(query.max()) - int(query.min()) + 1
         width = bound.batch.target_ids.shape[1]

@@ -94,6 +94,7 @@ class ValueZeroing:
         if self.output_encoder_self_scores and engine.batch.source_ids is not None:
             receiving["encoder"] = _everything(engine.batch.source_ids)
         layers = _Layers(self, engine)
+        engine.watched()
         with fits("in the pass that records the layers"):
             engine.run_foil()
             with record_blocks(model.hf, receiving, layers.add, model.is_encoder_decoder):

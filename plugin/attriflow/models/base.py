@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -21,12 +22,15 @@ from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
 from attriflow.models.locks import lock_of
 from attriflow.models.offload import device_of, weight_of
+from attriflow.models.positions import Rope, scattered, table_length, trained_lengths
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
 
 BLOCKS = ("source", "target")
 """Input blocks: "source" = encoder tokens, "target" = decoder tokens (prompt and continuation of a causal model)."""
+
+_BY_ROW = (*(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask")), "encoder_states")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,14 @@ class Rows:
     encoder_states: Tensor | None = None
     past: Any = None
     query: Tensor
+
+    def cut(self, row: Tensor, width: int, query: Tensor) -> Rows:
+        """Some of the rows, with decoder tokens up to a width, read at other positions."""
+        fields = {name: getattr(self, name) for name in _BY_ROW}
+        kept: dict[str, Tensor] = {
+            name: value[row.to(value.device)] for name, value in fields.items() if value is not None
+        }
+        return replace(self, **{k: v[:, :width] if k.startswith("target") else v for k, v in kept.items()}, query=query)
 
 
 class LanguageModel(ABC):
@@ -145,11 +157,27 @@ class LanguageModel(ABC):
             found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
         return {int(v) for v in found}
 
-    @property
-    def max_positions(self) -> int | None:
-        """Longest sequence the model takes, where it has a limit."""
-        limit = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if isinstance(limit, int) and limit > 0 else None
+    @cached_property
+    def _reach(self) -> dict[str, tuple[int | None, int | None]]:
+        """Block -> where its positions end, and how long the texts were that the model was trained on."""
+        found = {}
+        for block in BLOCKS[not self.is_encoder_decoder :]:
+            part = self.hf
+            if self.is_encoder_decoder:
+                part = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
+            config = getattr(part, "config", self.hf.config)
+            lengths = trained_lengths(config.get_text_config() if hasattr(config, "get_text_config") else config)
+            found[block] = table_length(part, lengths, self.embedding(block)), max(lengths, default=None)
+        return found
+
+    def max_positions(self, block: str = "target") -> int | None:
+        """Longest sequence the model has positions for, where these end (see `positions.table_length`)."""
+        return self._reach[block][0]
+
+    @cached_property
+    def rope(self) -> Rope | None:
+        """Rotary frequencies that depend on a text's length, if the model has such."""
+        return Rope.of(self.hf)
 
     def embedding(self, block: str) -> nn.Embedding:
         """The module that embeds the ids of a block."""
@@ -219,14 +247,18 @@ class LanguageModel(ABC):
 
     def check(self, example: Example) -> None:
         """Raise `InputError` for an input that does not fit the model, before any expensive work."""
-        limit = self.max_positions
-        sides = {"input": len(example.source), "target": len(example.target)}
+        sides = {"source": ("input", len(example.source)), "target": ("target", len(example.target))}
         if not self.is_encoder_decoder:
-            sides = {"input and target together": len(example.target)}
-        for side, n in sides.items():
+            sides = {"target": ("input and target together", len(example.target))}
+        for block, (side, n) in sides.items():
+            limit, trained = self._reach[block]
             if limit is not None and n > limit:
                 raise InputError(
                     f"{side} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
+                )
+            if limit is None and trained is not None and n > trained:
+                warnings.warn(
+                    f"{side} of {n} tokens is longer than what {self.name} was trained on ({trained})", stacklevel=2
                 )
         self.check_ids([*example.source_ids, *example.target_ids])
 
@@ -262,7 +294,7 @@ class LanguageModel(ABC):
         return self.embed(torch.arange(weight.shape[0], device=weight.device), block)
 
     def run(self, rows: Rows) -> Tensor:
-        """Logits at the query positions, `[row, step, vocab]`: one model call.
+        """Logits at the query positions, `[row, step, vocab]`: one model call (more where `rope` asks for it).
 
         Raises:
             UnsupportedModelError: What the check of the model found stands against it.
@@ -275,6 +307,18 @@ class LanguageModel(ABC):
 
     def read(self, rows: Rows) -> Tensor:
         """The same without looking at what the check found."""
+        if self.rope is None or not self.rope.reached(rows.query):
+            return self._run(rows)
+        parts = []
+        for width, chosen in self.rope.apart(rows.query):
+            row = chosen.any(1).nonzero().squeeze(1)
+            read = self._run(rows.cut(row, width, torch.where(chosen[row], rows.query[row], 0)))
+            parts.append((read[chosen[row].to(read.device)], chosen))
+        return scattered(parts, rows.query)
+
+    def _run(self, rows: Rows) -> Tensor:
+        if self.rope is not None:
+            self.rope.forget()
         keep, offset = None, -self.virtual_tokens
         if self._keeps_logits and not self.virtual_tokens:
             # the LM head runs only over the span of positions that some row asks for
@@ -354,12 +398,8 @@ class LanguageModel(ABC):
     def _frozen(self) -> Iterator[None]:
         training = [(m, m.training) for m in self.hf.modules()]
         # by name: parameters that are offloaded between forwards are other objects afterwards
-        wanted = [
-            (m, n)
-            for m in self.hf.modules()
-            for n, p in m._parameters.items()
-            if p is not None and p.requires_grad and not p.is_inference()
-        ]
+        named = ((m, name, p) for m in self.hf.modules() for name, p in m.named_parameters(recurse=False))
+        wanted = [(m, name) for m, name, p in named if p.requires_grad and not p.is_inference()]
         self.hf.eval()
         for module, name in wanted:
             getattr(module, name).requires_grad_(False)

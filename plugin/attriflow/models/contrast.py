@@ -92,9 +92,11 @@ def make_contrast(
     target = example.target_ids if target is None else target
     if len(target) < 2:
         raise InputError(f"the contrastive target of {example.input_text[:60]!r} is empty")
-    limit = model.max_positions
-    if limit is not None and max(len(source), len(target)) > limit:
-        raise InputError(f"a contrastive text of {max(len(source), len(target))} tokens is too long (at most {limit})")
+    sides = {"source": source, "target": target} if model.is_encoder_decoder else {"target": target}
+    for block, ids in sides.items():
+        limit = model.max_positions(block)
+        if limit is not None and len(ids) > limit:
+            raise InputError(f"a contrastive text of {len(ids)} tokens is too long (at most {limit})")
     positions = _auto(model, example, target) if pairs == "auto" else align(example, len(target), pairs)
     return Contrast(source_ids=tuple(source), target_ids=tuple(target), positions=positions)
 

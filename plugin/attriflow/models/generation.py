@@ -76,7 +76,11 @@ def _groups(
 ) -> Sequence[Sequence[int]]:
     """Indices of the prompts that share a call."""
     every = range(len(prompts))
-    if len(prompts) == 1 or not _shares(model, arguments) or _room(model, max(map(len, prompts))) < DEFAULT_NEW_TOKENS:
+    longest = max(map(len, prompts))
+    if len(prompts) == 1 or not _shares(model, arguments) or _room(model, longest) < DEFAULT_NEW_TOKENS:
+        return [[i] for i in every]
+    more = arguments.get("max_new_tokens") or DEFAULT_NEW_TOKENS
+    if model.rope is not None and longest + more > model.rope.length:  # the longest text sets the frequencies of all
         return [[i] for i in every]
     by_length: dict[int, list[int]] = {}
     for i in every:
@@ -86,7 +90,7 @@ def _groups(
 
 def _room(model: LanguageModel, given: int) -> int:
     """New tokens by default: twenty, or as many as the positions after a prompt leave."""
-    limit = None if model.is_encoder_decoder else model.max_positions
+    limit = None if model.is_encoder_decoder else model.max_positions()
     return DEFAULT_NEW_TOKENS if limit is None else max(1, min(DEFAULT_NEW_TOKENS, limit - given))
 
 
@@ -137,6 +141,8 @@ def _call(model: LanguageModel, prompts: Sequence[Sequence[int]], arguments: Map
     """New ids (encoder-decoders: whole targets) of the rows of one `generate` call."""
     ids, mask = _padded(model, prompts)
     given = 0 if model.is_encoder_decoder else ids.shape[1]
+    if model.rope is not None:
+        model.rope.forget()
     try:
         options, ends = _options(model, arguments, given)
         out = model.hf.generate(input_ids=ids, attention_mask=mask, **options)

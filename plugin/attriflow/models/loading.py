@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,10 +73,25 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> Lan
         raise UnsupportedModelError(
             f"{type(hf).__name__} is not a Hugging Face generation model (a causal LM or an encoder-decoder)"
         )
+    if (why := _no_text(hf, bool(getattr(config, "is_encoder_decoder", False)))) is not None:
+        raise UnsupportedModelError(f"{type(hf).__name__} does not read text alone: {why}")
     if tokenizer is None or not callable(tokenizer):
         raise UnsupportedModelError("a model object needs its tokenizer: load_model(model, tokenizer=...)")
     kind = EncoderDecoder if getattr(config, "is_encoder_decoder", False) else CausalLM
     return kind(hf, tokenizer, name, revision)
+
+
+def _no_text(hf: Any, encoder: bool) -> str | None:
+    """Why a model cannot be run on token ids alone; None where it can."""
+    parameters = inspect.signature(hf.forward).parameters
+    main = str(getattr(hf, "main_input_name", "input_ids"))
+    wrapper = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # may pass them on
+    if main != "input_ids" and (encoder or "input_ids" not in parameters):
+        return f"its input is {main!r}"
+    if "input_ids" not in parameters and not wrapper:
+        return "its forward takes no 'input_ids'"
+    further = (n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+    return next((f"it needs {name!r}, too" for name in further if name != "input_ids"), None)
 
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
