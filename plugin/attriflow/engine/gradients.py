@@ -220,11 +220,11 @@ class Gradients:
                 stack.enter_context(linearised(model.hf, settings.CHUNK_BYTES / 8, last))
             forward = bound.run(rows, steps)
             values = bound.objective(forward)
-        if n == 1 and self.sites is None and not self.unchanged:
-            bound.offer_base(forward, embeds, steps)
         if last is not None:
             last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
             model.last_block_separable = True
+        if n == 1 and self.sites is None and not self.unchanged:
+            bound.offer_base(forward, embeds, steps)
         if not values.requires_grad:
             return None
         weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
