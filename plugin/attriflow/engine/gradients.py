@@ -241,11 +241,11 @@ class Gradients:
                 stack.enter_context(linearised(model.hf, settings.CHUNK_BYTES / 8, last))
             forward = bound.run(rows, steps)
             values = bound.objective(forward)
-        if n == 1 and self.sites is None and not self.unchanged:
-            bound.offer_base(forward, embeds, steps)
         if last is not None:
             last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
             model.last_block_separable = True
+        if n == 1 and self.sites is None and not self.unchanged:
+            bound.offer_base(forward, embeds, steps)
         if not forward.logits.requires_grad:  # never zeros for what is missing
             raise UnsupportedModelError(f"a forward of {type(model.hf).__name__} makes no gradient")
         if not values.requires_grad:
