@@ -175,7 +175,9 @@ def _summary(checks: dict[str, str]) -> dict[str, Any]:
     reasons: dict[str, str] = {}
     for name, result in sorted(checks.items(), key=lambda pair: STATES.index(pair[1].partition(":")[0]), reverse=True):
         if result != "exact":
-            reasons.setdefault(name.split()[0], f"{result} [{name.partition(' ')[2]}]" if "refused" not in result else result)
+            reasons.setdefault(
+                name.split()[0], f"{result} [{name.partition(' ')[2]}]" if "refused" not in result else result
+            )
     worst = max(kinds, key=STATES.index)
     if worst in ("wrong", "raw error"):
         return {"state": worst, "reasons": reasons}

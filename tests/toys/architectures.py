@@ -119,7 +119,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "hash_seed": 1,
     },
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"attention_hidden_size": 64, "num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba": {
+        "attention_hidden_size": 64,
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+    },
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
 }
 """Settings of an architecture that its names do not tell; a dict is for a nested configuration."""

@@ -377,6 +377,8 @@ class LanguageModel(ABC):
                 continue
             feed = self._feed(block)
             given = embeds if feed.inner == 1 else embeds / feed.inner
+            if given.is_leaf and given.requires_grad:
+                given = given.clone()  # some models go on in place
             if feed.way == "argument":
                 arguments[of_embeds] = given
             elif feed.way == "hook":

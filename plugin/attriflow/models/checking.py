@@ -191,6 +191,13 @@ class _Check:
                 "is no causal language model: a later token changes what it predicts earlier (an encoder? "
                 "is_decoder=True in its configuration makes a decoder of those that can be one)",
             )
+        prefix = self.part  # what a shorter text ends with must not depend on there being more
+        if self.model.is_encoder_decoder:
+            prefix = self.alone([self.short], [self.source])[0, self.model.virtual_tokens :]
+        if not self.same(other[: len(prefix)], prefix):
+            self.refuse(
+                "causality", "predicts from a prefix otherwise than within a longer text: every step would differ"
+            )
         self.note("causality")
         self.together = together
         if not together:
@@ -295,7 +302,9 @@ class _Check:
                 if not value.requires_grad:
                     self.refuse("gradient", "makes no gradient: its forward runs without, or on whole numbers")
                 grads = torch.autograd.grad(value.sum(), list(leaves.values()))
-        except RuntimeError as error:
+        except _NothingLeftError:
+            raise
+        except Exception as error:
             if out_of_memory(error):
                 raise
             self.refuse("gradient", f"makes no gradient at its embeddings: {reason_of(error)}")
