@@ -122,7 +122,7 @@ class LanguageModel(ABC):
         return {int(v) for v in found}
 
     @cached_property
-    def _reach(self) -> dict[str, tuple[int | None, int | None]]:
+    def reach(self) -> dict[str, tuple[int | None, int | None]]:
         """Block -> where its positions end, and how long the texts were that the model was trained on."""
         found = {}
         for block in BLOCKS[not self.is_encoder_decoder :]:
@@ -136,7 +136,7 @@ class LanguageModel(ABC):
 
     def max_positions(self, block: str = "target") -> int | None:
         """Longest sequence the model has positions for, where these end (see `positions.table_length`)."""
-        return self._reach[block][0]
+        return self.reach[block][0]
 
     @cached_property
     def rope(self) -> Rope | None:
@@ -215,7 +215,7 @@ class LanguageModel(ABC):
         if not self.is_encoder_decoder:
             sides = {"target": ("input and target together", len(example.target))}
         for block, (side, n) in sides.items():
-            limit, trained = self._reach[block]
+            limit, trained = self.reach[block]
             if limit is not None and n > limit:
                 raise InputError(
                     f"{side} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
