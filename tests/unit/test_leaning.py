@@ -475,6 +475,19 @@ def test_offloaded_modules_have_a_hook() -> None:
     assert not kept.is_meta and module.weight.is_meta
 
 
+@touches("get_src_vocab")
+def test_tokenizers_of_two_vocabularies() -> None:
+    from transformers import FSMTTokenizer
+
+    source = inspect.getsource(FSMTTokenizer)
+    assert callable(FSMTTokenizer.get_src_vocab)
+    assert callable(FSMTTokenizer.get_tgt_vocab)
+    assert "self.encoder.get(token" in source
+    assert "self.decoder.get(index" in source
+    assert "lang = self.src_lang" in source
+    assert "self.moses_detokenize(tokens, self.tgt_lang)" in source
+
+
 @touches("is_progress_bar_enabled")
 def test_progress_bars_of_transformers() -> None:
     from transformers.utils import logging

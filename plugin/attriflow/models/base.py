@@ -224,11 +224,12 @@ class LanguageModel(ABC):
                 warnings.warn(
                     f"{side} of {n} tokens is longer than what {self.name} was trained on ({trained})", stacklevel=2
                 )
-        self.check_ids([*example.source_ids, *example.target_ids])
+        self.check_ids(example.source_ids, "source")
+        self.check_ids(example.target_ids)
 
-    def check_ids(self, ids: Sequence[int]) -> None:
+    def check_ids(self, ids: Sequence[int], block: str = "target") -> None:
         """Raise `InputError` for ids that the embeddings do not have: a tokenizer with tokens the model never got."""
-        size = self.vocab_size
+        size = int(self.embedding(block).weight.shape[0])
         wrong = next((i for i in ids if not 0 <= i < size), None)
         if wrong is not None:
             token = self.tokenizer.convert_ids_to_tokens(wrong)
