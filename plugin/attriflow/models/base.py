@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.errors import AttriflowError, InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
 from attriflow.models.feeding import Fed, embedded
@@ -277,7 +277,7 @@ class LanguageModel(ABC):
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        logits = self._call(rows, keep)
+        logits = self._answered(rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same
         index = (rows.query - offset).to(logits.device)
@@ -286,6 +286,17 @@ class LanguageModel(ABC):
         else:
             picked = at(logits, index)
         return picked if picked.dtype == torch.float64 else picked.float()
+
+    def _answered(self, rows: Rows, keep: Tensor | None) -> Tensor:
+        """`_call`; where a text is longer than the model was trained on, a failure is said to be of its length."""
+        try:
+            return self._call(rows, keep)
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            read, trained = int(rows.query.max()) + 1, self.reach["target"][1]
+            if isinstance(error, AttriflowError) or "memory" in str(error) or trained is None or read <= trained:
+                raise
+            reason = str(error).strip().splitlines()[0][:200]
+            raise InputError(f"{read} tokens are too many for {self.name}, made for {trained}: {reason}") from error
 
     @abstractmethod
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
