@@ -100,6 +100,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "inkling_text": {"logits_mup_width_multiplier": 1.0},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "led": {"attention_window": 16},
+    "pegasus_x": {"block_size": 8, "num_global_tokens": 2},
+    "prophetnet": {"decoder_start_token_id": 1},  # the default is padding, which hides all there is to read
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8},
     "moshi": {"codebook_size": 64, "audio_encoder_config": {"codebook_size": 64}},
@@ -138,16 +140,17 @@ class Tiny:
 WORDS = "the a red blue cat dog house man was old in on and . ? la casa roja el gato".split()
 
 
-def build(architecture: str, seed: int = 0) -> Tiny:
-    """A tiny model with random weights, in double precision where its forward works in it."""
+def build(architecture: str, seed: int = 0, **options: Any) -> Tiny:
+    """A tiny model with random weights, in double precision where its forward works in it (options: `from_config`)."""
     kind, name = architecture.split(":")
     config = tiny_config(name, decoder=kind == CAUSAL)
     torch.manual_seed(seed)
     auto = AutoModelForCausalLM if kind == CAUSAL else AutoModelForSeq2SeqLM
-    model = randomise(auto.from_config(config), seed)
+    model = randomise(auto.from_config(config, **options), seed)
     start = getattr(model.config, "decoder_start_token_id", None)
     if model.config.is_encoder_decoder and start is None and model.generation_config.decoder_start_token_id is None:
-        model.generation_config.decoder_start_token_id = model.config.pad_token_id or 0  # as trained T5 models have it
+        ids = (getattr(model.config, f"{name}_token_id", None) for name in ("bos", "pad"))
+        model.generation_config.decoder_start_token_id = next((i for i in ids if i is not None), 0)
     return Tiny(_in_double(model), word_tokenizer(model.config))
 
 
