@@ -25,8 +25,13 @@ Column = Callable[[PartInfo], str]
 
 
 def options(info: PartInfo) -> str:
-    """Options with their defaults."""
-    return ", ".join(f"`{k}={_short(v)}`" for k, v in info.options.items()) or "-"
+    """Options with their defaults, and the other values of those that have a few by name."""
+    return ", ".join(f"`{k}={_short(v)}`{_others(info.choices(k), v)}" for k, v in info.options.items()) or "-"
+
+
+def _others(choices: list[Any], default: Any) -> str:
+    others = [f"`{c}`" for c in choices if c != default]
+    return f" ({', '.join(others)})" if 0 < len(others) < 5 else ""
 
 
 def _short(value: Any) -> str:

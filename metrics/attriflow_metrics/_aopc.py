@@ -6,11 +6,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError
 from attriflow_metrics import ferret
 from attriflow_metrics._faithfulness import Faithfulness
 from attriflow_metrics._steps import Step, ranks
@@ -38,8 +38,6 @@ class AreaOverPerturbationCurve(Faithfulness):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        super().__post_init__()
-        check_choice("selection", self.based_on, get_args(Selection))
         if self.thresholds is None:
             if self.based_on != "perc":
                 raise InputError(f"based_on='{self.based_on}' needs thresholds")

@@ -6,15 +6,17 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError
 from attriflow.types import Attribution, MetricValues, Perturbation, Rescore, Variant
 from attriflow_metrics._steps import NO_INPUT, Step, removable, select
 
+How = Literal["delete", "baseline", "mask"]
+"""What removing a token may mean."""
 MODEL_NAN = "the model's score is NaN"
 Curve = tuple[tuple[float, float], ...]
 
@@ -177,11 +179,7 @@ class Removal(FromChanges):
         how: What removing a token means, see `Rescore`.
     """
 
-    how: Perturbation = "delete"
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_choice("perturbation", self.how, [how for how in get_args(Perturbation) if how != "soft"])
+    how: How = "delete"
 
     def whole(self, step: Step) -> Ask:
         """The unchanged input."""

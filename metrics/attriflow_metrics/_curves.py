@@ -53,7 +53,6 @@ class Curves(Removal):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        super().__post_init__()
         object.__setattr__(self, "fractions", check_fractions(tuple(self.fractions)))
 
     def deletions(self, step: Step) -> list[tuple[float, Ask]]:

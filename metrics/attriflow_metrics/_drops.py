@@ -29,7 +29,6 @@ class Drop(Removal):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        super().__post_init__()
         object.__setattr__(self, "fractions", check_fractions(tuple(self.fractions)))
 
     def score(self, log_probability: float) -> float:

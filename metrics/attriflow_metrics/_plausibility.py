@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, check_least
 from attriflow.types import Attribution, MetricValues, Rescore
 from attriflow_metrics import ferret
 from attriflow_metrics._steps import Step, annotated, ranks, select
@@ -106,8 +106,7 @@ class TopK(Plausibility):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if self.top_k < 1 or self.top_k != int(self.top_k):
-            raise InputError(f"top_k must be a whole number from 1, not {self.top_k}")
+        check_least("top_k", self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +123,7 @@ class TopTokens(TopK, FerretPlausibility):
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the evaluation, as ferret names them."""
-        return {"top_k_rationale": int(self.top_k), "only_pos": True}
+        return {"top_k_rationale": self.top_k, "only_pos": True}
 
 
 def expected_hits(scores: np.ndarray, relevant: np.ndarray, k: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, check_least
 from attriflow.types import Attribution, MetricValues, Reexplain, Rescore
 from attriflow_metrics._changes import Measured, collected
 from attriflow_metrics._steps import NOT_FINITE, Step, removable, select
@@ -84,7 +84,7 @@ class Noisy(Reexplained):
         """Check the options."""
         if not self.noise > 0:
             raise InputError(f"noise must be above 0, not {self.noise!r}")
-        check_count("n_samples", self.n_samples)
+        check_least("n_samples", self.n_samples)
 
     def changes(self) -> Sequence[Mapping[str, Any]]:
         """One explanation per draw."""
@@ -97,9 +97,3 @@ def _scores(again: Attribution, attribution: Attribution) -> np.ndarray:
         expected = tuple(attribution.scores.shape[:2])
         raise InputError(f"`reexplain` gave scores {tuple(scores.shape)}, expected [step, input] = {expected}")
     return np.asarray(scores.detach().double().cpu().numpy())
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise `InputError` for a number of repetitions that is none."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be a whole number from 1, not {value!r}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attriflow.errors import InputError
+from attriflow.errors import check_least
 from attriflow_metrics._changes import Answers, Ask, FromChanges, Measured
 from attriflow_metrics._steps import Step
 
@@ -31,8 +31,7 @@ class Soft(FromChanges):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not isinstance(self.n_draws, int) or self.n_draws < 1:
-            raise InputError(f"n_draws must be a whole number from 1, not {self.n_draws!r}")
+        check_least("n_draws", self.n_draws)
 
     @abstractmethod
     def chances(self, step: Step) -> list[np.ndarray]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from attriflow.registry import methods, metrics
-from attriflow.types import Attribution, Perturbation, Provenance
-from attriflow_metrics._changes import Answers, Ask, Measured, Removal
+from attriflow.types import Attribution, Provenance
+from attriflow_metrics._changes import Answers, Ask, How, Measured, Removal
 from attriflow_metrics._steps import Step
 
 FUNCTIONS: Mapping[str, Callable[[float], float]] = {
@@ -52,7 +52,7 @@ class CompletenessError(Removal):
             another.
     """
 
-    how: Perturbation = "baseline"
+    how: How = "baseline"
 
     def steps(self, attribution: Attribution) -> tuple[list[Step], dict[int, str]]:
         """All steps, where the explained function can be told from a log-probability."""

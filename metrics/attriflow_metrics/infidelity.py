@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attriflow.errors import InputError
+from attriflow.errors import check_least
 from attriflow.registry import metrics
-from attriflow.types import Perturbation
-from attriflow_metrics._changes import Answers, Ask, Measured, Removal
+from attriflow_metrics._changes import Answers, Ask, How, Measured, Removal
 from attriflow_metrics._steps import Step
 
 
@@ -48,15 +47,13 @@ class Infidelity(Removal):
         seed: Seeds them.
     """
 
-    how: Perturbation = "baseline"
+    how: How = "baseline"
     n_samples: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the options."""
-        super().__post_init__()
-        if not isinstance(self.n_samples, int) or self.n_samples < 1:
-            raise InputError(f"n_samples must be a whole number from 1, not {self.n_samples!r}")
+        check_least("n_samples", self.n_samples)
 
     def _asks(self, step: Step) -> list[Ask]:
         gone = removals(len(step.inputs), self.n_samples, self.seed)

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from attriflow.registry import metrics
-from attriflow.types import Perturbation
-from attriflow_metrics._changes import Answers, Measured
+from attriflow_metrics._changes import Answers, How, Measured
 from attriflow_metrics._drops import Removing
 from attriflow_metrics._steps import Step
 
@@ -36,7 +35,7 @@ class LogOdds(Removing):
         how: "baseline" replaces tokens, see `Rescore`.
     """
 
-    how: Perturbation = "baseline"
+    how: How = "baseline"
     fractions: tuple[float, ...] = (0.2,)
 
     def sizes(self, step: Step) -> list[int]:

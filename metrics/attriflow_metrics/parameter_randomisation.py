@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from attriflow.errors import check_least
 from attriflow.registry import metrics
 from attriflow.statistics.ranks import similarity
 from attriflow_metrics._changes import Measured
-from attriflow_metrics._reexplained import Reexplained, check_count
+from attriflow_metrics._reexplained import Reexplained
 from attriflow_metrics._steps import Step
 
 
@@ -46,7 +47,7 @@ class ParameterRandomisation(Reexplained):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_count("levels", self.levels)
+        check_least("levels", self.levels)
 
     def shares(self) -> list[float]:
         """Shares of the stages that are random."""

@@ -37,5 +37,5 @@ class PrecisionAtK(TopK):
 
     def measure(self, step: Step, relevant: np.ndarray) -> float:
         """The value of a step."""
-        k = min(int(self.top_k), len(step.scores))
+        k = min(self.top_k, len(step.scores))
         return expected_hits(step.scores, relevant, k) / k

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from attriflow.errors import check_least
 from attriflow.registry import metrics
 from attriflow.statistics.ranks import similarity
 from attriflow_metrics._changes import Measured
-from attriflow_metrics._reexplained import Reexplained, check_count
+from attriflow_metrics._reexplained import Reexplained
 from attriflow_metrics._steps import Step
 
 
@@ -45,7 +46,7 @@ class RandomLogit(Reexplained):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_count("n_targets", self.n_targets)
+        check_least("n_targets", self.n_targets)
 
     def changes(self) -> Sequence[Mapping[str, Any]]:
         """Other targets."""

@@ -37,4 +37,4 @@ class RecallAtK(TopK):
 
     def measure(self, step: Step, relevant: np.ndarray) -> float:
         """The value of a step."""
-        return expected_hits(step.scores, relevant, int(self.top_k)) / float(relevant.sum())
+        return expected_hits(step.scores, relevant, self.top_k) / float(relevant.sum())

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from attriflow.errors import check_least
 from attriflow.registry import metrics
 from attriflow_metrics._changes import Measured
-from attriflow_metrics._reexplained import Reexplained, check_count
+from attriflow_metrics._reexplained import Reexplained
 from attriflow_metrics._steps import Step
 
 
@@ -44,7 +45,7 @@ class SeedVariance(Reexplained):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_count("n_seeds", self.n_seeds)
+        check_least("n_seeds", self.n_seeds)
 
     def changes(self) -> Sequence[Mapping[str, Any]]:
         """Other seeds."""

@@ -49,8 +49,7 @@ class ShapleyAgreement(Removal):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        super().__post_init__()
-        if not isinstance(self.max_inputs, int) or not 1 <= self.max_inputs <= MOST:
+        if not 1 <= self.max_inputs <= MOST:
             raise InputError(f"max_inputs must be a whole number from 1 to {MOST}, not {self.max_inputs!r}")
 
     def undefined(self, step: Step) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,12 +24,20 @@ class InputError(AttriflowError, ValueError):
     """A value, text, shape or file that cannot be used."""
 
 
+class OptionValueError(OptionError, InputError):
+    """An option of a part with a value of a type that the part does not take."""
+
+
 class NothingToExplainError(InputError):
     """A text without a token to explain. `rest`: its encoded example without steps, where there is one."""
 
     def __init__(self, message: str, rest: Any = None) -> None:
         super().__init__(message)
         self.rest = rest
+
+
+class NotFiniteError(AttriflowError, ArithmeticError):
+    """NaN or infinity in the model's logits, in what is explained, or in a method's scores."""
 
 
 class UnsupportedModelError(AttriflowError, TypeError):
@@ -44,6 +53,27 @@ class MissingExtraError(AttriflowError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package '{package}': pip install 'attriflow[{extra}]'")
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|DefaultCPUAllocator: (can't allocate|not enough) memory|_ALLOC_FAILED|bad_alloc", re.IGNORECASE
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's or PyTorch's says that memory ran out, on whichever device.
+
+    Only GPUs have a type for it; CPUs, MPS and some libraries raise a `RuntimeError` with a message. An
+    `OutOfMemoryError` of ours is not meant: whoever raised it has tried with less.
+    """
+    if isinstance(error, AttriflowError):
+        return False
+    named = type(error).__name__ == "OutOfMemoryError"
+    return (
+        named
+        or isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None)
+    )
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
@@ -65,6 +95,12 @@ def check_choice(kind: str, name: object, allowed: Iterable[str]) -> None:
     options = list(allowed)
     if name not in options:
         raise UnknownNameError(unknown(kind, name, options))
+
+
+def check_least(name: str, value: Any, least: int = 1) -> None:
+    """Raise `InputError` unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
 def check_keywords(owner: str, given: Iterable[str], allowed: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from attriflow.doors import opened
 from attriflow.engine import Counter, Engine, Objective
+from attriflow.engine.finite import reasons
 from attriflow.engine.job import (
     Job,
     bind_step_functions,
@@ -24,20 +26,22 @@ from attriflow.engine.job import (
 )
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
-from attriflow.errors import InputError, NothingToExplainError, OptionError, OutOfMemoryError, check_keywords, unknown
+from attriflow.errors import InputError, NotFiniteError, OptionError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.batch import alike
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.encoding import encode
 from attriflow.models.loading import load
-from attriflow.output import AttributionOutput, without_steps
+from attriflow.models.locks import alone
+from attriflow.output import AttributionOutput, explained, named
 from attriflow.progress import track
 from attriflow.registry import methods, step_functions
 from attriflow.texts.inputs import given_texts
 from attriflow.texts.segments import Inputs, Segments, read_inputs, with_reply
-from attriflow.types import Attribution, Example, Forward, Variant
+from attriflow.types import Attribution, Example, Forward, StepFunction, Variant
 
-BATCH_TOKENS = 4096
-BATCH_EXAMPLES = 32
+TARGET_LOGIT = Objective(lambda forward: forward.of_target(forward.logits))
+"""What an engine is bound to where nothing is explained."""
 
 
 def load_model(
@@ -97,6 +101,11 @@ class AttributionModel:
         return self.wrapped.tokenizer
 
     @property
+    def lock(self) -> threading.RLock:
+        """Held by whoever runs or changes the model: threads that share one take turns."""
+        return self.wrapped.lock
+
+    @property
     def name(self) -> str:
         """Name or path the model was loaded from."""
         return self.wrapped.name
@@ -130,6 +139,7 @@ class AttributionModel:
 
     # -- texts to examples ------------------------------------------------------------------------------------------
 
+    @alone
     def encode(
         self,
         input_texts: Inputs,
@@ -185,19 +195,19 @@ class AttributionModel:
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size must be a positive integer or None, not {batch_size!r}")
         lengths = [len(e.source) + len(e.target) for e in examples]
-        order = sorted(range(len(examples)), key=lambda i: -lengths[i]) if sort else list(range(len(examples)))
-        batches: list[list[int]] = []
-        width = 0
-        for i in order:
-            width = max(width, lengths[i])
-            last = batches[-1] if batches else None
-            limit = batch_size or min(BATCH_EXAMPLES, BATCH_TOKENS // max(1, width))
-            if last is None or len(last) >= max(1, limit):
-                batches.append([i])
-                width = lengths[i]
-            else:
-                last.append(i)
-        return batches
+
+        def together(one: int, other: int) -> bool:
+            return not sort or self._together(examples[one], examples[other])
+
+        return alike(lengths, batch_size, sort=sort, together=together)
+
+    def _together(self, one: Example, other: Example) -> bool:
+        """Whether two examples may share a batch: not where the rows of a batch, or padding, change what they give."""
+        check = self.wrapped.checked
+        if check.works("rows") and check.works("padding"):
+            return True
+        same = (len(one.source), one.stop) == (len(other.source), other.stop)
+        return same and check.works("rows")
 
     def _batches(self, examples: Sequence[Example], batch_size: int | None) -> list[list[int]]:
         """`plan_batches` with foils together: a batch has them for all of its examples or for none."""
@@ -210,6 +220,7 @@ class AttributionModel:
 
     # -- attribution ------------------------------------------------------------------------------------------------
 
+    @alone
     def attribute(
         self,
         input_texts: Inputs,
@@ -324,8 +335,10 @@ class AttributionModel:
             )
             if not job.force_contrast and isinstance(attributed_fn, str) and is_difference(attributed_fn):
                 check_foils([e for e in examples if e.n_steps], attributed_fn)
-        return AttributionOutput(self._attribute(examples, job, batch_size, show_progress, generated_texts is None))
+        found = self._attribute(examples, job, batch_size, show_progress, generated_texts is None)
+        return AttributionOutput(explained(examples, found))
 
+    @alone
     def attribute_examples(
         self,
         examples: Sequence[Example],
@@ -364,7 +377,8 @@ class AttributionModel:
         )
         check_contrast((attributed_fn,), all(e.contrast is not None for e in examples))
         check_contrast(names_of(step_scores), any(e.contrast is not None for e in examples))
-        return self._attribute(examples, job, batch_size, show_progress, False)
+        found = self._attribute(examples, job, batch_size, show_progress, False)
+        return explained(examples, found, all_of_them=True)
 
     def _route(
         self,
@@ -390,34 +404,23 @@ class AttributionModel:
 
     def _attribute(
         self, examples: Sequence[Example], job: Job, batch_size: int | None, show: bool, generated: bool
-    ) -> list[Attribution]:
-        found: dict[int, Attribution] = {}
+    ) -> list[Attribution | NotFiniteError | None]:
+        """What came of each example: nothing (None) of one without steps."""
+        found: dict[int, Attribution | NotFiniteError] = {}
         steps = [i for i, e in enumerate(examples) if e.n_steps]
+
+        def explain(index: Sequence[int]) -> None:
+            made = explain_batch(self.wrapped, [examples[i] for i in index], job, generated)
+            found.update(zip(index, made, strict=True))
+
         with self.wrapped.frozen():
             for part in track(self._batches([examples[i] for i in steps], batch_size), job.name, show):
-                index = [steps[k] for k in part]
-                batch = [examples[i] for i in index]
-                found.update(zip(index, self._safe_batch(batch, job, generated), strict=True))
-        like = next(iter(found.values()), None)
-        if like is None:
-            raise NothingToExplainError("no example has a step to explain")
-        return [found[i] if i in found else without_steps(e, like) for i, e in enumerate(examples)]
-
-    def _safe_batch(self, batch: list[Example], job: Job, generated: bool) -> list[Attribution]:
-        """A batch; on out-of-memory, its halves."""
-        errors = torch.OutOfMemoryError, OutOfMemoryError
-        halving = Halving(f"a single example of '{job.name}' on {self.device}", errors)
-
-        def explain(start: int, stop: int) -> list[Attribution]:
-            if halving.limit is not None and torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return explain_batch(self.wrapped, batch[start:stop], job, generated)
-
-        return [a for part in halving.parts(len(batch), len(batch), explain) for a in part]
+                smallest = f"a single example of '{job.name}' on {self.device}"
+                Halving(smallest, nested=True).over([steps[k] for k in part], explain)
+        return [found.get(i) for i in range(len(examples))]
 
     # -- what evaluation needs --------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def score_steps(
         self,
         examples: Sequence[Example],
@@ -429,30 +432,62 @@ class AttributionModel:
 
         Contrastive functions are left out for examples without a foil.
         """
+        check_contrast(list(step_functions), any(e.contrast is not None for e in examples))
         functions = bind_step_functions(list(step_functions), step_functions)
+        return self.step_values(examples, functions, batch_size, seed)
+
+    @alone
+    @torch.no_grad()
+    def step_values(
+        self,
+        examples: Sequence[Example],
+        functions: Mapping[str, StepFunction],
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> list[dict[str, Tensor]]:
+        """The same for functions that need not be registered.
+
+        Raises:
+            NotFiniteError: The model's logits at some step are not finite.
+        """
         found: dict[int, dict[str, Tensor]] = {}
-        check_contrast(list(functions), any(e.contrast is not None for e in examples))
-        objective = Objective(lambda forward: forward.of_target(forward.logits))
-        with self.wrapped.frozen():
-            for index in self._batches(examples, batch_size):
-                batch = [examples[i] for i in index]
-                engine = Engine(self.wrapped, batch, objective, ("target",), seed)
-                values = {name: value.cpu() for name, value in step_values(engine, functions).items()}
-                for row, i in enumerate(index):
-                    found[i] = {name: v[row, : examples[i].n_steps] for name, v in values.items()}
+
+        def score(index: Sequence[int]) -> None:
+            batch = [examples[i] for i in index]
+            engine = Engine(self.wrapped, batch, TARGET_LOGIT, ("target",), seed)
+            for i, error in zip(index, reasons(engine), strict=True):
+                if error is not None:
+                    raise named(i, len(examples), error)
+            values = {name: value.cpu() for name, value in step_values(engine, functions).items()}
+            for row, i in enumerate(index):
+                found[i] = {name: v[row, : examples[i].n_steps] for name, v in values.items()}
+
+        self._each_batch(examples, batch_size, score)
         return [found[i] for i in range(len(examples))]
 
+    def _each_batch(
+        self, examples: Sequence[Example], batch_size: int | None, work: Callable[[Sequence[int]], None]
+    ) -> None:
+        """Work on batches, given by their indices; one that does not fit into memory is halved."""
+        with self.wrapped.frozen():
+            for index in self._batches(examples, batch_size):
+                Halving(f"a single example on {self.device}", nested=True).over(index, work)
+
+    @alone
     @torch.no_grad()
     def teacher_forced(self, examples: Sequence[Example], batch_size: int | None = None) -> None:
         """One plain forward of the same batches: the unit in which costs are stated."""
-        with self.wrapped.frozen():
-            for index in self.plan_batches(examples, batch_size):
-                b = self.wrapped.collate([examples[i] for i in index])
-                rows = Rows(target_ids=b.target_ids, source_ids=b.source_ids, source_mask=b.source_mask, query=b.query)
-                self.wrapped.run(rows)
+
+        def run(index: Sequence[int]) -> None:
+            b = self.wrapped.collate([examples[i] for i in index])
+            rows = Rows(target_ids=b.target_ids, source_ids=b.source_ids, source_mask=b.source_mask, query=b.query)
+            self.wrapped.run(rows)
+
+        self._each_batch(examples, batch_size, run)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    @alone
     def rescore(
         self,
         examples: Sequence[Example],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -11,7 +12,7 @@ from attriflow import io
 from attriflow.aggregation._apply import Function
 from attriflow.aggregation._pipeline import Aggregator, build, run
 from attriflow.doors import ShownAttributions
-from attriflow.errors import InputError
+from attriflow.errors import InputError, NotFiniteError, NothingToExplainError
 from attriflow.io.records import plain
 from attriflow.types import Attribution, Example
 
@@ -74,8 +75,11 @@ class AttributionOutput(ShownAttributions, Sequence[Attribution]):
         p = [a.provenance for a in self]
         if not p:
             return {"method": None, "examples": 0}
-        shared = ("method", "options", "attributed_fn", "attributed_fn_args", "step_scores_args", "seed", "model")
-        facts = {name: getattr(p[0], name) for name in (*shared, "revision", "versions", "dtype", "device")}
+        shared = (
+            "method", "options", "baseline_tokens", "include_eos_baseline", "attributed_fn", "attributed_fn_args",
+            "contrast_force_inputs", "step_scores_args", "seed", "model", "revision", "versions", "dtype", "device",
+        )  # fmt: skip
+        facts = {name: getattr(p[0], name) for name in shared}
         totals = {
             k: sum(getattr(q, k) for q in p) for k in ("forward_rows", "forward_calls", "backward_rows", "seconds")
         }
@@ -152,13 +156,17 @@ def merge_attributions(attributions: Sequence[Any]) -> AttributionOutput:
         attributions: `AttributionOutput`s made with the same settings.
 
     Raises:
-        InputError: Something else, or outputs that differ in model, method, options, attributed function, step scores,
-            axes, in whether the target gets credit, or in whether it was generated.
+        InputError: Something else, or outputs that differ in what changes scores: model, its revision or type, method,
+            options, baseline, attributed function, step scores, seed, axes, in whether the target gets credit, or in
+            whether it was generated.
     """
     merged = [a for output in attributions for a in _checked(output)]
     for a in merged[1:]:
-        for what, one, other in zip(_SETTINGS, _settings(merged[0]), _settings(a), strict=True):
-            if one != other:
+        first = _settings(merged[0])
+        for what, other in _settings(a).items():
+            one = first[what]
+            unknown_baseline = what == "baseline_ids" and not (one and other)  # as in files of earlier versions
+            if one != other and not unknown_baseline:
                 raise InputError(f"outputs with different settings cannot be merged: {what} is {one!r} and {other!r}")
     return AttributionOutput(merged)
 
@@ -170,17 +178,17 @@ def _checked(other: object) -> AttributionOutput:
 
 
 _SETTINGS = (
-    "model", "method", "options", "attributed_fn", "attributed_fn_args", "step_scores", "axes", "attribute_target",
-    "generated",
+    "model", "revision", "dtype", "method", "options", "include_eos_baseline", "baseline_ids", "attributed_fn",
+    "attributed_fn_args", "contrast_force_inputs", "step_scores_args", "seed", "generated",
 )  # fmt: skip
+"""What changes scores, of the provenance."""
 
 
-def _settings(a: Attribution) -> tuple[Any, ...]:
-    """Values of `_SETTINGS`; of options what a saved file would keep of them."""
-    p = a.provenance
-    credited = any(t.segment != "source" for t in a.inputs)
-    options, args = plain(p.options), plain(p.attributed_fn_args)
-    return p.model, p.method, options, p.attributed_fn, args, sorted(a.step_scores), a.axes, credited, p.generated
+def _settings(a: Attribution) -> dict[str, Any]:
+    """What must agree of two attributions; of options what a saved file would keep of them."""
+    credited = any(t.segment != "source" for t in a.inputs)  # files of earlier versions do not say it
+    own = {"step_scores": sorted(a.step_scores), "axes": a.axes, "attribute_target": credited}
+    return {**{name: plain(getattr(a.provenance, name)) for name in _SETTINGS}, **own}
 
 
 def load(path: str | Path) -> AttributionOutput:
@@ -188,7 +196,38 @@ def load(path: str | Path) -> AttributionOutput:
     return AttributionOutput(io.load(path))
 
 
-def without_steps(example: Example, like: Attribution) -> Attribution:
+def explained(
+    examples: Sequence[Example], found: Sequence[Attribution | NotFiniteError | None], *, all_of_them: bool = False
+) -> list[Attribution]:
+    """What came of the examples of a call as attributions: without steps, and with a warning, where nothing came.
+
+    Args:
+        examples: The examples.
+        found: Their attributions; errors; None where there is no step.
+        all_of_them: No error is forgiven.
+
+    Raises:
+        NotFiniteError, NothingToExplainError: None of them could be explained.
+    """
+    like = next((a for a in found if isinstance(a, Attribution)), None)
+    errors = [named(i, len(found), e) for i, e in enumerate(found) if isinstance(e, NotFiniteError)]
+    if errors and (all_of_them or like is None):
+        raise errors[0]
+    if like is None:
+        raise NothingToExplainError("no example has a step to explain")
+    if errors:
+        lines = "; ".join(map(str, errors))
+        message = f"no steps for {len(errors)} of {len(found)} texts, the others are explained: {lines}"
+        warnings.warn(message, stacklevel=4)
+    return [a if isinstance(a, Attribution) else _without_steps(e, like) for e, a in zip(examples, found, strict=True)]
+
+
+def named(i: int, n: int, error: NotFiniteError) -> NotFiniteError:
+    """An error about one of several texts, with its index."""
+    return NotFiniteError(f"text {i}: {error}") if n > 1 else error
+
+
+def _without_steps(example: Example, like: Attribution) -> Attribution:
     """The attribution of an example without steps, of the form and method of another one of its call."""
     inputs = example.inputs(any(t.segment == "generated" for t in like.inputs) and bool(example.source))
     empty = like.scores.new_zeros((0, len(inputs), *like.scores.shape[2:]))
@@ -201,7 +240,7 @@ def without_steps(example: Example, like: Attribution) -> Attribution:
         start=example.start,
         norms=None if like.norms is None else empty[..., 0] if empty.ndim > 2 else empty,
         step_scores={name: values[:0] for name, values in like.step_scores.items()},
-        provenance=dataclasses.replace(like.provenance, foil=(), foil_input="", **cost),
+        provenance=dataclasses.replace(like.provenance, foil=(), foil_input="", foil_text="", **cost),
         input_text=example.input_text,
         target_text=example.target_text,
         segments=example.segments,

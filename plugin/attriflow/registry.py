@@ -9,6 +9,7 @@ made at run time. Listing names imports no heavy package; `get` imports one modu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -21,7 +22,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from attriflow.errors import AttriflowError, InputError, UnknownNameError, check_keywords, nearest, reason_of, unknown
+from attriflow.errors import (
+    AttriflowError,
+    InputError,
+    OptionValueError,
+    UnknownNameError,
+    check_keywords,
+    nearest,
+    reason_of,
+    unknown,
+)
+from attriflow.kernels.annotations import check_value, choices, hints_of, spell
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,9 +54,39 @@ class PartInfo:
         """First line of the docstring."""
         return (inspect.getdoc(self.obj) or "").split("\n", 1)[0]
 
-    def build(self, **options: Any) -> Any:
-        """The part with its options bound: a callable. A mistyped option raises `OptionError`."""
+    @functools.cached_property
+    def hints(self) -> dict[str, Any]:
+        """Annotations of the options, as far as they can be resolved."""
+        return {name: hint for name, hint in hints_of(self.obj).items() if name in self.options}
+
+    def choices(self, option: str) -> list[Any]:
+        """The values that an option has by name, if it has such."""
+        return choices(self.hints.get(option))
+
+    def allowed(self, option: str) -> str:
+        """What an option may be, in words."""
+        return spell(self.hints.get(option, Any))
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as their annotations have them (JSON's lists as tuples); an error for other names and values."""
         check_keywords(f"{self.kind} '{self.name}'", options, self.options)
+        out = dict(options)
+        for name, value in options.items():
+            if name in self.hints and value is not self.options[name]:
+                label = f"option '{name}' of {self.kind} '{self.name}'"
+                out[name] = check_value(label, value, self.hints[name], OptionValueError)
+        return out
+
+    def build(self, **options: Any) -> Any:
+        """The part with its options bound: a callable.
+
+        Every option is checked by its annotation, wherever a part is built.
+
+        Raises:
+            OptionError: A name that is none of the part's options.
+            UnknownNameError, OptionValueError: A value that is not among those allowed, or of another type.
+        """
+        options = self.checked(options)
         missing = [k for k, v in self.options.items() if v is _REQUIRED and k not in options]
         if missing:
             raise AttriflowError(f"{self.kind} '{self.name}' needs the option {missing[0]!r}")

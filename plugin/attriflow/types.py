@@ -208,8 +208,10 @@ class Provenance:
 
     `seconds`, `forward_rows` (sequences sent through the model), `forward_calls` (batched invocations) and
     `backward_rows` (vector-Jacobian products of one sequence each) are this example's share of its batch.
-    `foil` holds the token that each explained one was compared with, where there was a contrast, and `foil_input` what
-    preceded it in the contrastive input, where that was another text.
+    `foil` holds the token that each explained one was compared with, where there was a contrast, `foil_input` what
+    preceded it in the contrastive input, where that was another text, and `foil_text` the whole contrastive target.
+    `baseline_ids` and `baseline_tokens` are the tokens that stood for absent ones; in `options` the baseline has the
+    name of the token that was used, also where "unk" had to be another one.
     """
 
     method: str
@@ -231,10 +233,17 @@ class Provenance:
     generated: bool = False
     foil: tuple[str, ...] = ()
     foil_input: str = ""
+    foil_text: str = ""
+    attribute_target: bool = False
+    include_eos_baseline: bool = False
+    contrast_force_inputs: bool = False
+    baseline_ids: tuple[int, ...] = ()
+    baseline_tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Lists, as files give them, become tuples."""
-        object.__setattr__(self, "foil", tuple(self.foil))
+        for name in ("foil", "baseline_ids", "baseline_tokens"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -302,6 +311,13 @@ class Attribution(ShownAttributions):
         """Bool `[step, input]`: which inputs a step can see."""
         flat = self.scores.flatten(2) if self.scores.ndim > 2 else self.scores.unsqueeze(-1)
         return ~torch.isnan(flat).all(-1)
+
+    @property
+    def preceding(self) -> Tensor:
+        """Bool `[step, input]`: which inputs stand before a step, as its tokens say; source tokens always do."""
+        n_source = sum(t.segment == "source" for t in self.inputs)
+        place = torch.arange(len(self.inputs)) - n_source
+        return place < self.start + torch.arange(len(self.targets)).unsqueeze(1)
 
     def token_scores(self) -> Tensor:
         """One number per step and input, `[step, input]`: extra axes reduced (embedding: sum; layer, head: mean)."""

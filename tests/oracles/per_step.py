@@ -36,6 +36,9 @@ def prefix_embeddings(model, example, end):
 
 def score(model, example, end, source, target, function=probability):
     hf = model.model
+    # as the forward takes them: some decoders scale what they are given, which lies behind that scale here
+    feeds = model.wrapped.feeds
+    source, target = source if source is None else source / feeds["source"].inner, target / feeds["target"].inner
     embeds = target if source is None else (source, target)
     return function(_logits(hf, source is None, embeds), example.target_ids[end])
 

@@ -60,6 +60,8 @@ def _options(run: dict) -> dict:
     if "attribution_args" in options:
         name = "strategy" if run["method"].startswith("discretized") else "quadrature"
         options[name] = options.pop("attribution_args")["method"]
+        if options[name] == "riemann_trapezoid":
+            options["captum_compatible"] = True
     if "sliding_window_shapes" in options:
         shape = options.pop("sliding_window_shapes")
         while isinstance(shape, (list, tuple)):

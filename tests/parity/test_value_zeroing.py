@@ -373,10 +373,12 @@ def test_replays_shrink_until_they_fit(tokenizers, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"similarity_metric": "dot"}, "similarity metric"),
+        ({"similarity_metric": "dot"}, "similarity_metric"),
         ({"decoder_zeroed_units_indices": -1}, "decoder_zeroed_units_indices"),
         ({"decoder_zeroed_units_indices": ["a"]}, "decoder_zeroed_units_indices"),
-        ({"decoder_zeroed_units_indices": {"first": 1}}, "layers are numbers"),
+        ({"decoder_zeroed_units_indices": {"first": 1}}, "decoder_zeroed_units_indices"),
+        ({"decoder_zeroed_units_indices": {-1: 0}}, "layers and heads are numbers from 0"),
+        ({"decoder_zeroed_units_indices": {0: [1, -1]}}, "layers and heads are numbers from 0"),
         ({"decoder_zeroed_units_indices": 4}, "head 4 does not exist in layer 0"),
         ({"cross_zeroed_units_indices": 1}, "for encoder-decoders"),
         ({"encoder_zeroed_units_indices": 0}, "for encoder-decoders"),

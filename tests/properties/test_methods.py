@@ -492,8 +492,15 @@ def test_logits_are_copied_only_where_positions_are_picked(model):
     assert torch.equal(found[1], found[0][:, [3, 0, 1, 1]])
 
 
+NO_MEMORY = (
+    torch.OutOfMemoryError("test"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["gpu", "cpu"])
 @pytest.mark.parametrize("method", METHODS)
-def test_out_of_memory_is_retried_smaller(model, method, monkeypatch):
+def test_out_of_memory_is_retried_smaller(model, method, error, monkeypatch):
     """A device that only fits two rows at once: the numbers are the same; one that fits none gives one clear error."""
     m = model("llama-gqa")
     wanted = attribute(m, PROMPTS, TARGETS[False], method)
@@ -503,7 +510,7 @@ def test_out_of_memory_is_retried_smaller(model, method, monkeypatch):
     def small(self, *args, **kwargs):
         given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
         if given.shape[0] > limit:
-            raise torch.OutOfMemoryError("test")
+            raise error
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(m.model), "forward", small)

@@ -381,9 +381,9 @@ def test_segments_travel_with_the_attribution(gpt2):
         ({"target_spans": [(2, 4), (1, 2)]}, "ascending order"),
         ({"target_spans": [(2, 4), (3, 5)]}, "ascending order"),
         ({"source_spans": (0, 2), "target_spans": (1, 3)}, "together"),
-        ({"target_spans": "1:2"}, "a pair"),
-        ({"target_spans": [1, 2, 3]}, "a pair"),
-        ({"target_spans": [(1, 2.0)]}, "a pair"),
+        ({"target_spans": "1:2"}, r"must be tuple\[int, int\] \| Sequence"),
+        ({"target_spans": [1, 2, 3]}, r"must be tuple\[int, int\] \| Sequence"),
+        ({"target_spans": [(1, 2.0)]}, r"must be tuple\[int, int\] \| Sequence"),
     ],
 )
 @pytest.mark.parametrize("name", ["spans", "slices"])
@@ -587,7 +587,11 @@ class TestPipelines:
             ({"aggregator": "split", "split_pattern": "("}, InputError, "no regular expression"),
             ({"aggregator": "split", "split_pattern": "a", "split_mode": "begin"}, UnknownNameError, "split_mode"),
             ({"aggregator": "scores", "select_idx": {"depth": 1}}, UnknownNameError, "depth"),
-            ({"aggregator": "pair", "paired_attr": 3}, InputError, "one Attribution, not int"),
+            (
+                {"aggregator": "pair", "paired_attr": 3},
+                InputError,
+                "'pair' must be Attribution, not 3",
+            ),
         ],
     )
     def test_wrong_calls(self, call, error, fragment):
@@ -762,6 +766,11 @@ def test_merge(gpt2, tmp_path):
         ({"step_scores": []}, "step_scores"),
         ({"attributed_fn": "logits"}, "attributed_fn"),
         ({"granular": True}, "axes"),
+        ({"include_eos_baseline": True}, "include_eos_baseline"),
+        ({"baseline": "mean"}, "options"),
+        ({"seed": 1}, "seed"),
+        ({"contrast_force_inputs": True}, "contrast_force_inputs"),
+        ({"attributed_fn_args": {"logprob": True}}, "attributed_fn_args"),
     ]:
         options = {k: v for k, v in options.items() if v is not None}
         other = (

@@ -100,7 +100,9 @@ def test_nested():
 
 def test_assignments():
     given = ["n_steps=5", "window-size = x=y", 'b={"c": [1]}', "on=true", "t=0.5"]
+    given += ["abs=False", "norms=True", "layer=None", "unit=word"]
     expected = {"n_steps": 5, "window_size": " x=y", "b": {"c": [1]}, "on": True, "t": 0.5}
+    expected |= {"abs": False, "norms": True, "layer": None, "unit": "word"}
     assert assignments(given) == expected
     with pytest.raises(typer.BadParameter):
         assignments(["n_steps"])

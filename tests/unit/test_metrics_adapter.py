@@ -119,9 +119,9 @@ def test_wrong_options():
     with pytest.raises(OptionError, match="thresholds"):
         metrics.build("aopc_compr", treshold=(0.1,))
     with pytest.raises(UnknownNameError, match="perc"):
-        aopc(based_on="percent")
+        metrics.build("aopc_compr", based_on="percent")
     with pytest.raises(UnknownNameError, match="delete"):
-        METRICS["taucorr_loo"](how="remove")
+        metrics.build("taucorr_loo", how="remove")
     with pytest.raises(InputError, match="needs thresholds"):
         aopc(based_on="k")
     for options in ({"thresholds": ()}, {"thresholds": (10,)}, {"based_on": "k", "thresholds": (0,)}):

@@ -259,7 +259,7 @@ class TestRefusals:
     def test_options(self):
         with pytest.raises(InputError, match="from 0 to 1"):
             methods.build("attention_rollout", residual=1.5)
-        with pytest.raises(UnknownNameError, match="head fusion"):
+        with pytest.raises(UnknownNameError, match="option 'head' of"):
             methods.build("attention_rollout", head="median")
 
 

@@ -285,7 +285,7 @@ class TestEveryMethod:
         ("feature_ablation", {"groups": [[0, 1], [1]]}, "input 1 is in more than one"),
         ("feature_ablation", {"groups": [[0, 99]]}, "input 99"),
         ("feature_ablation", {"groups": [[-1]]}, "lists of positions"),
-        ("feature_ablation", {"groups": 3}, "lists of positions"),
+        ("feature_ablation", {"groups": 3}, r"'groups' of attribution method 'feature_ablation' must be list"),
         ("lime", {"n_samples": 0}, "n_samples"),
         ("lime", {"mask_prob": 1.0}, "mask_prob"),
         ("lime", {"alpha": -1.0}, "alpha"),

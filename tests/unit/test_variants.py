@@ -97,3 +97,27 @@ def test_chances_are_chances(case):
     assert float((uniform < 0.3).float().mean()) == pytest.approx(0.3, abs=0.01)
     assert torch.equal(_uniform("target", 0, (7, 400)), uniform[:7])
     assert not torch.equal(_uniform("source", 0, (50, 400)), uniform)
+
+
+def test_a_text_of_baseline_tokens_is_no_empty_one(case):
+    """Every token replaced: as many baseline tokens as there were tokens, after which each step is read."""
+    model, examples = case
+    example, hf = examples[0], model.wrapped.hf
+    unk = model.tokenizer.unk_token_id
+    nothing = Variant(keep=(False,) * len(example.inputs()), how="baseline")
+
+    def replaced(tokens):
+        return torch.tensor([[t.id if t.special else unk for t in tokens]])
+
+    wanted = []
+    with torch.no_grad():
+        for place in range(example.start, example.stop):
+            if example.source:
+                given = torch.tensor([example.target_ids[:place]])
+                logits = hf(input_ids=replaced(example.source), decoder_input_ids=given).logits
+            else:
+                logits = hf(input_ids=replaced(example.target[:place])).logits
+            wanted.append(float(logits[0, -1].log_softmax(-1)[example.target[place].id]))
+    assert model.rescore(examples, [(0, nothing)])[0].tolist() == pytest.approx(wanted, abs=1e-9)
+    single = [(0, Variant(keep=nothing.keep, step=s, how="baseline")) for s in range(example.n_steps)]
+    assert torch.cat(model.rescore(examples, single)).tolist() == pytest.approx(wanted, abs=1e-9)

@@ -49,21 +49,16 @@ def sides_of(attribution: Attribution) -> Sides:
     return Sides(inputs[:n], (*known, *attribution.targets[len(known) - start :]), read, start)
 
 
-def read_spans(option: str, spans: Any, length: int) -> list[Span]:
+def read_spans(option: str, spans: Spans | None, length: int) -> list[Span]:
     """Spans as a list.
 
     Raises:
-        InputError: Not pairs of positions, empty, overlapping, out of order or beyond `length`.
+        InputError: Empty, overlapping, out of order or beyond `length`.
     """
-    if spans is None:
-        return []
-    given = list(spans) if isinstance(spans, (list, tuple)) else [spans]
-    if len(given) == 2 and all(type(v) is int for v in given):
+    given: list[Any] = list(spans or ())
+    if given and isinstance(given[0], int):
         given = [given]
     for span in given:
-        pair = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(v) is int for v in span)
-        if not pair:
-            raise InputError(f"{option} must be a pair (start, end) or a list of pairs, not {spans!r}"[:200])
         if not 0 <= span[0] < span[1] <= length:
             raise InputError(f"{option}: ({span[0]}, {span[1]}) is not a range of the {length} tokens there")
     for before, after in pairwise(given):
@@ -90,7 +85,9 @@ def runs(keys: Sequence[object]) -> list[Span]:
     return list(pairwise(edges))
 
 
-def on_both_sides(sides: Sides, source_spans: Any, target_spans: Any) -> tuple[list[Span], list[Span]]:
+def on_both_sides(
+    sides: Sides, source_spans: Spans | None, target_spans: Spans | None
+) -> tuple[list[Span], list[Span]]:
     """Spans of the source and of the decoder tokens; the source of decoder-only models is their prompt."""
     target = read_spans("target_spans", target_spans, len(sides.decoder))
     if sides.source:

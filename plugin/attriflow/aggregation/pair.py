@@ -36,12 +36,6 @@ class PairAggregator:
     paired_attr: Attribution
     aggregate_fn: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __post_init__(self) -> None:
-        """Check the other attribution."""
-        if not isinstance(self.paired_attr, Attribution):
-            found = type(self.paired_attr).__name__
-            raise InputError(f"paired_attr must be one Attribution, not {found} (outputs: first - second)")
-
     def __call__(self, attribution: Attribution) -> Attribution:
         """The difference; neither attribution is changed."""
         a, b = attribution, self.paired_attr

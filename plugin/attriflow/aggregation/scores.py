@@ -24,6 +24,9 @@ EXTRA_AXES = ("embedding", "head", "layer")
 def l1_normalize(scores: Tensor) -> Tensor:
     """Divide every step by the sum of its absolute scores; inputs a step cannot see stay NaN."""
     total = scores.abs().nansum(1, keepdim=True)
+    if not bool(total.isfinite().all()):
+        step = int((~total.isfinite()).flatten(1).any(-1).long().argmax())
+        raise InputError(f"scores of step {step} are infinite or too large to be normalised: use normalize=False")
     return scores / total.clamp(min=_EPS)
 
 
@@ -91,7 +94,10 @@ class ScoresAggregator:
             if normalize:
                 scores = l1_normalize(scores)
         if self.rescale:
-            scores = scores / scores.abs().nan_to_num().amax().clamp(min=_EPS)
+            largest = scores.abs().nan_to_num(nan=0.0, posinf=torch.inf).amax()
+            if not bool(largest.isfinite()):
+                raise InputError("there are infinite scores, which cannot be rescaled: use rescale=False")
+            scores = scores / largest.clamp(min=_EPS)
         visible = a.visible.view(*a.visible.shape, *([1] * (scores.ndim - 2)))
         scores = torch.where(visible, scores, torch.nan)
         return a.replace(scores=scores, axes=tuple(axes), norms=None, sequence_scores=sequence)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from attriflow.aggregation._spans import UnitMerger
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError
 from attriflow.registry import aggregators
 from attriflow.texts.tokens import trimmed
 from attriflow.texts.units import is_marker, text_of
@@ -44,7 +44,6 @@ class SplitAggregator(UnitMerger):
     def __post_init__(self) -> None:
         """Check mode and pattern."""
         UnitMerger.__post_init__(self)
-        check_choice("split_mode", self.split_mode, get_args(Mode))
         try:
             re.compile(self.split_pattern)
         except (re.error, TypeError) as error:

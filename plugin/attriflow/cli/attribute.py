@@ -74,7 +74,8 @@ def prepare(options: AttributeOptions, contrasted: bool) -> None:
     keywords = [p.name for p in signature(AttributionModel.attribute).parameters.values() if p.kind is p.KEYWORD_ONLY]
     allowed = {*method.options, *(name for function in functions for name in function.options), *keywords}
     check_keywords(f"attribute with method '{method.name}'", given, sorted(allowed))
-    method.build(**{name: value for name, value in given.items() if name in method.options})
+    for part in (method, *functions):
+        part.build(**{name: value for name, value in given.items() if name in part.options})
     check_contrast(names, contrasted or any(name.startswith("contrast_") for name in given))
     build(**aggregation(options))
     if options.output is not None:

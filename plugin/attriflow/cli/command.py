@@ -25,6 +25,7 @@ from attriflow.errors import unknown
 
 T = TypeVar("T")
 _YES, _NO = ("true", "yes", "y", "t", "1"), ("false", "no", "n", "f", "0")
+_WORDS: dict[str, Any] = {"True": True, "False": False, "None": None}
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
@@ -183,14 +184,18 @@ def json_object(value: str) -> dict[str, Any]:
 
 
 def assignments(values: Iterable[str]) -> dict[str, Any]:
-    """`name=value` pairs; a value is JSON where it can be, else a string."""
+    """`name=value` pairs; a value is JSON or one of Python's words where it can be, else a text.
+
+    Texts become values of other types here and nowhere else: parts check the types of their options.
+    """
     found: dict[str, Any] = {}
     for text in values:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"{text!r} is not name=value")
         try:
-            found[name.strip().replace("-", "_")] = json.loads(value)
+            read = _WORDS[value] if value in _WORDS else json.loads(value)
         except json.JSONDecodeError:
-            found[name.strip().replace("-", "_")] = value
+            read = value
+        found[name.strip().replace("-", "_")] = read
     return found

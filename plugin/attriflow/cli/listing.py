@@ -41,7 +41,16 @@ def _list(registry: Registry, columns: tuple[str, ...], as_json: bool, details: 
     """Print the parts of a registry: some metadata as columns, details and options below the summary."""
     parts = list(registry)
     if as_json:
-        rows = [{"name": p.name, "summary": p.summary, "options": dict(p.options), **dict(p.meta)} for p in parts]
+        rows = [
+            {
+                "name": p.name,
+                "summary": p.summary,
+                "options": dict(p.options),
+                "allowed": {option: p.allowed(option) for option in p.options},
+                **dict(p.meta),
+            }
+            for p in parts
+        ]
         rows = [{key: value for key, value in row.items() if not callable(value)} for row in rows]
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
@@ -58,11 +67,17 @@ def _list(registry: Registry, columns: tuple[str, ...], as_json: bool, details: 
         what = Text(_without_formulas(part.summary))
         lines = [f"{name}: {part.meta[name]}" for name in details if name in part.meta]
         if part.options:
-            lines.append("options: " + "  ".join(f"{k}={v}" for k, v in part.options.items()))
+            lines.append("options: " + "  ".join(_option(part, k, v) for k, v in part.options.items()))
         if lines:
             what.append("\n" + "\n".join(lines), style="dim")
         table.add_row(part.name, *(Text(_column(part, c)) for c in columns), what)
     console().print(table)
+
+
+def _option(part: PartInfo, name: str, default: Any) -> str:
+    """An option with its default, and the other values that it has by name."""
+    others = ", ".join(str(c) for c in part.choices(name) if c != default)
+    return f"{name}={default} (or {others})" if others else f"{name}={default}"
 
 
 def _without_formulas(text: str) -> str:

@@ -13,7 +13,6 @@ from attriflow.context.result import ContextAttribution, ContextCues, ContextOut
 from attriflow.context.selection import select, threshold
 from attriflow.context.settings import CURRENT, ContextSettings, ContextTexts
 from attriflow.context.split import Ask
-from attriflow.engine import Engine, Objective
 from attriflow.engine.job import contrast_kind
 from attriflow.errors import InputError
 from attriflow.output import AttributionOutput
@@ -307,14 +306,8 @@ def _word_id(model: AttributionModel, pair: Pair, word: str) -> int:
 
 def _likeliest(model: AttributionModel, examples: Sequence[Example], batch_size: int | None) -> list[list[int]]:
     """The likeliest token of every step."""
-    found: dict[int, list[int]] = {}
-    objective = Objective(lambda forward: forward.of_target(forward.logits))
-    with model.wrapped.frozen():
-        for index in model.plan_batches(examples, batch_size):
-            engine = Engine(model.wrapped, [examples[i] for i in index], objective, ("target",))
-            best = engine.base().logits.argmax(-1).tolist()
-            found.update({i: best[row][: examples[i].n_steps] for row, i in enumerate(index)})
-    return [found[i] for i in range(len(examples))]
+    likeliest = {"likeliest": lambda forward: forward.logits.argmax(-1)}
+    return [found["likeliest"].tolist() for found in model.step_values(examples, likeliest, batch_size)]
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

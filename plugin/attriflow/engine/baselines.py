@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any, Literal, get_args
+from weakref import WeakSet
+
 import torch
 from torch import Tensor
 
@@ -9,15 +13,16 @@ from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.models.base import LanguageModel
 
-NAMES = ("unk", "pad", "mask", "eos", "bos", "zero", "mean")
+Baseline = Literal["unk", "pad", "mask", "eos", "bos", "zero", "mean"] | int
+"""What stands for an absent token: its name, no embedding or the mean one, or a token id."""
+TokenBaseline = Literal["unk", "pad", "mask", "eos", "bos"] | int
+"""A `Baseline` that is a token."""
+NAMES: tuple[str, ...] = get_args(get_args(Baseline)[0])
+_told = WeakSet[LanguageModel]()
 
 
 def baseline_id(model: LanguageModel, baseline: str | int) -> int:
-    """The id whose embedding replaces a token.
-
-    "unk" falls back to the pad token, then to EOS, for tokenizers that have none (byte-level BPE): every tokenizer has
-    a default baseline, and the one used is recorded with the attribution's options.
-    """
+    """The id whose embedding replaces a token (see `stand_in`)."""
     size = model.vocab_size
     if isinstance(baseline, int) and not isinstance(baseline, bool):
         if not 0 <= baseline < size:
@@ -25,17 +30,48 @@ def baseline_id(model: LanguageModel, baseline: str | int) -> int:
         return baseline
     if baseline not in NAMES:
         raise UnknownNameError(unknown("baseline", baseline, [*NAMES, "a token id"]))
-    names = ("unk", "pad", "eos") if baseline == "unk" else (baseline,)
-    for name in names:
-        if (value := model.special_id(name)) is not None:
-            return value
-    raise InputError(f"the tokenizer of {model.name} has no {baseline} token to use as baseline")
+    name = stand_in(model, baseline)
+    value = model.special_id(name)
+    if value is None:
+        raise InputError(f"the tokenizer of {model.name} has no {baseline} token to use as baseline")
+    if name != baseline and model not in _told:
+        _told.add(model)
+        warnings.warn(
+            f"the tokenizer of {model.name} has no {baseline} token: baseline '{baseline}' is its {name} token "
+            f"{model.tokens([value])[0].text!r} (id {value})",
+            stacklevel=2,
+        )
+    return value
+
+
+def stand_in(model: LanguageModel, name: str) -> str:
+    """The name of the token that a named baseline is.
+
+    "unk" falls back to the pad token, then to EOS, for tokenizers that have none (byte-level BPE), so that every
+    tokenizer has a default baseline. It is warned about once per model, and attributions say what was used.
+    """
+    names = ("unk", "pad", "eos") if name == "unk" else ()
+    return next((n for n in names if model.special_id(n) is not None), name)
+
+
+def named(model: LanguageModel, baseline: Any) -> Any:
+    """The option `baseline` of a method with the names of what was really used."""
+    if isinstance(baseline, (list, tuple)):
+        return type(baseline)(named(model, one) for one in baseline)
+    return stand_in(model, baseline) if isinstance(baseline, str) else baseline
+
+
+def _used(bound: Bound, baseline: str | int) -> int:
+    """The id of a baseline; the engine remembers which it has been."""
+    value = baseline_id(bound.model, baseline)
+    bound.absent_ids.add(value)
+    return value
 
 
 def baseline_ids(bound: Bound, block: str, baseline: str | int) -> Tensor:
     """Token ids that stand for absent tokens, `[batch, position]`; those that `baseline_embeddings` keeps are kept."""
     ids = bound.ids(block)
-    return torch.where(_kept(bound, block), ids, baseline_id(bound.model, baseline))
+    return torch.where(_kept(bound, block), ids, _used(bound, baseline))
 
 
 def _kept(bound: Bound, block: str) -> Tensor:
@@ -64,5 +100,5 @@ def baseline_embeddings(bound: Bound, block: str, baseline: str | int) -> Tensor
         mean = bound.model.embedding_table(block).mean(0)
         replaced = mean.to(original.dtype).expand_as(original)
     else:
-        replaced = bound.model.embed(torch.full_like(ids, baseline_id(bound.model, baseline)), block)
+        replaced = bound.model.embed(torch.full_like(ids, _used(bound, baseline)), block)
     return torch.where(keep.unsqueeze(-1), original, replaced).detach()

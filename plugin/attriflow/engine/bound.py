@@ -23,6 +23,7 @@ from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
+from attriflow.models.findings import ALWAYS
 from attriflow.types import Example, Forward, Passes
 
 Sites = Mapping[str, nn.Module]
@@ -98,9 +99,11 @@ class Bound:
     counter: Counter = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        """Pad the examples once."""
+        """Pad the examples once; a model that nothing can be said about is refused."""
+        self.model.checked.require(*ALWAYS)
         self.batch = self.model.collate(self.examples)
         self.sizes = Sizes(self.model, self.batch)
+        self.absent_ids = set[int]()  # of tokens that stood for absent ones
         self._base: Forward | None = None
         self._values: Tensor | None = None
         self._pieces: dict[int, Tensor] = {}
@@ -160,6 +163,19 @@ class Bound:
             fields |= {"source_ids": b.source_ids, "source_mask": b.source_mask}
         fields = {k: v if v is None else v.repeat(n, *([1] * (v.ndim - 1))) for k, v in fields.items()}
         return Rows(**{**fields, **changes})
+
+    def watched(self) -> None:
+        """To be called by whoever looks into a pass over the batch: it has to be one pass.
+
+        Raises:
+            UnsupportedModelError: Steps are run apart.
+        """
+        rope = self.model.rope
+        if rope is not None and rope.reached(self.batch.query):
+            raise UnsupportedModelError(
+                f"{self.model.name} has other rotary frequencies for texts beyond {rope.length} tokens, so that steps "
+                "are run apart; what looks inside a pass (attention, layers, dropout) needs shorter texts"
+            )
 
     def run(self, rows: Rows, steps: slice = slice(None)) -> Forward:
         """One counted model call on repetitions of the batch, read at all steps or at a range of them."""
@@ -225,6 +241,11 @@ class Bound:
         """What step scores read: the pass over the unchanged input and, if there is one, over the foil."""
         return self._contrasted(self.base(), 1, forced=True)
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the pass over the unchanged input is there already."""
+        return self._base is not None
+
     def base(self) -> Forward:
         """The pass over the unchanged input, run once."""
         if self._base is None:
@@ -264,6 +285,7 @@ class Bound:
     @torch.no_grad()
     def activations(self, sites: Sites, changes: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """What modules put out on the batch (with some of its inputs changed), block -> `[batch, position, width]`."""
+        self.watched()
         found: dict[str, Tensor] = {}
 
         def keep(block: str) -> Callable[..., None]:

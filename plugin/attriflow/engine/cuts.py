@@ -46,16 +46,17 @@ class AtValues(Cut):
 class AtHead(Cut):
     """The input of the LM head."""
 
-    def __init__(self, hidden: Tensor, values: Tensor, query: Tensor) -> None:
+    def __init__(self, hidden: Tensor, values: Tensor, query: Tensor, before: int = 0) -> None:
         """Send all values through the head.
 
         Args:
             hidden: `[row, position, hidden]`, of all positions or of the span between the first and the last query.
             values: `[row, step]`.
             query: The position each step is read at, `[row, step]`.
+            before: Positions that the model puts before the text.
         """
         low, high = int(query.min()), int(query.max())
-        self.place = (query - low if hidden.shape[1] == high - low + 1 else query).to(hidden.device)
+        self.place = (query - low if hidden.shape[1] == high - low + 1 else query + before).to(hidden.device)
         self.roots = [hidden]
         (self.cotangent,) = torch.autograd.grad(values.sum(), hidden, retain_graph=True)
 

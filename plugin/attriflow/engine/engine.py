@@ -20,11 +20,11 @@ from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
 from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
-from attriflow.errors import InputError, UnsupportedModelError, check_keywords
+from attriflow.errors import InputError, UnsupportedModelError, check_keywords, out_of_memory
 from attriflow.kernels.plain import shortcuts
-from attriflow.models.attention import AttentionRecord, attentions_returned, implementation, interface_works, listen
+from attriflow.models.attention import AttentionRecord, attentions_returned, interface_works, listen
 from attriflow.models.base import BLOCKS, Rows
-from attriflow.types import Forward, Passes
+from attriflow.types import Passes
 
 CHANGEABLE = (*(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask")), "encoder_states")
 """Fields of `Rows` that versions of a batch may differ in."""
@@ -151,7 +151,8 @@ class Engine(Bound):
 
     def _whole(self, n: int, changed: dict[str, Any]) -> Tensor:
         """The objective on `n` versions that run as a whole; an encoder whose side does not change runs once."""
-        reusable = self.model.is_encoder_decoder and not self.objective.passes and shortcuts()
+        reusable = self.model.is_encoder_decoder and self.model.checked.works("encoder") and shortcuts()
+        reusable = reusable and not self.objective.passes
         if reusable and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
             changed["encoder_states"] = self.encoder_states().repeat(n, 1, 1)
         return self.objective(self.run(self.rows(n, **changed))).unflatten(0, (n, self.batch.size))
@@ -163,6 +164,8 @@ class Engine(Bound):
             return None
         if self.objective.passes or not shortcuts():
             return None
+        if self.model.rope is not None and self.model.rope.reached(self.batch.query):
+            return None  # keys of a prefix are others in a longer text
         if self._prefix is None:
             self._prefix = record(self)
             if self._prefix is not None and self.model.reuses_prefix is None:
@@ -183,26 +186,38 @@ class Engine(Bound):
         """
         hf = self.model.hf
         self.run_foil()
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
-        forward: Forward | None = None
+        record = self.attention_record(whole)
         if interface_works(hf):
             with listen(hf, record):
                 forward = self.run(self.rows())
-        if forward is None or not record.complete:
-            record, forward = self._attention_outputs(whole)
-        if self._base is None and shortcuts():
-            self._base = forward
+            if record.complete:
+                if self._base is None and shortcuts():
+                    self._base = forward
+                return {name: record.stacked(name) for name in (*self.blocks, *whole)}
+        record = self._attention_outputs(whole)
         return {name: record.stacked(name) for name in (*self.blocks, *whole)}
 
-    def _attention_outputs(self, whole: tuple[str, ...]) -> tuple[AttentionRecord, Forward]:
-        """The same for architectures outside the attention interface, through `output_attentions`."""
-        hf = self.model.hf
-        record = AttentionRecord(hf, self.model.is_encoder_decoder, self.batch.query, self.blocks, whole)
+    def attention_record(self, whole: tuple[str, ...] = ()) -> AttentionRecord:
+        """What takes attention weights, or tells what a layer of attention is for (see `attention`)."""
+        self.watched()
+        widths = {side: self.ids(side).shape[1] for side in self.model.sides}
+        return AttentionRecord(self.model.hf, widths, self.batch.query, self.blocks, whole)
+
+    def _attention_outputs(self, whole: tuple[str, ...]) -> AttentionRecord:
+        """The same for architectures outside the attention interface, through `output_attentions`.
+
+        They choose among ways to compute attention in code of their own, so the pass is held against an ordinary one.
+        """
+        hf, base, record = self.model.hf, self.base(), self.attention_record(whole)
         caught: list[Any] = []
         hook = hf.register_forward_hook(lambda _m, _a, output: caught.append(output))
         try:
-            with implementation(hf, "eager"), attentions_returned(hf):
-                forward = self.run(self.rows())
+            with attentions_returned(hf):
+                logits = self.run(self.rows()).logits
+        except (AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            if out_of_memory(error):
+                raise
+            raise self._no_attention(f" ({str(error).strip().splitlines()[0]})") from error
         finally:
             hook.remove()
         names = {
@@ -214,8 +229,14 @@ class Engine(Bound):
             names = {"decoder_self": "attentions"}
         for role, name in names.items():
             for weights in getattr(caught[0], name, None) or ():
-                if weights is not None:
+                if isinstance(weights, Tensor):
                     record.add(role, weights)
         if not record.complete:
-            raise UnsupportedModelError(f"{type(hf).__name__} does not give its attention weights")
-        return record, forward
+            raise self._no_attention()
+        tolerance = (1e-4 if self.dtype == self.model.dtype else 5e-2) * float(base.logits.abs().max())
+        if not torch.allclose(logits, base.logits, atol=tolerance, rtol=0):
+            raise self._no_attention(": it computes other logits where it returns them")
+        return record
+
+    def _no_attention(self, why: str = "") -> UnsupportedModelError:
+        return UnsupportedModelError(f"{type(self.model.hf).__name__} does not give its attention weights{why}")

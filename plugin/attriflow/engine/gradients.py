@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +19,19 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import sizes as settings
-from attriflow.engine.bound import Bound, Embed, Reduce, Sites, site_output
+from attriflow.engine.bound import Bound, Embed, Objective, Reduce, Sites, site_output
 from attriflow.engine.cuts import AtHead, AtValues, Cut
 from attriflow.engine.last_block import LastBlock, NotSeparableError
 from attriflow.engine.linearised import linearised
 from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
-from attriflow.errors import OutOfMemoryError
+from attriflow.errors import OutOfMemoryError, UnsupportedModelError, out_of_memory
 from attriflow.kernels.linear import without_zero_rows
-from attriflow.kernels.plain import shortcuts
-from attriflow.models.base import Rows
+from attriflow.kernels.plain import plain, shortcuts
+from attriflow.kernels.vmapped import unremarked
+from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.checking import ordinary_ids
+from attriflow.types import Example
 
 _FIXED_TOKENS, _FIXED_WIDTH = 64, 1e7
 """What a graph costs whatever its length, in tokens of a product (measured on CPUs with models 128 and 768 wide)."""
@@ -58,8 +60,17 @@ class Gradients:
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
-        for group in self._groups():
-            yield from self._group(group)
+        model = self.bound.model
+        if self.sites is not None or self.within is not None:
+            self.bound.watched()
+        if self.sites is None:
+            model.checked.require("gradient")
+            if model.shares_gradients is None and shortcuts():
+                model.shares_gradients = True  # while it is found out
+                model.shares_gradients = shared_work_agrees(model)
+        with nullcontext() if model.shares_gradients is not False else plain():
+            for group in self._groups():
+                yield from self._group(group)
 
     def _groups(self) -> list[slice]:
         """Ranges of steps that get graphs of their own, each no longer than its last step's prefix.
@@ -101,10 +112,15 @@ class Gradients:
             limit = min(limit, max(1, self.max_rows // bound.batch.size))
         limit = -(-n // -(-n // limit))  # graphs of about the same size
         if n <= limit:
+            begun = False
             try:
-                yield from self._chunk(0, n, steps)
+                for found in self._chunk(0, n, steps):
+                    begun = True
+                    yield found
                 return
-            except torch.OutOfMemoryError:  # raised by the forward pass, before anything was yielded
+            except Exception as error:
+                if begun or not out_of_memory(error):
+                    raise
                 limit = n // 2
         # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
         width = sum(bound.ids(b).shape[1] for b in bound.blocks)
@@ -131,8 +147,8 @@ class Gradients:
                         sums = total.setdefault(block, g.new_zeros(shape))[:, place]
                         added = True
                         sums += g
-            except torch.OutOfMemoryError:
-                if added:  # once more would count twice
+            except Exception as error:
+                if added and out_of_memory(error):  # once more would count twice
                     raise OutOfMemoryError("out of memory while gradients are added up") from None
                 raise
 
@@ -183,7 +199,12 @@ class Gradients:
         bound, objective, query = self.bound, self.bound.objective, self.bound.batch.query[:, steps]
         if self.within is not None or not objective.stepwise or objective.passes or not shortcuts():
             return False
-        if bound.model.last_block_separable is False:
+        rope = bound.model.rope
+        if (
+            bound.model.last_block_separable is False
+            or bound.model.virtual_tokens
+            or (rope is not None and rope.reached(query))
+        ):
             return False
         span = int(query.max()) - int(query.min()) + 1
         width = bound.batch.target_ids.shape[1]
@@ -225,6 +246,8 @@ class Gradients:
             model.last_block_separable = True
         if n == 1 and self.sites is None and not self.unchanged:
             bound.offer_base(forward, embeds, steps)
+        if not forward.logits.requires_grad:  # never zeros for what is missing
+            raise UnsupportedModelError(f"a forward of {type(model.hf).__name__} makes no gradient")
         if not values.requires_grad:
             return None
         weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
@@ -233,7 +256,7 @@ class Gradients:
         if last is not None:
             return last.cut(values)
         if len(caught) == 1 and caught[0].requires_grad:
-            return AtHead(caught[0], values, rows.query)
+            return AtHead(caught[0], values, rows.query, model.virtual_tokens)
         return AtValues(values)
 
     def _shortened(self, rows: Rows, steps: slice) -> Rows:
@@ -277,11 +300,9 @@ class Gradients:
             part = slice(start, stop)
             try:
                 grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
+            except RuntimeError as error:
                 # an operation without a batching rule (custom kernels): the same products one by one
-                if not batched:
+                if not batched or out_of_memory(error):
                     raise
                 batched = False
                 grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
@@ -289,6 +310,28 @@ class Gradients:
             return part, grads
 
         yield from Halving("the backward pass of a single step").parts(n_steps, size, product)
+
+
+def shared_work_agrees(model: LanguageModel) -> bool:
+    """Whether the gradients of a few tokens are those that plain backward passes give, step by step."""
+    ids = ordinary_ids(model, 5)
+    source = tuple(model.tokens(ids[::-1], segment="source")) if model.is_encoder_decoder else ()
+    target = tuple(model.tokens([model.start_id, *ids] if model.is_encoder_decoder else ids))
+    example = Example(source=source, target=target, start=len(target) - 3, stop=len(target))
+    objective = Objective(lambda f: f.logits.gather(-1, f.target_ids.unsqueeze(-1)).squeeze(-1))
+    bound = Bound(model, [example], objective, model.sides)
+    shared = _gradients_of_input(bound)
+    with plain():
+        wanted = _gradients_of_input(bound)
+    close = 1e-7 if model.dtype == torch.float64 else 1e-3 if model.dtype == torch.float32 else 0.1
+    return all(
+        bool((shared[b] - w).norm() <= close * w.norm()) or not bool(w.isfinite().all()) for b, w in wanted.items()
+    )
+
+
+def _gradients_of_input(bound: Bound) -> dict[str, Tensor]:
+    parts = list(Gradients(bound, lambda: None, None, (1.0,), (1.0,), None, None, None, None, None))
+    return {block: torch.cat([part[block] for _, part in parts], 1) for block in bound.blocks}
 
 
 @contextmanager
@@ -319,9 +362,7 @@ def _vjp(roots: list[Tensor], leaves: list[Tensor], vectors: list[Tensor], batch
         return torch.autograd.grad(roots, leaves, vector, retain_graph=True, materialize_grads=True)
 
     if batched and n > 1:
-        with warnings.catch_warnings():
-            # fused attention is done product by product, as it has to be: nothing that users could change
-            warnings.filterwarnings("ignore", message="There is a performance drop")
+        with unremarked():  # fused attention is done product by product, as it has to be
             return list(torch.vmap(product)(*vectors))
     single = [product(*(v[i] for v in vectors)) for i in range(n)]
     return [torch.stack(found) for found in zip(*single, strict=True)]

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attriflow.engine.baselines import named
 from attriflow.engine.bound import Counter, Objective
 from attriflow.engine.engine import Engine
+from attriflow.engine.finite import not_finite, reasons
 from attriflow.engine.memory import LONG, give_back
 from attriflow.engine.scores import Scores
-from attriflow.errors import InputError, check_keywords
+from attriflow.errors import (
+    InputError,
+    NotFiniteError,
+    OptionError,
+    OutOfMemoryError,
+    UnknownNameError,
+    check_keywords,
+    out_of_memory,
+)
+from attriflow.kernels.annotations import check_value
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
@@ -39,6 +51,7 @@ class Job:
     eos_baseline: bool
     granular: bool
     force_contrast: bool
+    internals: bool
 
 
 def make_job(
@@ -58,15 +71,22 @@ def make_job(
 ) -> Job:
     """Check the settings of an attribution and bind them."""
     info = methods.info(name)
-    if not isinstance(seed, int):
-        raise InputError(f"seed must be an integer, not {seed!r}")
+    seed = check_value("seed", seed, int)
+    flags = {
+        "attribute_target": attribute_target,
+        "include_eos_baseline": include_eos_baseline,
+        "granular": granular,
+        "contrast_force_inputs": force_contrast,
+    }
+    for flag, value in flags.items():
+        check_value(flag, value, bool)
     check_gradient(info, attributed_fn)
     blocks = ("source", "target") if attribute_target else ("source",)
     objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
     return Job(
         name=info.name,
         method=info.build(**method_options),
-        options={**info.options, **method_options},
+        options={**info.options, **info.checked(method_options)},
         objective=objective,
         fn_name=fn_name,
         fn_args=attributed_fn_args,
@@ -77,11 +97,18 @@ def make_job(
         eos_baseline=include_eos_baseline,
         granular=granular,
         force_contrast=force_contrast or contrast_kind(attributed_fn) == "inputs",
+        internals=info.meta["family"] == "internals",
     )
 
 
-def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, generated: bool) -> list[Attribution]:
-    """Run one batch: method, step scores from the same pass, one attribution per example."""
+def explain_batch(
+    model: LanguageModel, batch: Sequence[Example], job: Job, generated: bool
+) -> list[Attribution | NotFiniteError]:
+    """Run one batch: method, step scores from the same pass, and per example its attribution or why there is none.
+
+    Examples with something that is not finite are left out; the others are explained again without them. Methods of
+    the family "internals" do without logits, so what they give is kept, with a warning.
+    """
     counter, begin = Counter(), time.perf_counter()
     engine = Engine(
         model,
@@ -94,7 +121,19 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
         force_contrast=job.force_contrast,
         counter=counter,
     )
-    scores = _checked(job.name, engine, job.method(engine))
+    scores = _scores(engine, job)
+    bad_scores, bad_logits = (False, True) if scores is None else not_finite(engine, scores)
+    if bad_scores or bad_logits:
+        errors = reasons(engine)
+        if scores is not None and not any(errors):
+            errors = reasons(engine, scores, job.name)
+        if scores is not None and not bad_scores and job.internals:
+            warnings.warn(str(next(e for e in errors if e is not None)), stacklevel=8)
+        else:
+            rest = [example for example, error in zip(batch, errors, strict=True) if error is None]
+            others = iter(explain_batch(model, rest, job, generated) if rest else ())
+            return [next(others) if error is None else error for error in errors]
+    assert scores is not None  # noqa: S101
     with torch.no_grad():
         values = step_values(engine, job.steps)
     values.update(scores.step_scores)
@@ -103,9 +142,10 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
     seconds = time.perf_counter() - begin
     if seconds >= LONG:
         give_back()
+    absent = sorted(engine.absent_ids)
     provenance = Provenance(
         method=job.name,
-        options=job.options,
+        options={k: named(model, v) if k == "baseline" else v for k, v in job.options.items()},
         attributed_fn=job.fn_name,
         attributed_fn_args=job.fn_args,
         step_scores_args=job.step_args,
@@ -121,8 +161,29 @@ def explain_batch(model: LanguageModel, batch: Sequence[Example], job: Job, gene
         backward_rows=counter.backward_rows / len(batch),
         seconds=seconds / len(batch),
         generated=generated,
+        attribute_target=model.is_encoder_decoder and "target" in job.blocks,
+        include_eos_baseline=job.eos_baseline,
+        contrast_force_inputs=job.force_contrast,
+        baseline_ids=tuple(absent),
+        baseline_tokens=tuple(t.text for t in model.tokens(absent)),
     )
     return [_unbatch(engine, i, scores, values, provenance) for i in range(len(batch))]
+
+
+def _scores(engine: Engine, job: Job) -> Scores | None:
+    """What the method gave; None where it failed on logits that are not finite: each method fails in its own way."""
+    try:
+        return _checked(job.name, engine, job.method(engine))
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, (OutOfMemoryError, OptionError, UnknownNameError)):
+            raise
+        try:
+            sound = not any(reasons(engine))
+        except Exception:  # the model does not run at all
+            sound = True
+        if sound:
+            raise
+        return None
 
 
 def names_of(step_scores: str | Sequence[str]) -> list[str]:
@@ -205,8 +266,6 @@ def _checked(name: str, engine: Engine, scores: Any) -> Scores:
             shape = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
             what = f"scores [{', '.join(axes)}] that begin with {list(wanted)} for the block '{block}'"
             raise InputError(f"method '{name}' must return {what}, not {'nothing' if found is None else shape}")
-    if all(bool(scores.blocks[block][engine.visible(block)].isnan().all()) for block in engine.blocks):
-        raise InputError(f"method '{name}' gave no score for any visible token: all are NaN")
     return scores
 
 
@@ -251,7 +310,12 @@ def _with_foil(provenance: Provenance, model: LanguageModel, example: Example) -
     if not example.source and list(foil.target_ids[:given]) != example.target_ids[:given]:
         own, other = example.target_ids[: example.start], list(foil.target_ids[: foil.positions[0]])
     before = decode(model.tokenizer, other) if other != own else ""
-    return dataclasses.replace(provenance, foil=tuple(t.text for t in model.tokens(foil.ids)), foil_input=before)
+    return dataclasses.replace(
+        provenance,
+        foil=tuple(t.text for t in model.tokens(foil.ids)),
+        foil_input=before,
+        foil_text=decode(model.tokenizer, list(foil.target_ids)),
+    )
 
 
 def _square(example: Example, name: str, scores: Tensor) -> Tensor:

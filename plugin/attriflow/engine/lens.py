@@ -27,6 +27,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     Raises:
         UnsupportedModelError: The states of the last layer, read like this, are not the model's own prediction.
     """
+    bound.watched()
     hf = bound.model.hf
     head = hf.get_output_embeddings()
     if head is None:

@@ -7,19 +7,31 @@ a process shows as its own, and that the next, different call grows beyond.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
 import torch
 
-from attriflow.errors import OutOfMemoryError
+from attriflow.errors import OutOfMemoryError, out_of_memory
 
 T = TypeVar("T")
 
 LONG = 1.0
 """Seconds of work from which on giving memory back costs little beside it: 10 ms, and 20 ms to get it again."""
+
+
+@contextmanager
+def fits(what: str) -> Iterator[None]:
+    """Work that cannot be done in parts: `what` says what it is, where memory runs out."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"out of memory {what}") from None
 
 
 def give_back() -> bool:
@@ -45,12 +57,12 @@ class Halving:
 
     Attributes:
         smallest: What a part of one is, for the message when that runs out of memory, too.
-        errors: What running out of memory raises.
+        nested: Whether the work halves its own parts, so that an `OutOfMemoryError` of ours, too, asks for less of it.
         limit: Size of parts that is known to fit; None before anything has failed.
     """
 
     smallest: str
-    errors: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
+    nested: bool = False
     limit: int | None = None
 
     def parts(self, n: int, size: int | Callable[[int], int], work: Callable[[int, int], T]) -> Iterator[T]:
@@ -70,15 +82,25 @@ class Halving:
             end = min(n, at + (wanted if self.limit is None else min(wanted, self.limit)))
             try:
                 found = work(at, end)
-            except self.errors:
+            except Exception as error:
+                if not out_of_memory(error) and not (self.nested and isinstance(error, OutOfMemoryError)):
+                    raise
                 if end == at + 1:
                     raise OutOfMemoryError(f"out of memory with {self.smallest}") from None
                 self.limit = (end - at) // 2
+            else:
+                yield found
+                at = end
                 continue
-            yield found
-            at = end
+            give_back()  # with the error, what the failed part held is gone
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
 
     def each(self, n: int, size: int | Callable[[int], int], work: Callable[[int, int], Any]) -> None:
         """The same for work that returns nothing."""
         for _ in self.parts(n, size, work):
             pass
+
+    def over(self, items: Sequence[T], work: Callable[[Sequence[T]], Any]) -> None:
+        """All of some items at once, or as many of them as fit."""
+        self.each(len(items), len(items), lambda start, stop: work(items[start:stop]))

@@ -24,6 +24,7 @@ class EnginePasses:
     def dropout(self, n: int) -> list[Forward]:
         """`n` passes with dropout."""
         bound = self._usable()
+        bound.watched()
         keys = [example_key(bound.seed, example) for example in bound.examples]
         keys *= self.rows.query.shape[0] // len(keys)
         found, calls = [], 0

@@ -101,7 +101,9 @@ class Prefix:
         bound, repeat = self.bound, embeds.shape[0] // self.bound.batch.size
         moved = bound.batch.query[:, bound.steps_after(length)]
         affected, query = moved >= length, (moved - length).clamp(min=0).repeat(repeat, 1)
-        rows = Rows(target_embeds=embeds[:, length:], query=query, past=(self.cache(length, repeat), length))
+        ids = bound.ids("target")[:, length:].repeat(repeat, 1)
+        past = (self.cache(length, repeat), length)
+        rows = Rows(target_ids=ids, target_embeds=embeds[:, length:], query=query, past=past)
         return bound.logits(rows), affected, rows
 
     def agrees(self) -> bool:
@@ -126,9 +128,7 @@ def record(bound: Bound) -> Prefix | None:
         keys = [layer.keys for layer in cache.layers]
         states = [layer.values for layer in cache.layers]
         fits = bool(keys) and all(k.shape[2] == ids.shape[1] for k in keys)
-    except torch.OutOfMemoryError:
-        return None
-    except (AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError, IndexError):
+    except (MemoryError, AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError, IndexError):
         return None  # recurrent states, caches of their own: such models run whole sequences
     if not fits:
         return None

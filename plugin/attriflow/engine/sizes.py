@@ -44,7 +44,7 @@ class Sizes:
             left_out: Decoder positions that the sequences do not have.
             steps: How many steps are read; all when None.
         """
-        if not shortcuts():
+        if not shortcuts() or not self.model.checked.works("rows"):
             return self.batch.size
         rows = CHUNK_BYTES // self.bytes_per_row(grad=grad or products)
         width = sum(ids.shape[1] for ids in (self.batch.target_ids, self.batch.source_ids) if ids is not None)

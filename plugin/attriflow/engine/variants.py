@@ -178,7 +178,9 @@ def _rows(
         source, source_mask = (_substitute(model),), (1,)
     by_length: dict[bool, list[_Wanted]] = {}
     for step, number, place in wanted:
-        by_length.setdefault(any(keep_target[: example.start + step]), []).append((step, number, place))
+        # a text of nothing but baseline tokens is no empty one
+        readable = how == "baseline" or any(keep_target[: example.start + step])
+        by_length.setdefault(readable, []).append((step, number, place))
     out = []
     for nonempty, asked in by_length.items():
         steps = sorted({step for step, _, _ in asked})
@@ -227,8 +229,17 @@ def _run(
     model: LanguageModel, rows: list[_Row], answers: list[Tensor], batch_size: int | None, counter: Counter | None
 ) -> None:
     def size(at: int) -> int:
-        if batch_size is not None or not shortcuts():
-            return batch_size or 1
+        if not shortcuts() or not model.checked.works("rows"):
+            return 1
+        alike = len(rows)
+        if not model.checked.works("padding"):
+            alike = next((i for i in range(at, len(rows)) if lengths(rows[i]) != lengths(rows[at])), alike) - at
+        return min(alike, batch_size or fitting(at))
+
+    def lengths(row: _Row) -> tuple[int, int]:
+        return len(row.source), len(row.target)
+
+    def fitting(at: int) -> int:
         longest = len(rows[min(len(rows) - 1, at + 63)].target) + len(rows[at].source)
         most = max(len(r.query) for r in rows[at : at + 64])
         return min(512, int(CHUNK_BYTES // (4 * (longest * model.hidden_size * 16 + most * model.vocab_size * 3))))

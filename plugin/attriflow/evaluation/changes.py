@@ -19,6 +19,7 @@ from attriflow.errors import InputError
 from attriflow.kernels.seeds import hashed
 from attriflow.models.base import BLOCKS, LanguageModel
 from attriflow.models.blocks import find_blocks
+from attriflow.models.offload import device_of
 from attriflow.registry import step_functions
 from attriflow.types import Forward
 
@@ -57,7 +58,7 @@ def noisy_embeddings(model: LanguageModel, noise: float, draw: int) -> Iterator[
 @torch.no_grad()
 def _adding(module: nn.Embedding, noise: float, draw: int, number: int) -> Callable[..., Tensor]:
     rows = min(NOISE_ROWS, module.num_embeddings)
-    embedded = module(torch.arange(rows, device=module.weight.device))
+    embedded = module(torch.arange(rows, device=device_of(module)))
     size = embedded.double().square().mean().sqrt().item()
     generator = torch.Generator().manual_seed(hashed(f"noise/{draw}/{number}", size=6))
     table = torch.randn(embedded.shape, generator=generator, dtype=torch.float32) * (noise * size)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from attriflow.errors import InputError, UnknownNameError, check_keywords, unknown
-from attriflow.evaluation.checks import check_options, check_value, hints_of
 from attriflow.evaluation.selection import (
     ALL,
     DEFAULT,
@@ -19,6 +18,7 @@ from attriflow.evaluation.selection import (
     chosen_names,
     usable_metrics,
 )
+from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.registry import methods, metrics, step_functions
 
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
@@ -155,7 +155,9 @@ class EvaluationConfig:
             raise UnknownNameError(f"'attributed_fn': {error}") from None
         if part.meta.get("contrast") and not self.contrasted:
             raise InputError(f"'attributed_fn': '{part.name}' {NO_FOILS}")
-        return check_options(part, self.attributed_fn_args)
+        options = part.checked(self.attributed_fn_args)
+        part.build(**options)
+        return options
 
     @property
     def contrasted(self) -> bool:

@@ -100,7 +100,7 @@ class Reexplainer:
             if self.other_target is None:
                 raise NotApplicableError(self.why_no_target)
             return self._run(self.sample, attributed_fn=self.other_target(changes["other_target"]))
-        with self._context(changes):
+        with self.model.lock, self._context(changes):
             return self._run(self.sample)
 
     def _context(self, changes: dict[str, Any]) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from attriflow.errors import InputError, reason_of
+from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
@@ -61,6 +61,7 @@ class Evaluation:
         self._explaining = 0.0
         self._tried: set[str] = set()
         self._step_tensors: list[dict[str, Tensor]] = []
+        self._why_not = ""
 
     @property
     def n_tokens(self) -> int:
@@ -78,7 +79,8 @@ class Evaluation:
         self.step_scores = self._score_steps()
         yield StepScored(self.step_scores)
         self._runner = runner = self._metric_runner()
-        self._make_plan(runner)
+        if not self._why_not:
+            self._make_plan(runner)
         if self.config.throughput:
             self.model.teacher_forced(self.examples, batch_size=self.config.explicit_batch_size)  # warm-up
         for name in track(self.config.methods, "attribution methods"):
@@ -167,10 +169,14 @@ class Evaluation:
         except Exception as error:
             if self.config.fail_fast:
                 raise
+            if isinstance(error, NotFiniteError):  # nobody can explain what is not a number
+                self._why_not = reason_of(error)
+                _logger.warning("nothing can be explained: %s", self._why_not)
             _logger.debug("step functions fail together, trying one at a time: %s", error)
             self._step_tensors = [{} for _ in self.examples]
             for name in names:
                 try:
+                    self._check_logits()
                     for known, new in zip(self._step_tensors, self._steps({name: wanted[name]}), strict=True):
                         known.update(new)
                 except Exception as alone:
@@ -187,9 +193,13 @@ class Evaluation:
             for name in names
         ]
 
+    def _check_logits(self) -> None:
+        """Raise the error that was found when the model was read first."""
+        if self._why_not:
+            raise NotFiniteError(self._why_not)
+
     def _steps(self, wanted: dict[str, Any]) -> list[dict[str, Tensor]]:
-        if not wanted:
-            return [{} for _ in self.examples]
+        """Values of step functions; also without any, for the model's logits are checked on the way."""
         config = self.config
         return self.model.score_steps(self.examples, wanted, batch_size=config.explicit_batch_size, seed=config.seed)
 
@@ -231,6 +241,7 @@ class Evaluation:
         """Explain the data set with one method; False when it failed."""
         config, begin = self.config, time.perf_counter()
         try:
+            self._check_logits()
             part = methods.info(result.name)
             result.family = part.meta["family"]
             result.options = {**part.options, **config.method_options.get(result.name, {})}
@@ -238,14 +249,15 @@ class Evaluation:
             def warm_up() -> object:
                 return self._explain(result.name, [min(self.examples, key=lambda e: len(e.target))])
 
-            attributions, result.cost = measure(
-                lambda: self._explain(result.name, self.examples),
-                lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
-                n_tokens=self.n_tokens,
-                device=self.model.device,
-                throughput=config.throughput,
-                warm_up=None if result.name in self._tried else warm_up,
-            )
+            with self.model.lock:  # no waiting in what is timed
+                attributions, result.cost = measure(
+                    lambda: self._explain(result.name, self.examples),
+                    lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
+                    n_tokens=self.n_tokens,
+                    device=self.model.device,
+                    throughput=config.throughput,
+                    warm_up=None if result.name in self._tried else warm_up,
+                )
         except Exception as error:
             if config.fail_fast:
                 raise

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attriflow.errors import AttriflowError, InputError, MissingExtraError, UnknownNameError, unknown
-from attriflow.evaluation.checks import check_options
 from attriflow.registry import PartInfo, Registry, metrics
 
 ALL = "all"
@@ -47,7 +46,9 @@ def checked_options(key: str, value: Any, names: Sequence[str], registry: Regist
             raise UnknownNameError(f"'{key}': {error}") from None
         if name not in names:
             raise UnknownNameError(unknown(f"name in '{key}' (it is not selected)", given, names))
-        out[name] = check_options(registry.info(name), options)
+        part = registry.info(name)
+        out[name] = part.checked(options)
+        part.build(**out[name])
     return out
 
 

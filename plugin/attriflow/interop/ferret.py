@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError, MissingExtraError, UnknownNameError, check_choice, unknown
+from attriflow.engine.baselines import Baseline
+from attriflow.errors import InputError, MissingExtraError, UnknownNameError, unknown
 from attriflow.methods._draws import generator
 from attriflow.models.base import Rows
 from attriflow.registry import methods
@@ -145,7 +146,7 @@ class FerretExplainer:
     init_args: Mapping[str, Any] = field(default_factory=dict)
     call_args: Mapping[str, Any] = field(default_factory=dict)
     reads: Reads = "probability"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
@@ -153,7 +154,6 @@ class FerretExplainer:
             raise UnknownNameError(unknown("explainer of ferret", self.explainer, EXPLAINERS))
         if not isinstance(self.explainer, str) and not callable(self.explainer):
             raise InputError(f"explainer must be a name or a class, not {self.explainer!r}")
-        check_choice("reads", self.reads, ("probability", "score"))
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
@@ -222,6 +222,7 @@ class _Step:
         moved = (absent[: self.size] != own[: self.size]).any(-1).nonzero().flatten()
         filler = absent[int(moved[0]) if len(moved) else 0]
         self.table = torch.cat([own[: self.size], filler.unsqueeze(0), filler.unsqueeze(0)]).detach()
+        self.ids = engine.ids(block)[row, : self.size]
         self.prefix = engine.ids("target")[row, : self.query + 1]
         self.text = " ".join(map(str, range(self.size)))
         self.config = SimpleNamespace(id2label={0: "token", 1: "other"}, max_position_embeddings=None)
@@ -266,7 +267,10 @@ class _Step:
         if attention_mask is not None:
             mask = attention_mask.to(self.device).long().expand(rows, -1).clone()
             mask[:, 0] = 1
-        logits = self.engine.model.run(self._rows(inputs_embeds.to(self.table.dtype), mask))
+        # an absent token has the first one's id: ids are for models that count them
+        place = torch.arange(length).expand(rows, -1) if input_ids is None or not input_ids.shape[1] else input_ids
+        ids = self.ids[torch.where(place < self.size, place, 0).to(self.device).long()]
+        logits = self.engine.model.run(self._rows(ids, inputs_embeds.to(self.table.dtype), mask))
         self.engine.counter.forward_rows += rows
         self.engine.counter.forward_calls += 1
         if logits.requires_grad:
@@ -283,11 +287,12 @@ class _Step:
         other = torch.log(-torch.expm1(log_probability.clamp(max=-torch.finfo(log_probability.dtype).tiny)))
         return SimpleNamespace(logits=torch.cat([log_probability, other], 1))
 
-    def _rows(self, embeds: Tensor, mask: Tensor) -> Rows:
+    def _rows(self, ids: Tensor, embeds: Tensor, mask: Tensor) -> Rows:
         rows = len(embeds)
-        if self.block == "target":
-            return Rows(target_embeds=embeds, query=mask.sum(1, keepdim=True) - 1)  # padding comes after what is read
+        if self.block == "target":  # padding comes after what is read
+            return Rows(target_ids=ids, target_embeds=embeds, query=mask.sum(1, keepdim=True) - 1)
         return Rows(
+            source_ids=ids,
             source_embeds=embeds,
             source_mask=mask,
             target_ids=self.prefix.expand(rows, -1),

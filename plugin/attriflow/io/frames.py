@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def to_dataframe(attributions: Sequence[Attribution]) -> pd.DataFrame:
-    """Tidy table: one row per example, step and visible input.
+    """Tidy table: one row per example, step and input that the step can see, whatever its score is.
 
     Columns: example, method, step, input, attributed_token, segment, generated_token, score (extra axes reduced as in
     `Attribution.token_scores`).
@@ -21,7 +21,7 @@ def to_dataframe(attributions: Sequence[Attribution]) -> pd.DataFrame:
 
     rows = []
     for example, a in enumerate(attributions):
-        scores, visible = a.token_scores().detach().cpu().tolist(), a.visible.cpu().tolist()
+        scores, visible = a.token_scores().detach().cpu().tolist(), (a.visible.cpu() | a.preceding).tolist()
         for step, target in enumerate(a.targets):
             for i, token in enumerate(a.inputs):
                 if visible[step][i]:

@@ -6,7 +6,11 @@ of the products that it is for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,3 +39,32 @@ def together(batched: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | Non
     except AttributeError:
         return None
     return plain.movedim(axis, 0), lambda out: back(out, 0, level)
+
+
+_ONE_BY_ONE = ("ignore", re.compile("There is a performance drop", re.IGNORECASE), Warning, None, 0)
+_guard, _callers = threading.Lock(), list[None]()
+
+
+@contextmanager
+def unremarked() -> Iterator[None]:
+    """No warning about operations that `torch.vmap` does one by one: nothing that users could change.
+
+    Threads share the filters of warnings, which `warnings.catch_warnings` mixes up: here the first to come adds one
+    filter, and the last to go takes it away.
+    """
+    with _guard:
+        _callers.append(None)
+        if len(_callers) == 1:
+            _filters().insert(0, _ONE_BY_ONE)
+    try:
+        yield
+    finally:
+        with _guard:
+            _callers.pop()
+            if not _callers and _ONE_BY_ONE in _filters():
+                _filters().remove(_ONE_BY_ONE)
+
+
+def _filters() -> list[Any]:
+    filters: Any = warnings.filters  # a list, whatever its annotation says
+    return filters

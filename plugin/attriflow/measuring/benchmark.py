@@ -111,30 +111,31 @@ def benchmark(
         part, options = methods.info(name), dict(settings.method_options.get(name, {}))
         unmeasured = MethodBenchmark(name=name, family=part.meta["family"], options={**part.options, **options})
         try:
-            found = measure_method(
-                model,
-                name,
-                options,
-                rotate(examples),
-                work=work,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                budget=settings.seconds,
-                rounds=settings.rounds,
-            )
-            largest = (
-                largest_batch(
+            with model.lock:  # no waiting in what is timed
+                found = measure_method(
                     model,
                     name,
                     options,
-                    list(examples),
-                    most=settings.most,
-                    seconds=settings.batch_seconds,
+                    rotate(examples),
+                    work=work,
+                    batch_size=settings.batch_size,
                     seed=settings.seed,
+                    budget=settings.seconds,
+                    rounds=settings.rounds,
                 )
-                if settings.find_batch
-                else None
-            )
+                largest = (
+                    largest_batch(
+                        model,
+                        name,
+                        options,
+                        list(examples),
+                        most=settings.most,
+                        seconds=settings.batch_seconds,
+                        seed=settings.seed,
+                    )
+                    if settings.find_batch
+                    else None
+                )
         except Exception as error:
             yield replace(unmeasured, reason=reason_of(error))
         else:

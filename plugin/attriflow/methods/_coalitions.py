@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError
 from attriflow.methods._draws import generator
 from attriflow.methods._units import joint_index
 
@@ -146,12 +145,6 @@ class Coalitions:
                 steps = slice(first, min(first + size, example.n_steps))
                 players = self.players[row, steps, None, :count].double()
                 yield row, steps, keep[:, row, :count].double() * players, players
-
-
-def check_samples(n: object, least: int = 1) -> None:
-    """Raise `InputError` unless `n_samples` is an integer that is large enough."""
-    if not isinstance(n, int) or isinstance(n, bool) or n < least:
-        raise InputError(f"n_samples must be an integer of at least {least}, not {n!r}")
 
 
 def least_squares(design: Tensor, values: Tensor, weights: Tensor, ridge: float = 0.0) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from attriflow.engine import Engine
 from attriflow.engine.bound import Sites, site_output
-from attriflow.errors import InputError, OutOfMemoryError
+from attriflow.engine.memory import fits
+from attriflow.errors import InputError
 
 SIDES = {"source": "encoder", "target": "decoder"}
 
 
-def check_layers(target_layer: Any) -> None:
+Layer = str | nn.Module
+Layers = Layer | list[Layer] | None
+"""The dotted name of a module, or the module itself; one for each block; None for the input embeddings."""
+
+
+def check_layers(target_layer: Layers) -> None:
     """Raise `InputError` for an option that names no layers."""
     if target_layer is None:
         return
-    layers = _listed(target_layer)
-    if not 1 <= len(layers) <= 2 or not all(isinstance(item, (str, nn.Module)) for item in layers):
+    if not 1 <= len(_listed(target_layer)) <= 2:
         raise InputError(
             f"target_layer must be the dotted name of a module, one per block, or None, not {target_layer!r}"
         )
@@ -96,13 +101,7 @@ def _sides(engine: Engine, module: nn.Module) -> list[str]:
     return [block for block, part in parts.items() if any(module is m for m in part.modules())]
 
 
-@contextmanager
-def fits() -> Iterator[None]:
-    """A pass over the batch that cannot be cut into smaller ones."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise OutOfMemoryError("out of memory with one pass over the batch; use a smaller batch_size") from None
+ONE_PASS = "with one pass over the batch; use a smaller batch_size"
 
 
 def endpoints(
@@ -116,7 +115,7 @@ def endpoints(
     if sites is None:
         inputs, baselines = {b: engine.embeddings(b) for b in engine.blocks}, changed
     else:
-        with fits():
+        with fits(ONE_PASS):
             inputs, baselines = engine.activations(sites), {}
             # an embedding table does not run when embeddings are given: its output is the baseline before scaling
             tables = {b for b, m in sites.items() if m is engine.model.embedding(b)}
@@ -135,7 +134,7 @@ def value_at(engine: Engine, sites: Sites | None, outputs: Mapping[str, Tensor])
     """The objective with the target layers' outputs (or the input embeddings) replaced, `[batch, step]`."""
     values = {b: t.to(engine.model.dtype) for b, t in outputs.items()}
     with ExitStack() as stack:
-        stack.enter_context(fits())
+        stack.enter_context(fits(ONE_PASS))
         for block, module in (sites or {}).items():
             stack.callback(module.register_forward_hook(_put(values[block])).remove)
         changes: dict[str, Any] = {} if sites is not None else {f"{b}_embeds": t for b, t in values.items()}

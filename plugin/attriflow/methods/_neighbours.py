@@ -19,21 +19,24 @@ def neighbours(model: LanguageModel, block: str, ids: Tensor, k: int) -> Tensor:
     """The `k` nearest other tokens by Euclidean distance, nearest first, `[len(ids), k]`.
 
     Rows are computed for the tokens that are asked for (not for the whole vocabulary) and remembered; the memory is
-    keyed by the table itself and its version, so changed weights are looked up again.
+    keyed by the table's parameters and their versions, so changed weights are looked up again.
 
     Complexity: `len(ids) x vocabulary x hidden` multiply-adds for tokens not seen before.
     """
-    table = model.embedding(block).weight.detach()
-    k = min(k, table.shape[0] - 1)
+    module, rows = model.embedding(block), model.embedding(block).weight.shape[0]
+    k = min(k, rows - 1)
     memory = _known.setdefault(model, {})
-    key = (table.data_ptr(), table._version, tuple(table.shape), k)
+    # adapters of an embedding are further parameters of it; offloaded ones have no place of their own
+    held = [(block if p.is_meta else p.data_ptr(), p._version, tuple(p.shape)) for p in module.parameters()]
+    key = (*held, k)
     if key not in memory:
         memory.clear()
-        memory[key] = torch.full((table.shape[0], k), -1, dtype=torch.long)
+        memory[key] = torch.full((rows, k), -1, dtype=torch.long)
     found = memory[key]
     wanted = torch.unique(ids.cpu())
     wanted = wanted[found[wanted, 0] < 0]
     if len(wanted):
+        table = model.embedding_table(block)
         # double precision: near-ties must not be decided by which other tokens were asked for at the same time
         wide = table.double()
         squares = wide.square().sum(1)

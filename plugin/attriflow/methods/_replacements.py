@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from attriflow.errors import InputError
 from attriflow.methods._draws import generator
 from attriflow.methods._neighbours import neighbours
 from attriflow.models.base import Rows
+from attriflow.models.offload import device_of
 
-SAMPLERS = ("neighbours", "unconditional", "uniform")
+Sampler = Literal["neighbours", "unconditional", "uniform"]
 N_NEIGHBOURS = 20
 
 
@@ -85,7 +86,7 @@ class Replacements:
                 f"the replacement model has a vocabulary of {known} tokens, "
                 f"but the input has the id {int(ids.max())}: it must share the model's vocabulary"
             )
-        device = next(other.parameters()).device
+        device = device_of(other.get_input_embeddings())
         training = other.training
         other.eval()
         try:

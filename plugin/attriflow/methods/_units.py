@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +13,11 @@ from attriflow.texts.units import numbered, unit_numbers
 from attriflow.types import Example, Token
 
 
-def check_groups(groups: Any) -> None:
+def check_groups(groups: Sequence[Sequence[int]] | None) -> None:
     """Raise `InputError` unless `groups` is None or lists of positions, each position in one list only."""
     if groups is None:
         return
-    lists = isinstance(groups, (list, tuple)) and all(isinstance(g, (list, tuple)) for g in groups)
-    if not lists or not all(type(i) is int and i >= 0 for g in groups for i in g):
+    if any(i < 0 for g in groups for i in g):
         raise InputError(f"groups must be lists of positions in the attribution's inputs, not {groups!r}"[:200])
     flat = [i for g in groups for i in g]
     twice = sorted({i for i in flat if flat.count(i) > 1})

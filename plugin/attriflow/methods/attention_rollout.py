@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError
 from attriflow.kernels.positions import at
 from attriflow.methods._internals.recording import record, roles
 from attriflow.models.attention import AttentionCall
@@ -52,7 +52,6 @@ class AttentionRollout:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_choice("head fusion", self.head, ("mean", "max", "min"))
         if not 0 <= self.residual <= 1:
             raise InputError(f"residual must be from 0 to 1, not {self.residual}")
 

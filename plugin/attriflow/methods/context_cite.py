@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError, check_choice
-from attriflow.methods._coalitions import Coalitions, check_samples
+from attriflow.engine.baselines import Baseline
+from attriflow.errors import InputError, check_least
+from attriflow.methods._coalitions import Coalitions
 from attriflow.registry import methods
-from attriflow.texts.units import Unit, check_unit
+from attriflow.texts.units import Unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,13 +60,11 @@ class ContextCite:
     target: Literal["value", "logit"] = "value"
     ablate_generated: bool = False
     unit: Unit = "sentence"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_samples(self.n_samples, 2)
-        check_unit(self.unit)
-        check_choice("target", self.target, ("value", "logit"))
+        check_least("n_samples", self.n_samples, 2)
         if not self.alpha > 0:
             raise InputError(f"alpha must be positive, not {self.alpha!r}")
         if not 0 < self.keep_prob < 1:

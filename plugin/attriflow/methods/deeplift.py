@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
 from attriflow.engine import sizes as settings
+from attriflow.engine.baselines import Baseline
 from attriflow.engine.bound import Sites
 from attriflow.engine.scores import Reduction
 from attriflow.kernels.slopes import activations
@@ -55,7 +56,7 @@ class DeepLift:
             follow the rescale rule, everything else is its gradient at the input, as in captum and Inseq: not complete.
     """
 
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
     return_convergence_delta: bool = False
     multiply_by_inputs: bool = True
     reduction: Reduction = "sum"
@@ -116,10 +117,11 @@ def _limits(engine: Engine) -> RowLimits:
 def _check(engine: Engine, deltas: Tensor, inside: Tensor, outside: Tensor) -> None:
     """Say so when scores do not add up: an operation without a rule must not go unnoticed."""
     allowed = 1e-2 * (inside - outside).abs() + 1e-3 * torch.maximum(inside.abs(), outside.abs()) + 1e-6
-    worst = torch.where(engine.batch.step_mask, deltas.abs() / allowed, 0.0)
+    worst = torch.where(engine.batch.step_mask & deltas.isfinite(), deltas.abs() / allowed, 0.0)
     if not bool((worst <= 1).all()):
+        most = float((worst * allowed).nan_to_num().max())
         warnings.warn(
-            f"DeepLIFT scores of {engine.model.name} miss f(x) - f(x') by up to {float(deltas.abs().max()):.2g}: "
+            f"DeepLIFT scores of {engine.model.name} miss f(x) - f(x') by up to {most:.2g}: "
             "the model uses an operation without a rule, or its precision is too low",
             stacklevel=2,
         )

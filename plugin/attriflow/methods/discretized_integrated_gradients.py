@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
-from attriflow.engine.baselines import baseline_ids
+from attriflow.engine.baselines import TokenBaseline, baseline_ids
 from attriflow.engine.scores import Reduction
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import check_least
 from attriflow.methods._neighbours import neighbours
 from attriflow.registry import methods
 
@@ -56,21 +56,16 @@ class DiscretizedIntegratedGradients:
     n_neighbors: int = 50
     internal_batch_size: int | None = None
     return_convergence_delta: bool = False
-    baseline: str | int = "unk"
+    baseline: TokenBaseline = "unk"
     multiply_by_inputs: bool = False
     reduction: Reduction = "sum"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_choice("strategy", self.strategy, ("greedy", "maxcount"))
-        if not isinstance(self.n_steps, int) or self.n_steps < 2:
-            raise InputError(f"n_steps must be an integer of at least 2, not {self.n_steps!r}")
-        if not isinstance(self.n_neighbors, int) or self.n_neighbors < 1:
-            raise InputError(f"n_neighbors must be an integer of at least 1, not {self.n_neighbors!r}")
-        if self.baseline in ("zero", "mean"):
-            raise InputError(
-                "a path through the vocabulary needs a token as baseline: unk, pad, mask, eos, bos or an id"
-            )
+        check_least("n_steps", self.n_steps, 2)
+        check_least("n_neighbors", self.n_neighbors)
+        if self.internal_batch_size is not None:
+            check_least("internal_batch_size", self.internal_batch_size)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
+from attriflow.engine.baselines import Baseline
 from attriflow.methods._coalitions import Coalitions
 from attriflow.methods._units import check_groups
 from attriflow.registry import methods
-from attriflow.texts.units import Unit, check_unit
+from attriflow.texts.units import Unit
 
 
 @methods.register(
@@ -42,11 +43,10 @@ class FeatureAblation:
     unit: Unit = "word"
     groups: list[list[int]] | None = None
     share: bool = False
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_unit(self.unit)
         check_groups(self.groups)
 
     def __call__(self, engine: Engine) -> Scores:

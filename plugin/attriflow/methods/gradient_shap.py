@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.baselines import Baseline
 from attriflow.engine.scores import Reduction
-from attriflow.errors import InputError
+from attriflow.errors import InputError, check_least
 from attriflow.methods._draws import generator
 from attriflow.methods._noise import gaussian, uniform
 from attriflow.registry import methods
@@ -49,7 +50,7 @@ class GradientShap:
 
     n_samples: int = 25
     stdev: float = 0.0
-    baseline: str | int | Sequence[str | int] = "unk"
+    baseline: Baseline | Sequence[Baseline] = "unk"
     internal_batch_size: int | None = None
     return_convergence_delta: bool = False
     multiply_by_inputs: bool = True
@@ -57,15 +58,16 @@ class GradientShap:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        if not isinstance(self.n_samples, int) or self.n_samples < 1:
-            raise InputError(f"n_samples must be an integer of at least 1, not {self.n_samples!r}")
+        check_least("n_samples", self.n_samples)
+        if self.internal_batch_size is not None:
+            check_least("internal_batch_size", self.internal_batch_size)
         if self.stdev < 0:
             raise InputError(f"stdev must not be negative, not {self.stdev}")
         if not self._names:
             raise InputError("baseline must name at least one baseline")
 
     @property
-    def _names(self) -> list[str | int]:
+    def _names(self) -> list[Baseline]:
         return [self.baseline] if isinstance(self.baseline, (str, int)) else list(self.baseline)
 
     def __call__(self, engine: Engine) -> Scores:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import OutOfMemoryError, UnsupportedModelError
+from attriflow.engine.memory import fits
+from attriflow.errors import UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.methods._internals.recording import record_layers
 from attriflow.methods._internals.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
@@ -147,12 +148,10 @@ def trace(engine: Engine) -> Flow:
     hidden, top = caught[0] if len(caught) == 1 else (None, None)
     if hidden is None or top is None:
         raise UnsupportedModelError(f"the residual stream of {type(hf).__name__} cannot be followed to its LM head")
-    try:
+    with fits("in the readout through the LM head"):
         with torch.enable_grad():
             values = engine.objective(forward) * engine.batch.step_mask
         readout, state = _readout(engine, values, hidden)
-    except torch.OutOfMemoryError:
-        raise OutOfMemoryError("out of memory in the readout through the LM head") from None
     with torch.no_grad():
         return _split(engine, stream, top, readout, values.detach().to(engine.dtype), state)
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.methods._coalitions import Coalitions, check_samples, least_squares
+from attriflow.engine.baselines import Baseline
+from attriflow.errors import check_least
+from attriflow.methods._coalitions import Coalitions, least_squares
 from attriflow.registry import methods
-from attriflow.texts.units import Unit, check_unit
+from attriflow.texts.units import Unit
 
 
 @methods.register(
@@ -45,12 +47,11 @@ class KernelShap:
 
     n_samples: int = 256
     unit: Unit = "token"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_samples(self.n_samples, 2)
-        check_unit(self.unit)
+        check_least("n_samples", self.n_samples, 2)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attriflow.engine import Engine, Scores
+from attriflow.engine.baselines import Baseline
 from attriflow.engine.scores import Reduction
-from attriflow.methods._layers import check_layers, endpoints, resolve
+from attriflow.methods._layers import Layers, check_layers, endpoints, resolve
 from attriflow.methods.deeplift import DeepLift, contributions
 from attriflow.registry import methods
 
@@ -43,8 +44,8 @@ class LayerDeepLift:
         reduction: "sum" (signed, complete) or "norm" (L2 norm over dimensions).
     """
 
-    target_layer: str | list[str] | None = None
-    baseline: str | int = "unk"
+    target_layer: Layers = None
+    baseline: Baseline = "unk"
     return_convergence_delta: bool = False
     multiply_by_inputs: bool = True
     reduction: Reduction = "sum"

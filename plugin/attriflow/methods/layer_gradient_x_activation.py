@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
 from attriflow.engine.scores import Reduction
-from attriflow.methods._layers import check_layers, endpoints, resolve
+from attriflow.methods._layers import Layers, check_layers, endpoints, resolve
 from attriflow.registry import methods
 
 
@@ -37,7 +37,7 @@ class LayerGradientXActivation:
         reduction: "sum" (signed) or "norm" (L2 norm over dimensions).
     """
 
-    target_layer: str | list[str] | None = None
+    target_layer: Layers = None
     multiply_by_inputs: bool = True
     reduction: Reduction = "sum"
 

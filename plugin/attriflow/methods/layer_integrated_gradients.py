@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
+from attriflow.engine.baselines import Baseline
 from attriflow.engine.scores import Reduction
-from attriflow.errors import InputError
-from attriflow.methods._layers import check_layers, endpoints, resolve, value_at
+from attriflow.errors import check_least
+from attriflow.methods._layers import Layers, check_layers, endpoints, resolve, value_at
 from attriflow.methods._quadrature import Rule, quadrature
 from attriflow.registry import methods
 
@@ -50,23 +51,26 @@ class LayerIntegratedGradients:
         baseline: What absent tokens look like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
         multiply_by_inputs: False leaves out the factor a - a'.
         reduction: "sum" (signed, complete) or "norm" (L2 norm over dimensions).
+        captum_compatible: Weights of "riemann_trapezoid" that sum to (n - 1) / n instead of 1, and scores that are too
+            small by as much, as in captum and Inseq.
     """
 
-    target_layer: str | list[str] | None = None
+    target_layer: Layers = None
     n_steps: int = 50
     internal_batch_size: int | None = None
     return_convergence_delta: bool = False
     quadrature: Rule = "gausslegendre"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
     multiply_by_inputs: bool = True
     reduction: Reduction = "sum"
+    captum_compatible: bool = False
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
         check_layers(self.target_layer)
-        quadrature(self.quadrature, self.n_steps)
-        if self.internal_batch_size is not None and self.internal_batch_size < 1:
-            raise InputError(f"internal_batch_size must be at least 1, not {self.internal_batch_size}")
+        quadrature(self.quadrature, self.n_steps, self.captum_compatible)
+        if self.internal_batch_size is not None:
+            check_least("internal_batch_size", self.internal_batch_size)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
@@ -76,7 +80,7 @@ class LayerIntegratedGradients:
         def point(alpha: float) -> dict[str, Tensor]:
             return {b: starts[b] + alpha * (ends[b] - starts[b]) for b in ends}
 
-        alphas, weights = quadrature(self.quadrature, self.n_steps)
+        alphas, weights = quadrature(self.quadrature, self.n_steps, self.captum_compatible)
         out = EmbeddingReducer(engine, self.reduction)
         total = torch.zeros_like(engine.batch.step_ids, dtype=engine.dtype)
         for steps, grads in engine.gradients(point, alphas, weights, self.internal_batch_size, sites=sites):

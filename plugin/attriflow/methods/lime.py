@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError
-from attriflow.methods._coalitions import Coalitions, check_samples, least_squares
+from attriflow.engine.baselines import Baseline
+from attriflow.errors import InputError, check_least
+from attriflow.methods._coalitions import Coalitions, least_squares
 from attriflow.registry import methods
-from attriflow.texts.units import Unit, check_unit
+from attriflow.texts.units import Unit
 
 
 @methods.register(
@@ -48,13 +49,12 @@ class Lime:
     alpha: float = 0.01
     kernel_width: float = 0.25
     unit: Unit = "token"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
     return_fit: bool = False
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_samples(self.n_samples)
-        check_unit(self.unit)
+        check_least("n_samples", self.n_samples)
         if not 0 < self.mask_prob < 1:
             raise InputError(f"mask_prob must lie between 0 and 1, not {self.mask_prob!r}")
         if not self.alpha >= 0:

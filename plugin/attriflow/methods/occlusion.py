@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.errors import InputError
+from attriflow.engine.baselines import Baseline
+from attriflow.errors import check_least
 from attriflow.methods._units import unit_index
 from attriflow.registry import methods
-from attriflow.texts.units import Unit, check_unit
+from attriflow.texts.units import Unit
 
 
 @methods.register(
@@ -40,13 +41,11 @@ class Occlusion:
 
     unit: Unit = "token"
     window: int = 1
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_unit(self.unit)
-        if not isinstance(self.window, int) or self.window < 1:
-            raise InputError(f"window must be an integer of at least 1, not {self.window!r}")
+        check_least("window", self.window)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attriflow.engine import Engine, Scores
 from attriflow.engine.memory import Halving
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError, check_least
 from attriflow.methods._draws import generator
-from attriflow.methods._replacements import SAMPLERS, Replacements
+from attriflow.methods._replacements import Replacements, Sampler
 from attriflow.models.base import Rows
 from attriflow.registry import methods
-
-Sampler = Literal["neighbours", "unconditional", "uniform"]
 
 
 @methods.register(
@@ -65,15 +64,12 @@ class Reagent:
     max_probe_steps: int = 64
     num_probes: int = 8
     sampler: Sampler = "neighbours"
-    replacement_model: Any = None
+    replacement_model: str | Path | nn.Module | None = None
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_choice("sampler", self.sampler, SAMPLERS)
         for name in ("keep_top_n", "stopping_condition_top_k", "max_probe_steps", "num_probes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
+            check_least(name, getattr(self, name))
         for name, value in (("replacing_ratio", self.replacing_ratio), ("keep_ratio", self.keep_ratio)):
             if value is not None and not 0 < value < 1:
                 raise InputError(f"{name} must lie between 0 and 1, not {value!r}")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
+from attriflow.engine.baselines import Baseline
 from attriflow.engine.prefix import SHORTEST
 from attriflow.engine.scores import Reduction
-from attriflow.errors import InputError
+from attriflow.errors import InputError, check_least
 from attriflow.methods._quadrature import Rule, quadrature
 from attriflow.registry import methods
 
@@ -63,6 +64,8 @@ class SequentialIntegratedGradients:
         baseline: What absent tokens look like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
         multiply_by_inputs: False leaves out the factor x - x'.
         reduction: "sum" (signed) or "norm" (L2 norm over dimensions).
+        captum_compatible: Weights of "riemann_trapezoid" that sum to (n - 1) / n instead of 1, and scores that are too
+            small by as much, as in captum and Inseq.
     """
 
     n_steps: int = 50
@@ -70,15 +73,16 @@ class SequentialIntegratedGradients:
     internal_batch_size: int | None = None
     return_convergence_delta: bool = False
     quadrature: Rule = "gausslegendre"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
     multiply_by_inputs: bool = True
     reduction: Reduction = "sum"
+    captum_compatible: bool = False
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        quadrature(self.quadrature, self.n_steps)
-        if self.internal_batch_size is not None and self.internal_batch_size < 1:
-            raise InputError(f"internal_batch_size must be at least 1, not {self.internal_batch_size}")
+        quadrature(self.quadrature, self.n_steps, self.captum_compatible)
+        if self.internal_batch_size is not None:
+            check_least("internal_batch_size", self.internal_batch_size)
         if not self.norms and (self.reduction == "norm" or not self.multiply_by_inputs):
             raise InputError("norms=False gives signed sums only: it goes with reduction='sum' and multiply_by_inputs")
 
@@ -136,7 +140,7 @@ class SequentialIntegratedGradients:
 
         The moved token alone is the leaf of the graph, so no gradient of the others is kept.
         """
-        alphas, weights = quadrature(self.quadrature, self.n_steps)
+        alphas, weights = quadrature(self.quadrature, self.n_steps, self.captum_compatible)
         width, n = x.shape[1], self.n_steps
 
         def point(number: float) -> dict[str, Tensor]:

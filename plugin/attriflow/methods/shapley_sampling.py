@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.methods._coalitions import Coalitions, check_samples
+from attriflow.engine.baselines import Baseline
+from attriflow.errors import check_least
+from attriflow.methods._coalitions import Coalitions
 from attriflow.registry import methods
-from attriflow.texts.units import Unit, check_unit
+from attriflow.texts.units import Unit
 
 VALUES = 2**24
 """Scores that are held at once."""
@@ -46,12 +48,11 @@ class ShapleySampling:
     n_samples: int = 32
     antithetic: bool = True
     unit: Unit = "token"
-    baseline: str | int = "unk"
+    baseline: Baseline = "unk"
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_samples(self.n_samples)
-        check_unit(self.unit)
+        check_least("n_samples", self.n_samples)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
 from attriflow.engine.scores import Reduction
-from attriflow.errors import InputError
+from attriflow.errors import InputError, check_least
 from attriflow.methods._noise import gaussian
 from attriflow.registry import methods
 
@@ -46,7 +46,7 @@ class SmoothGrad:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_noise(self.n_samples, self.stdev, least=1)
+        check_noise(self.n_samples, self.stdev, self.internal_batch_size, least=1)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
@@ -68,9 +68,10 @@ def noisy(engine: Engine, sample: int, stdev: float) -> dict[str, Tensor]:
     return {b: engine.embeddings(b).to(engine.dtype) + gaussian(engine, b, sample, stdev) for b in engine.blocks}
 
 
-def check_noise(n_samples: int, stdev: float, least: int) -> None:
-    """Raise `InputError` for a wrong number of samples or width of the noise."""
-    if not isinstance(n_samples, int) or n_samples < least:
-        raise InputError(f"n_samples must be an integer of at least {least}, not {n_samples!r}")
+def check_noise(n_samples: int, stdev: float, internal_batch_size: int | None, least: int) -> None:
+    """Raise `InputError` for a wrong number of samples, width of the noise or size of a model call."""
+    check_least("n_samples", n_samples, least)
+    if internal_batch_size is not None:
+        check_least("internal_batch_size", internal_batch_size)
     if stdev <= 0:
         raise InputError(f"stdev must be positive, not {stdev}")

@@ -13,15 +13,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 import attriflow.engine.sizes
 from attriflow.engine import Engine, Scores
-from attriflow.engine.memory import Halving
-from attriflow.errors import InputError, OutOfMemoryError, UnsupportedModelError, check_choice
+from attriflow.engine.memory import Halving, fits
+from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
 
 Metric = Literal["cosine", "euclidean"]
-Heads = int | list[int] | dict[int, int | list[int]] | None
+Heads = int | list[int] | dict[int, int | list[int] | None] | None
 
 LEAST = 1e-5
 """Changes below this are taken for rounding and set to zero."""
@@ -73,7 +73,6 @@ class ValueZeroing:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_choice("similarity metric", self.similarity_metric, ("cosine", "euclidean"))
         for name in ("encoder", "decoder", "cross"):
             option = f"{name}_zeroed_units_indices"
             _check_heads(option, getattr(self, option))
@@ -84,6 +83,7 @@ class ValueZeroing:
         model, query = engine.model, engine.batch.query
         if not model.is_encoder_decoder:
             self._check_decoder_only(model.name)
+        model.check_attention()
         if not interface_works(model.hf):
             raise UnsupportedModelError(
                 f"value zeroing needs transformers.AttentionInterface, which {type(model.hf).__name__} does not use"
@@ -94,12 +94,11 @@ class ValueZeroing:
         if self.output_encoder_self_scores and engine.batch.source_ids is not None:
             receiving["encoder"] = _everything(engine.batch.source_ids)
         layers = _Layers(self, engine)
-        try:
+        engine.watched()
+        with fits("in the pass that records the layers"):
             engine.run_foil()
             with record_blocks(model.hf, receiving, layers.add, model.is_encoder_decoder):
                 forward = engine.run(engine.rows())
-        except torch.OutOfMemoryError:
-            raise OutOfMemoryError("out of memory in the pass that records the layers") from None
         engine.offer_base(forward, {}, slice(0, engine.batch.n_steps))
         engine.counter.forward_rows += layers.replayed()
         return self._scores(engine, layers)
@@ -263,20 +262,15 @@ def _everything(ids: Tensor) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
 
 
-def _check_heads(option: str, heads: object) -> None:
-    if isinstance(heads, dict):
-        for layer, chosen in heads.items():
-            if not _is_index(layer):
-                raise InputError(f"{option} has the layer {layer!r}; layers are numbers from 0")
-            _check_heads(option, [] if chosen is None else chosen)
-        return
-    many = heads if isinstance(heads, (list, tuple)) else [] if heads is None else [heads]
-    if not all(_is_index(head) for head in many):
-        raise InputError(f"{option} takes a head, a list of heads, {{layer: heads}} or None, not {heads!r}")
+def _check_heads(option: str, heads: Heads) -> None:
+    layers = heads if isinstance(heads, dict) else {0: heads}
+    many = [head for chosen in layers.values() if chosen is not None for head in _listed(chosen)]
+    if any(number < 0 for number in (*layers, *many)):
+        raise InputError(f"{option}: layers and heads are numbers from 0, not {heads!r}")
 
 
-def _is_index(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _listed(heads: int | list[int]) -> list[int]:
+    return [heads] if isinstance(heads, int) else list(heads)
 
 
 def _head_mask(heads: Heads, layer: int, n_heads: int) -> Tensor | None:
@@ -285,7 +279,7 @@ def _head_mask(heads: Heads, layer: int, n_heads: int) -> Tensor | None:
         heads = heads.get(layer, [])
     if heads is None:
         return None
-    chosen = [heads] if isinstance(heads, int) else list(heads)
+    chosen = _listed(heads)
     if any(head >= n_heads for head in chosen):
         raise InputError(f"head {max(chosen)} does not exist in layer {layer} (heads 0 to {n_heads - 1})")
     mask = torch.zeros(n_heads, dtype=torch.bool)

@@ -45,7 +45,7 @@ class VarGrad:
 
     def __post_init__(self) -> None:
         """Check the options before any model runs."""
-        check_noise(self.n_samples, self.stdev, least=2)
+        check_noise(self.n_samples, self.stdev, self.internal_batch_size, least=2)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""

@@ -120,15 +120,21 @@ def _configs(hf: Any) -> list[Any]:
 
 @contextmanager
 def attentions_returned(hf: Any) -> Iterator[None]:
-    """Have the model return its attention maps, for architectures outside the interface."""
-    before = [(c, c.output_attentions) for c in _configs(hf) if hasattr(c, "output_attentions")]
+    """Have the model compute attention in eager mode and return its maps, for architectures outside the interface.
+
+    Settings are written into the configurations, which such layers read, as there is nothing to switch.
+    """
+    found = [config for config in _configs(hf) if hasattr(config, "output_attentions")]
+    before = [(c, getattr(c, "_attn_implementation", None), getattr(c, "output_attentions", None)) for c in found]
     try:
-        for config, _ in before:
+        for config in found:
+            config._attn_implementation = "eager"
             config.output_attentions = True
         yield
     finally:
-        for config, old in before:
-            config.output_attentions = old
+        for config, name, returned in before:
+            config.output_attentions = returned
+            config._attn_implementation = name
 
 
 @contextmanager
@@ -178,11 +184,24 @@ class AttentionRecord:
     """
 
     def __init__(
-        self, hf: Any, encoder_decoder: bool, query: Tensor, keep: tuple[str, ...], whole: tuple[str, ...] = ()
+        self,
+        hf: Any,
+        widths: Mapping[str, int],
+        query: Tensor,
+        keep: tuple[str, ...],
+        whole: tuple[str, ...] = (),
     ) -> None:
-        """Keep the rows of the query positions `[row, step]` for blocks ("source", "target"), all rows for roles."""
-        self.query, self.keep, self.encoder_decoder = query, keep, encoder_decoder
-        self.encoder = {id(m) for m in hf.get_encoder().modules()} if encoder_decoder else set()
+        """Keep the rows of the query positions `[row, step]` for blocks ("source", "target"), all rows for roles.
+
+        Args:
+            hf: The model.
+            widths: Positions of each block that the model reads.
+            query, keep, whole: See above.
+        """
+        self.name, self.query, self.keep, self.encoder_decoder = type(hf).__name__, query, keep, "source" in widths
+        source, target = widths.get("source", 0), widths["target"]
+        self.shapes = {"encoder_self": (source, source), "cross": (target, source), "decoder_self": (target, target)}
+        self.encoder = {id(m) for m in hf.get_encoder().modules()} if self.encoder_decoder else set()
         self.maps: dict[str, list[Tensor]] = {name: [] for name in ("source", "target", *whole)}
         self._calls = 0
 
@@ -200,9 +219,18 @@ class AttentionRecord:
 
     def add(self, role: str, weights: Tensor) -> None:
         """Store what is wanted of one layer: the query rows, the whole map."""
+        block = {"cross": "source", "decoder_self": "target"}.get(role)
+        if role not in self.maps and block not in self.keep:
+            return
+        rows, keys = self.shapes[role]
+        weights = weights[..., -rows:, -keys:]  # without what a model puts before a text (prompt and prefix tuning)
+        if weights.ndim != 4 or weights.shape[-2:] != self.shapes[role]:
+            raise UnsupportedModelError(
+                f"the attention of {self.name} has maps of shape {list(weights.shape)} "
+                f"where [row, head, {self.shapes[role][0]}, {self.shapes[role][1]}] was expected"
+            )
         if role in self.maps:
             self.maps[role].append(weights.detach())
-        block = {"cross": "source", "decoder_self": "target"}.get(role)
         if block in self.keep:
             self.maps[block].append(at(weights, self.query, 2).detach())
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -16,6 +18,11 @@ from torch import Tensor, nn
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
+from attriflow.models.feeding import Fed, Feed, embedded, looked_up
+from attriflow.models.findings import ALWAYS, ModelCheck
+from attriflow.models.locks import lock_of
+from attriflow.models.offload import device_of, weight_of
+from attriflow.models.positions import Rope, scattered, table_length, trained_lengths
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
 from attriflow.types import Example
@@ -23,12 +30,15 @@ from attriflow.types import Example
 BLOCKS = ("source", "target")
 """Input blocks: "source" = encoder tokens, "target" = decoder tokens (prompt and continuation of a causal model)."""
 
+_BY_ROW = (*(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask")), "encoder_states")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Inputs of one model call; every row is one (possibly changed) example.
 
-    Ids or embeddings for each side: embeddings win. `encoder_states` `[row, source, hidden]` skips the encoder.
+    Ids or embeddings for each side: embeddings win, and stand for the ids, which have to be there for models that need
+    them all the same (see `feeding`). `encoder_states` `[row, source, hidden]` skips the encoder.
     Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden. With `past`, a cache
     of keys and values and the number of decoder positions in it, the target fields and `query` begin after these.
     """
@@ -43,6 +53,14 @@ class Rows:
     past: Any = None
     query: Tensor
 
+    def cut(self, row: Tensor, width: int, query: Tensor) -> Rows:
+        """Some of the rows, with decoder tokens up to a width, read at other positions."""
+        fields = {name: getattr(self, name) for name in _BY_ROW}
+        kept: dict[str, Tensor] = {
+            name: value[row.to(value.device)] for name, value in fields.items() if value is not None
+        }
+        return replace(self, **{k: v[:, :width] if k.startswith("target") else v for k, v in kept.items()}, query=query)
+
 
 class LanguageModel(ABC):
     """A Hugging Face model with its tokenizer, read step by step.
@@ -55,23 +73,55 @@ class LanguageModel(ABC):
     def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
-        self._scales: dict[str, float] = {}
+        self.feeds: dict[str, Feed] = {}
+        """How embeddings of a block go in; found out by the check."""
+        self.virtual_tokens = 0
+        """Positions that the model puts before every text (prompt tuning); found out by the check."""
         self.reuses_prefix: bool | None = None
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.shares_gradients: bool | None = None
+        """Whether gradients that share work between steps are those of a plain backward pass; found out once."""
         self.generates_padded: bool | None = None
         """Whether generation goes on alike after padded prompts; found out once (see `generation`)."""
-        parameters = inspect.signature(hf.forward).parameters
+        self.puts_before = bool(getattr(getattr(hf, "active_peft_config", None), "is_prompt_learning", False))
+        """Whether the model puts something before every text that attention reads (prompt and prefix tuning)."""
+        parameters = _parameters(hf)
         self._keeps_logits = "logits_to_keep" in parameters
-        self.takes_positions = "position_ids" in parameters
+        self.takes_positions = "position_ids" in parameters and not self.puts_before
 
     # -- facts ------------------------------------------------------------------------------------------------------
+
+    def check_attention(self) -> None:
+        """Raise `UnsupportedModelError` where tokens attend to something that is not in the text."""
+        if self.puts_before or (self.checked and self.virtual_tokens):
+            raise UnsupportedModelError(
+                f"{type(self.hf).__name__} puts virtual tokens before every text (prompt or prefix tuning), and this "
+                "method cannot tell what they get; use 'attention', a gradient or a perturbation method"
+            )
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Blocks that the model reads."""
+        return BLOCKS if self.is_encoder_decoder else ("target",)
+
+    @cached_property
+    def checked(self) -> ModelCheck:
+        """What the check of this model found; done once, at first use."""
+        from attriflow.models.checking import check_model
+
+        return check_model(self)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by whoever runs or changes the model; by its embeddings, which all wrappers of a model share."""
+        return lock_of(self.embedding("target"))
 
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings (where ids must go)."""
-        return self.embedding("target").weight.device
+        return device_of(self.embedding("target"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,6 +134,11 @@ class LanguageModel(ABC):
         """An id to pad with; any id will do, padding is never looked at."""
         found = [self.special_id(name) for name in ("pad", "eos")]
         return next((i for i in found if i is not None), 0)
+
+    @property
+    def start_id(self) -> int:
+        """The token every target of an encoder-decoder begins with."""
+        raise UnsupportedModelError(f"{self.name} has no decoder start token")
 
     def special_id(self, name: str) -> int | None:
         """The id of the tokenizer's "pad", "unk", "bos"... token, if the embeddings have it.
@@ -102,18 +157,37 @@ class LanguageModel(ABC):
             found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
         return {int(v) for v in found}
 
-    @property
-    def max_positions(self) -> int | None:
-        """Longest sequence the model takes, where it has a limit."""
-        limit = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if isinstance(limit, int) and limit > 0 else None
+    @cached_property
+    def _reach(self) -> dict[str, tuple[int | None, int | None]]:
+        """Block -> where its positions end, and how long the texts were that the model was trained on."""
+        found = {}
+        for block in BLOCKS[not self.is_encoder_decoder :]:
+            part = self.hf
+            if self.is_encoder_decoder:
+                part = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
+            config = getattr(part, "config", self.hf.config)
+            lengths = trained_lengths(config.get_text_config() if hasattr(config, "get_text_config") else config)
+            found[block] = table_length(part, lengths, self.embedding(block)), max(lengths, default=None)
+        return found
+
+    def max_positions(self, block: str = "target") -> int | None:
+        """Longest sequence the model has positions for, where these end (see `positions.table_length`)."""
+        return self._reach[block][0]
+
+    @cached_property
+    def rope(self) -> Rope | None:
+        """Rotary frequencies that depend on a text's length, if the model has such."""
+        return Rope.of(self.hf)
 
     def embedding(self, block: str) -> nn.Embedding:
         """The module that embeds the ids of a block."""
         module = None
         if self.is_encoder_decoder:
             part = self.hf.get_encoder() if block == "source" else self.hf.get_decoder()
-            module = part.get_input_embeddings() if part is not None else None
+            if part is not None and hasattr(part, "get_input_embeddings"):
+                module = part.get_input_embeddings()
+            elif part is not None:  # a plain module: tokens are embedded before their positions
+                module = next((m for m in part.modules() if isinstance(m, nn.Embedding)), None)
         found: nn.Embedding = self.hf.get_input_embeddings() if module is None else module
         return found
 
@@ -173,14 +247,18 @@ class LanguageModel(ABC):
 
     def check(self, example: Example) -> None:
         """Raise `InputError` for an input that does not fit the model, before any expensive work."""
-        limit = self.max_positions
-        sides = {"input": len(example.source), "target": len(example.target)}
+        sides = {"source": ("input", len(example.source)), "target": ("target", len(example.target))}
         if not self.is_encoder_decoder:
-            sides = {"input and target together": len(example.target)}
-        for side, n in sides.items():
+            sides = {"target": ("input and target together", len(example.target))}
+        for block, (side, n) in sides.items():
+            limit, trained = self._reach[block]
             if limit is not None and n > limit:
                 raise InputError(
                     f"{side} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
+                )
+            if limit is None and trained is not None and n > trained:
+                warnings.warn(
+                    f"{side} of {n} tokens is longer than what {self.name} was trained on ({trained})", stacklevel=2
                 )
         self.check_ids([*example.source_ids, *example.target_ids])
 
@@ -202,13 +280,13 @@ class LanguageModel(ABC):
     # -- running ----------------------------------------------------------------------------------------------------
 
     def embed(self, ids: Tensor, block: str) -> Tensor:
-        """Token embeddings `[..., hidden]` as the model wants them in place of ids, embedding scale included."""
+        """Token embeddings `[..., hidden]` of a block, in the space that `embedding_scale` tells."""
         return self.embedding(block)(ids) * self.embedding_scale(block)
 
     @torch.no_grad()
     def embedding_table(self, block: str) -> Tensor:
         """What `embed` gives for every id of the vocabulary, `[vocab, hidden]`."""
-        weight = self.embedding(block).weight.detach()
+        weight = weight_of(self.embedding(block))
         ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
         embedded = self.embed(ids, block)
         if torch.equal(embedded, weight[ids]):
@@ -216,9 +294,33 @@ class LanguageModel(ABC):
         return self.embed(torch.arange(weight.shape[0], device=weight.device), block)
 
     def run(self, rows: Rows) -> Tensor:
-        """Logits at the query positions, `[row, step, vocab]`: one model call."""
-        keep, offset = None, 0
-        if self._keeps_logits:
+        """Logits at the query positions, `[row, step, vocab]`: one model call (more where `rope` asks for it).
+
+        Raises:
+            UnsupportedModelError: What the check of the model found stands against it.
+        """
+        given = [t for t in (rows.source_embeds, rows.target_embeds) if t is not None]
+        self.checked.require(*ALWAYS)
+        if any(t.requires_grad for t in given):
+            self.checked.require("gradient")
+        return self.read(rows)
+
+    def read(self, rows: Rows) -> Tensor:
+        """The same without looking at what the check found."""
+        if self.rope is None or not self.rope.reached(rows.query):
+            return self._run(rows)
+        parts = []
+        for width, chosen in self.rope.apart(rows.query):
+            row = chosen.any(1).nonzero().squeeze(1)
+            read = self._run(rows.cut(row, width, torch.where(chosen[row], rows.query[row], 0)))
+            parts.append((read[chosen[row].to(read.device)], chosen))
+        return scattered(parts, rows.query)
+
+    def _run(self, rows: Rows) -> Tensor:
+        if self.rope is not None:
+            self.rope.forget()
+        keep, offset = None, -self.virtual_tokens
+        if self._keeps_logits and not self.virtual_tokens:
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
@@ -232,6 +334,10 @@ class LanguageModel(ABC):
             picked = at(logits, index)
         return picked if picked.dtype == torch.float64 else picked.float()
 
+    def logits(self, **given: Any) -> Tensor:
+        """All logits of one forward without a cache, `[row, position, vocab]`."""
+        return logits_of(self.hf(**{"use_cache": False, **given}))
+
     @abstractmethod
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
         """Logits `[row, kept position, vocab]`."""
@@ -241,49 +347,107 @@ class LanguageModel(ABC):
         raise UnsupportedModelError(f"{self.name} has no encoder")
 
     def embedding_scale(self, block: str) -> float:
-        """Factor between the embedding module's output and what the model expects in place of ids.
+        """Factor between the embedding module's output and the space that embeddings are given and explained in.
 
-        Models differ in where they scale (in the embedding module, in the forward always, or in the forward only when
-        ids are given; encoder and decoder of one model need not agree), so it is measured once: ids and embeddings must
-        give the same logits.
+        That is what positions are added to, on both sides of an encoder-decoder. Models differ in where they scale: in
+        the embedding module, in the forward always, or in the forward only when ids are given; encoder and decoder of
+        one model need not agree.
         """
-        if block not in self._scales:
-            self._scales[block] = self._measure_scale(block)
-        return self._scales[block]
+        return self._feed(block).scale
 
-    @torch.no_grad()
-    def _measure_scale(self, block: str) -> float:
-        ids = torch.tensor([[1, 2, 3]], device=self.device) % self.vocab_size
-        query = torch.tensor([[2]], device=self.device)
-        given: dict[str, Any] = {"target_ids": ids, "query": query}
-        if self.is_encoder_decoder:
-            given |= {"source_ids": ids, "source_mask": torch.ones_like(ids)}
-        plain = self.run(Rows(**given))
-        owners = [m for m in self.hf.modules() if isinstance(getattr(m, "embed_scale", None), (int, float, Tensor))]
-        width = float(self.embedding(block).weight.shape[1])
-        tolerance = (1e-4 if self.dtype in (torch.float64, torch.float32) else 5e-2) * float(plain.abs().max())
-        for scale in dict.fromkeys([1.0, *(float(m.embed_scale) for m in owners), width**0.5]):
-            embeds = self.embedding(block)(ids) * scale
-            try:
-                logits = self.run(Rows(**{**given, f"{block}_embeds": embeds, f"{block}_ids": None}))
-            except (TypeError, ValueError) as error:
-                raise UnsupportedModelError(f"{type(self.hf).__name__} does not take embeddings: {error}") from error
-            if torch.allclose(plain, logits, atol=tolerance, rtol=0):
-                return scale
-        raise UnsupportedModelError(f"{type(self.hf).__name__} computes other logits from embeddings than from ids")
+    def _feed(self, block: str) -> Feed:
+        if block not in self.feeds:  # the check itself asks once it has found it
+            self.checked.require(*ALWAYS)
+        return self.feeds[block]
+
+    @contextmanager
+    def _fed(self, rows: Rows, names: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, Tensor]]:
+        """Arguments of one model call (made within) for the ids or embeddings of blocks.
+
+        Args:
+            rows: Inputs.
+            names: Block -> the arguments that ids and embeddings go by, in the order in which blocks are embedded.
+        """
+        arguments: dict[str, Tensor] = {}
+        sides: list[Fed] = []
+        for block, (of_ids, of_embeds) in names.items():
+            ids, embeds = getattr(rows, f"{block}_ids"), getattr(rows, f"{block}_embeds")
+            if embeds is None:
+                arguments[of_ids] = ids
+                continue
+            feed = self._feed(block)
+            given = embeds if feed.inner == 1 else embeds / feed.inner
+            if feed.way == "argument":
+                arguments[of_embeds] = given
+            elif feed.way == "hook":
+                arguments[of_ids] = ids
+                sides.append(Fed(self.embedding(block), ids, given))
+            elif (ids := looked_up(embeds, self.embedding_table(block))) is None:
+                raise UnsupportedModelError(self.checked["embeddings"].detail)
+            else:
+                arguments[of_ids] = ids
+        with embedded(sides):
+            yield arguments
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode, no parameter gradients, no training-time branches; everything is restored on exit."""
+        """Evaluation mode, no parameter gradients, nothing compiled, gradients possible; all is restored on exit."""
+        with self.lock:
+            yield from self._frozen()
+
+    def _frozen(self) -> Iterator[None]:
         training = [(m, m.training) for m in self.hf.modules()]
-        wanted = [p for p in self.hf.parameters() if p.requires_grad]
+        # by name: parameters that are offloaded between forwards are other objects afterwards
+        named = ((m, name, p) for m in self.hf.modules() for name, p in m.named_parameters(recurse=False))
+        wanted = [(m, name) for m, name, p in named if p.requires_grad and not p.is_inference()]
         self.hf.eval()
-        for p in wanted:
-            p.requires_grad_(False)
+        for module, name in wanted:
+            getattr(module, name).requires_grad_(False)
         try:
-            yield
+            with torch.inference_mode(False), _uncompiled(self.hf):
+                yield
         finally:
-            for p in wanted:
-                p.requires_grad_(True)
+            for module, name in wanted:
+                getattr(module, name).requires_grad_(True)
             for module, mode in training:
                 module.training = mode
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits among what a model returns, whatever it returns them in."""
+    found: Any = getattr(output, "logits", None)
+    if found is None and isinstance(output, (tuple, list)):
+        found = next((t for t in output if isinstance(t, Tensor) and t.ndim == 3), None)
+    if not isinstance(found, Tensor):
+        raise UnsupportedModelError(f"it returns a {type(output).__name__} without logits")
+    return found
+
+
+def _parameters(hf: Any) -> set[str]:
+    """Names of what a forward takes; adapters inside a model (PEFT) hand on what the model takes."""
+    found = set(inspect.signature(hf.forward).parameters)
+    config = getattr(hf, "active_peft_config", None)
+    if config is not None and not config.is_prompt_learning:
+        found |= set(inspect.signature(hf.get_base_model().forward).parameters)
+    return found
+
+
+def compiled_parts(hf: Any) -> list[str]:
+    """Names of the modules that torch.compile has made faster, "" for the whole model."""
+    return [
+        name
+        for name, module in hf.named_modules()
+        if getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+    ]
+
+
+@contextmanager
+def _uncompiled(hf: Any) -> Iterator[None]:
+    """Run what was compiled as it was written: compiled code neither shows its parts nor takes other derivatives."""
+    if compiled_parts(hf):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield

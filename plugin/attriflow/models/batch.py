@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attriflow.types import Contrast, Example
+
+BATCH_TOKENS = 4096
+BATCH_EXAMPLES = 32
 
 # Everything is padded on the right: in a causal decoder nothing after a token can reach it, so padding needs neither a
 # mask nor shifted positions on the decoder side, whatever the tokenizer's own padding side is.
@@ -106,3 +109,29 @@ def _padded(
         step_ids=ids,
         step_mask=step_mask.bool(),
     )
+
+
+def alike(
+    lengths: Sequence[int],
+    batch_size: int | None,
+    *,
+    sort: bool = True,
+    together: Callable[[int, int], bool] = lambda _one, _other: True,
+) -> list[list[int]]:
+    """Indices of batches of similar lengths, longest first when sorted; `BATCH_TOKENS` padded tokens unless told.
+
+    `together` says whether two may share a batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i]) if sort else list(range(len(lengths)))
+    batches: list[list[int]] = []
+    width = 0
+    for i in order:
+        width = max(width, lengths[i])
+        last = batches[-1] if batches else None
+        limit = batch_size or min(BATCH_EXAMPLES, BATCH_TOKENS // max(1, width))
+        if last is None or len(last) >= max(1, limit) or not together(last[0], i):
+            batches.append([i])
+            width = lengths[i]
+        else:
+            last.append(i)
+    return batches

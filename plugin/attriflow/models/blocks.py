@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attriflow.errors import UnsupportedModelError
+from attriflow.errors import UnsupportedModelError, out_of_memory
 from attriflow.kernels.positions import at
 from attriflow.models.attention import AttentionCall, eager, listen, replaced
 
@@ -157,9 +157,9 @@ class BlockRecord:
         """Whether `at` gives the recorded output at rows `[batch, n]` when nothing is changed."""
         try:
             found = self.at(row, {layer: at(self.attention[layer].output, row)})
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
+        except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
+            if out_of_memory(error):
+                raise
             return False  # a shape that this architecture insists on
         wanted = at(self.output, row)
         return found.shape == wanted.shape and _close(found, wanted)

@@ -202,23 +202,19 @@ class CausalLM(LanguageModel):
         return full[len(text) :] if full.startswith(text) else decode(self.tokenizer, words)
 
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
-        arguments: dict[str, Any] = {"use_cache": False}
+        arguments: dict[str, Any] = {}
         if rows.past is not None:
             arguments = {"use_cache": True, "past_key_values": rows.past[0]}
-        if rows.target_embeds is not None:
-            arguments["inputs_embeds"] = rows.target_embeds
-        else:
-            arguments["input_ids"] = rows.target_ids
         if rows.target_mask is not None:
             arguments["attention_mask"] = rows.target_mask
         if self.takes_positions:
-            given = rows.target_embeds if rows.target_embeds is not None else rows.target_ids
-            assert given is not None  # noqa: S101  (one of the two is always there)
+            read = rows.target_embeds if rows.target_embeds is not None else rows.target_ids
+            assert read is not None  # noqa: S101  (one of the two is always there)
             # rows start at their first token, so positions count from 0; hidden tokens keep their place
             before = 0 if rows.past is None else rows.past[1]
-            places = torch.arange(before, before + given.shape[1], device=given.device)
-            arguments["position_ids"] = places.expand(given.shape[0], -1)
+            places = torch.arange(before, before + read.shape[1], device=read.device)
+            arguments["position_ids"] = places.expand(read.shape[0], -1)
         if keep is not None:
             arguments["logits_to_keep"] = keep
-        logits: Tensor = self.hf(**arguments).logits
-        return logits
+        with self._fed(rows, {"target": ("input_ids", "inputs_embeds")}) as given:
+            return self.logits(**given, **arguments)

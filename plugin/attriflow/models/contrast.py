@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from attriflow.errors import InputError, check_choice
 from attriflow.models.base import LanguageModel
+from attriflow.models.offload import weight_of
 from attriflow.texts.alignment import align_tokens, filled
 from attriflow.types import Contrast, Example
 
@@ -91,9 +92,11 @@ def make_contrast(
     target = example.target_ids if target is None else target
     if len(target) < 2:
         raise InputError(f"the contrastive target of {example.input_text[:60]!r} is empty")
-    limit = model.max_positions
-    if limit is not None and max(len(source), len(target)) > limit:
-        raise InputError(f"a contrastive text of {max(len(source), len(target))} tokens is too long (at most {limit})")
+    sides = {"source": source, "target": target} if model.is_encoder_decoder else {"target": target}
+    for block, ids in sides.items():
+        limit = model.max_positions(block)
+        if limit is not None and len(ids) > limit:
+            raise InputError(f"a contrastive text of {len(ids)} tokens is too long (at most {limit})")
     positions = _auto(model, example, target) if pairs == "auto" else align(example, len(target), pairs)
     return Contrast(source_ids=tuple(source), target_ids=tuple(target), positions=positions)
 
@@ -128,7 +131,7 @@ def _auto(model: LanguageModel, example: Example, foil: Sequence[int]) -> tuple[
     """Positions by the likeness of tokens."""
     tokens = [token.text for token in model.tokens(foil)]
     own = [token.text for token in example.target]
-    found = align_tokens(example.target_ids, foil, own, tokens, model.embedding("target").weight.detach())
+    found = align_tokens(example.target_ids, foil, own, tokens, weight_of(model.embedding("target")))
     return tuple(filled(found, len(foil))[example.start : example.stop])
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from attriflow.errors import InputError, NothingToExplainError
+from attriflow.kernels.annotations import check_value
 from attriflow.models.base import LanguageModel
+from attriflow.models.locks import RANDOM
 from attriflow.texts.inputs import given_texts, restricted
 from attriflow.texts.segments import Segments, read_segments
 from attriflow.types import Example
@@ -50,6 +52,9 @@ def encode(
     Raises:
         InputError: A text that cannot be used, named by its index where there are several.
     """
+    check_value("skip_special_tokens", skip_special_tokens, bool)
+    for name, position in zip(("attr_pos_start", "attr_pos_end"), positions, strict=True):
+        check_value(name, position, int | None)
     parts = read_segments(inputs, segments)
     targets = None if generated_texts is None else given_texts("generated_texts", generated_texts)
     if targets is not None and len(targets) != len(inputs):
@@ -105,7 +110,7 @@ def _generated(
     for text in inputs:
         seeds.append(seed + earlier[text])
         earlier[text] += 1
-    with model.frozen(), torch.random.fork_rng():
+    with model.frozen(), RANDOM, torch.random.fork_rng():
         for batch in plan([prompts[i] for i in good]):
             index = [good[k] for k in batch]
             texts = [inputs[i] for i in index]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attriflow.errors import AttriflowError, InputError
+from attriflow.errors import AttriflowError, InputError, OutOfMemoryError, out_of_memory
 from attriflow.models.batch import pad
 
 if TYPE_CHECKING:
@@ -46,10 +46,21 @@ def generated_ids(
         Per prompt its sequences: what follows the prompt, or, of encoder-decoders, the whole target with its start.
     """
     found: dict[int, list[list[int]]] = {}
-    for group in _groups(model, prompts, arguments):
+    groups = list(reversed(_groups(model, prompts, arguments)))
+    while groups:
+        group = groups.pop()
         torch.manual_seed(seeds[group[0]])
         own = {name: _rows_of(value, group, len(prompts)) for name, value in arguments.items()}
-        rows = _call(model, [prompts[i] for i in group], own)
+        try:
+            rows = _call(model, [prompts[i] for i in group], own)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(group) == 1:
+                raise OutOfMemoryError(f"out of memory in generation after {len(prompts[group[0]])} tokens") from None
+            half = len(group) // 2
+            groups += [group[half:], group[:half]]
+            continue
         copies = len(rows) // len(group)
         found.update({i: rows[k * copies : (k + 1) * copies] for k, i in enumerate(group)})
     return [found[i] for i in range(len(prompts))]
@@ -65,7 +76,11 @@ def _groups(
 ) -> Sequence[Sequence[int]]:
     """Indices of the prompts that share a call."""
     every = range(len(prompts))
-    if len(prompts) == 1 or not _shares(model, arguments) or _room(model, max(map(len, prompts))) < DEFAULT_NEW_TOKENS:
+    longest = max(map(len, prompts))
+    if len(prompts) == 1 or not _shares(model, arguments) or _room(model, longest) < DEFAULT_NEW_TOKENS:
+        return [[i] for i in every]
+    more = arguments.get("max_new_tokens") or DEFAULT_NEW_TOKENS
+    if model.rope is not None and longest + more > model.rope.length:  # the longest text sets the frequencies of all
         return [[i] for i in every]
     by_length: dict[int, list[int]] = {}
     for i in every:
@@ -75,7 +90,7 @@ def _groups(
 
 def _room(model: LanguageModel, given: int) -> int:
     """New tokens by default: twenty, or as many as the positions after a prompt leave."""
-    limit = None if model.is_encoder_decoder else model.max_positions
+    limit = None if model.is_encoder_decoder else model.max_positions()
     return DEFAULT_NEW_TOKENS if limit is None else max(1, min(DEFAULT_NEW_TOKENS, limit - given))
 
 
@@ -126,11 +141,13 @@ def _call(model: LanguageModel, prompts: Sequence[Sequence[int]], arguments: Map
     """New ids (encoder-decoders: whole targets) of the rows of one `generate` call."""
     ids, mask = _padded(model, prompts)
     given = 0 if model.is_encoder_decoder else ids.shape[1]
+    if model.rope is not None:
+        model.rope.forget()
     try:
         options, ends = _options(model, arguments, given)
         out = model.hf.generate(input_ids=ids, attention_mask=mask, **options)
-    except (IndexError, TypeError, ValueError) as error:
-        if isinstance(error, AttriflowError):
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, AttriflowError) or out_of_memory(error):
             raise
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"{type(model.hf).__name__}.generate fails: {first[:300]}") from error

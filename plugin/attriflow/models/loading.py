@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,8 @@ def load(
     if hf is not source or wanted_device is not None:
         hf = _move(hf, wanted_device)
     if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
+        if _offloaded(hf):
+            raise InputError(f"{name} is partly offloaded, as {hf.dtype}: pass dtype={dtype!r} where it is loaded")
         hf = hf.to(wanted_dtype)
     return wrap(hf, tokenizer, str(source) if isinstance(source, (str, os.PathLike)) else name, revision)
 
@@ -70,10 +73,25 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> Lan
         raise UnsupportedModelError(
             f"{type(hf).__name__} is not a Hugging Face generation model (a causal LM or an encoder-decoder)"
         )
+    if (why := _no_text(hf, bool(getattr(config, "is_encoder_decoder", False)))) is not None:
+        raise UnsupportedModelError(f"{type(hf).__name__} does not read text alone: {why}")
     if tokenizer is None or not callable(tokenizer):
         raise UnsupportedModelError("a model object needs its tokenizer: load_model(model, tokenizer=...)")
     kind = EncoderDecoder if getattr(config, "is_encoder_decoder", False) else CausalLM
     return kind(hf, tokenizer, name, revision)
+
+
+def _no_text(hf: Any, encoder: bool) -> str | None:
+    """Why a model cannot be run on token ids alone; None where it can."""
+    parameters = inspect.signature(hf.forward).parameters
+    main = str(getattr(hf, "main_input_name", "input_ids"))
+    wrapper = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # may pass them on
+    if main != "input_ids" and (encoder or "input_ids" not in parameters):
+        return f"its input is {main!r}"
+    if "input_ids" not in parameters and not wrapper:
+        return "its forward takes no 'input_ids'"
+    further = (n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+    return next((f"it needs {name!r}, too" for name in further if name != "input_ids"), None)
 
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
@@ -150,8 +168,13 @@ def _tokenizer(tokenizer: Any, name: str, options: dict[str, Any]) -> Any:
         raise InputError(f"cannot load a tokenizer for {where!r}: {first}; pass tokenizer=") from error
 
 
+def _offloaded(hf: Any) -> bool:
+    """Whether some weights are placeholders between forwards (see `offload`)."""
+    return any(p.is_meta for p in hf.parameters())
+
+
 def _move(hf: Any, device: torch.device | None) -> Any:
-    if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False):
+    if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False) or _offloaded(hf):
         return hf  # placed by accelerate or by the quantiser: moving it would break it
     if device is None:
         device = torch.device(

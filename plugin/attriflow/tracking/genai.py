@@ -7,7 +7,6 @@ tokens.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
     from attriflow.model import AttributionModel
     from attriflow.types import Attribution
-
-_ONE_AT_A_TIME = threading.RLock()
-"""MLflow scores rows in threads; methods change a model for a while (hooks, attention) and must not meet."""
 
 Text = str | Callable[[Any], str] | None
 """Where a text is: a key, a function of the whole, or None for the only text there."""
@@ -112,8 +108,7 @@ def generator(model: AttributionModel, *, prompt: Text = None, **generation_args
 
     def predict(**inputs: Any) -> str:
         text = _text(inputs, prompt, "inputs")
-        with _ONE_AT_A_TIME:
-            (example,) = model.encode([text], generation_args=generation_args)
+        (example,) = model.encode([text], generation_args=generation_args)
         spans = [(t.start, t.end) for t in example.target[example.start :] if not t.special and t.start is not None]
         return example.target_text[spans[0][0] : spans[-1][1]].strip() if spans else ""
 
@@ -149,10 +144,9 @@ def _text(value: Any, where: Text, what: str) -> str:
 
 
 def _evaluated(model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> MethodResult:
-    with _ONE_AT_A_TIME:
-        evaluation = Evaluation(model, data, config)
-        for _ in evaluation.run():
-            pass
+    evaluation = Evaluation(model, data, config)
+    for _ in evaluation.run():
+        pass
     (result,) = evaluation.results
     if not result.ok:
         raise AttriflowError(result.reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.engine import Engine
-from attriflow.errors import OutOfMemoryError, UnsupportedModelError
-from attriflow.models.attention import AttentionCall, AttentionRecord, Listener, interface_works, listen
+from attriflow.engine.memory import fits
+from attriflow.errors import UnsupportedModelError
+from attriflow.models.attention import AttentionCall, Listener, interface_works, listen
+from attriflow.models.offload import weight_of
 from attriflow.types import Forward
 
 BLOCK = {"decoder_self": "target", "cross": "source"}
@@ -21,13 +23,14 @@ BLOCK = {"decoder_self": "target", "cross": "source"}
 
 def roles(engine: Engine) -> Callable[[nn.Module], str]:
     """Tells the role of each attention call, asked in their order."""
-    return AttentionRecord(engine.model.hf, engine.model.is_encoder_decoder, engine.batch.query, ()).role
+    return engine.attention_record().role
 
 
 @torch.no_grad()
 def record(engine: Engine, listener: Listener, within: AbstractContextManager[Any] | None = None) -> Forward:
     """One pass over the unchanged batch with its attention shown to `listener`."""
     hf = engine.model.hf
+    engine.model.check_attention()
     if not interface_works(hf):
         raise UnsupportedModelError(
             f"{type(hf).__name__} does not compute attention through transformers.AttentionInterface, so its attention "
@@ -41,11 +44,12 @@ def record(engine: Engine, listener: Listener, within: AbstractContextManager[An
         heard = True
         return listener(module, call)
 
-    try:
-        with listen(hf, listen_on), within or nullcontext():
-            forward = engine.run(engine.rows())
-    except torch.OutOfMemoryError:
-        raise OutOfMemoryError("out of memory in the pass that records the attention layers of a batch") from None
+    with (
+        fits("in the pass that records the attention layers of a batch"),
+        listen(hf, listen_on),
+        within or nullcontext(),
+    ):
+        forward = engine.run(engine.rows())
     if not heard:
         raise UnsupportedModelError(f"{type(hf).__name__} does not show its attention layers")
     engine.offer_base(forward, {})
@@ -110,19 +114,31 @@ def record_layers(
         found(Layer(role=role, call=call, weight=weight, bias=bias, given=given, output=output))
 
     with ExitStack() as stack:
-        for linear in hf.modules():
-            if isinstance(linear, nn.Linear) or type(linear).__name__ == "Conv1D":
-                stack.callback(linear.register_forward_hook(project).remove)
+        for linear in _projections(hf):
+            stack.callback(linear.register_forward_hook(project).remove)
         forward = record(engine, hear, within)
     if waiting:
         raise UnsupportedModelError(f"no output projection follows the attention of {type(waiting[0][1]).__name__}")
     return forward
 
 
+def _projections(module: nn.Module) -> Iterator[nn.Module]:
+    """Linear layers; of one with adapters around it the whole, which is what the model computes with."""
+    for child in module.children():
+        if isinstance(child, nn.Linear) or type(child).__name__ == "Conv1D" or hasattr(child, "base_layer"):
+            yield child
+        else:
+            yield from _projections(child)
+
+
 def _matrix(linear: Any, width: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Weight `[in, out]` and bias of a linear layer; of a quantised one by what it makes of unit vectors."""
-    weight, bias = linear.weight, getattr(linear, "bias", None)
-    if weight.is_floating_point() and weight.ndim == 2:
-        return (weight.mT if isinstance(linear, nn.Linear) else weight).detach(), bias
+    """Weight `[in, out]` and bias of a linear layer; of one that is more than that by what it makes of unit vectors."""
+    bias = getattr(linear, "bias", None)
+    plain = type(linear) is nn.Linear or type(linear).__name__ == "Conv1D"
+    if plain and type(linear.weight) in (Tensor, nn.Parameter) and linear.weight.is_floating_point():
+        weight = weight_of(linear)
+        return weight.mT if isinstance(linear, nn.Linear) else weight, None if bias is None else weight_of(
+            linear, "bias"
+        )
     bias = linear(like.new_zeros(1, width))
     return linear(torch.eye(width, dtype=like.dtype, device=like.device)) - bias, bias[0]

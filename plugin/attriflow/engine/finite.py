@@ -1,0 +1,93 @@
+"""NaN and infinity are no scores: where they are, and whose they are.
+
+A NaN in an `Attribution` means that a step does not see an input, so one that a model or a method computes must not
+get there, and an infinite score ranks nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attriflow.engine.engine import Engine
+from attriflow.engine.scores import Scores
+from attriflow.errors import NotFiniteError
+
+
+def not_finite(engine: Engine, scores: Scores) -> tuple[bool, bool]:
+    """Whether there are scores that are not finite, and logits of which that is known; one look at the device."""
+    logits = _bad_logits(engine) if engine.has_run else torch.zeros_like(engine.batch.step_mask, dtype=torch.bool)
+    found = torch.stack([_bad_scores(engine, scores), logits]).flatten(1).any(1).tolist()
+    return found[0], found[1]
+
+
+def _bad_logits(engine: Engine) -> Tensor:
+    """Bool `[batch, step]`: the logits of the unchanged input have NaN or infinity (-inf, a token ruled out, may be).
+
+    Reads the largest logit, which is NaN or infinite exactly where no distribution follows from the logits.
+    """
+    mask = engine.batch.step_mask
+    return ~engine.base().logits.amax(-1).isfinite().to(mask.device) & mask
+
+
+def _bad_scores(engine: Engine, scores: Scores) -> Tensor:
+    """Bool `[batch, step]`: a visible score that is not finite."""
+    wrong = torch.zeros_like(engine.batch.step_mask, dtype=torch.bool)
+    for block, values in _numbers(engine, scores):
+        bad = ~values.isfinite()
+        bad = bad.flatten(3).any(-1) if bad.ndim > 3 else bad
+        wrong = wrong | (bad.to(wrong.device) & engine.visible(block)).any(-1)
+    return wrong
+
+
+def _numbers(engine: Engine, scores: Scores) -> list[tuple[str, Tensor]]:
+    """Scores and norms with their blocks, `[batch, step, position, ...]`."""
+    stores = scores.blocks, scores.norms or {}
+    return [(block, found[block]) for found in stores for block in engine.blocks if block in found]
+
+
+@torch.no_grad()
+def reasons(engine: Engine, scores: Scores | None = None, name: str = "") -> list[NotFiniteError | None]:
+    """Per example of the batch, what is wrong with its logits, or else with a method's scores, at the first such step.
+
+    None where nothing is.
+    """
+    wrong = _bad_logits(engine) if scores is None else _bad_scores(engine, scores)
+    return [
+        NotFiniteError(_reason(engine, row, steps.index(True), scores, name)) if any(steps) else None
+        for row, steps in enumerate(wrong.tolist())
+    ]
+
+
+def _reason(engine: Engine, row: int, step: int, scores: Scores | None, name: str) -> str:
+    example = engine.examples[row]
+    where = f"step {step} ({example.target[example.start + step].text!r}) of {example.input_text[:60]!r}"
+    dtype = str(engine.model.dtype).removeprefix("torch.")
+    hint = f": {dtype} may overflow, try dtype='float32'" if dtype in ("float16", "bfloat16") else ""
+    logits = engine.base().logits[row, step]
+    if scores is None:
+        hint = hint or ": look for NaN or overflow in its weights"
+        return f"the model's logits are {_kind(logits)} at {where}, so there is nothing to explain{hint}"
+    value = engine.values()[row, step]
+    if not bool(value.isfinite()):
+        return f"the attributed function is {_kind(value)} at {where}, so there is nothing to explain{hint}"
+    found, token = _first(engine, row, step, scores)
+    return f"method '{name}' gave a score that is {found}, for the token {token!r} at {where}{hint}"
+
+
+def _first(engine: Engine, row: int, step: int, scores: Scores) -> tuple[str, str]:
+    """What kind of number the first wrong score of a step is, and its token."""
+    for block, numbers in _numbers(engine, scores):
+        values = numbers[row, step].detach()
+        bad = ~values.isfinite().flatten(1).all(-1) if values.ndim > 1 else ~values.isfinite()
+        bad = bad & engine.visible(block)[row, step].to(bad.device)
+        if bool(bad.any()):
+            place = int(bad.long().argmax())
+            tokens = engine.examples[row].source if block == "source" else engine.examples[row].target
+            return _kind(values[place]), tokens[place].text
+    raise AssertionError("no wrong score at a wrong step")
+
+
+def _kind(values: Tensor) -> str:
+    """What is not finite among numbers."""
+    return "NaN" if bool(values.isnan().any()) else "infinite"
