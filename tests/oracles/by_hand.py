@@ -145,7 +145,7 @@ class ByHand:
             difference = (output - base).detach()
             leaf = (base + alpha * difference).detach().requires_grad_(True)
             leaves.append((leaf, difference))
-            return leaf
+            return leaf.clone()  # some models go on in place
 
         modules = [self.hf.get_input_embeddings()]
         if text.source:
@@ -172,7 +172,7 @@ class ByHand:
             parts = []
             for name in names:
                 maps = [m for m in getattr(out, name, None) or () if m is not None]
-                if not maps or len({m.shape for m in maps}) > 1:
+                if not maps:
                     return None
                 parts.append(torch.stack([m[0, :, -1] for m in maps]).permute(2, 0, 1))
             rows.append(torch.cat(parts))

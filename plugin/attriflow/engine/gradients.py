@@ -255,7 +255,7 @@ class Gradients:
         values = values * weight.repeat_interleave(bound.batch.size).unsqueeze(-1) * counted.repeat(n, 1)
         if last is not None:
             return last.cut(values)
-        if len(caught) == 1 and caught[0].requires_grad:
+        if len(caught) == 1 and caught[0].requires_grad and caught[0].ndim == 3:
             return AtHead(caught[0], values, rows.query, model.virtual_tokens)
         return AtValues(values)
 

@@ -376,7 +376,7 @@ class LanguageModel(ABC):
                 arguments[of_ids] = ids
                 continue
             feed = self._feed(block)
-            given = embeds if feed.inner == 1 else embeds / feed.inner
+            given = embeds.clone() if feed.inner == 1 else embeds / feed.inner  # some models go on in place
             if feed.way == "argument":
                 arguments[of_embeds] = given
             elif feed.way == "hook":
