@@ -2,13 +2,16 @@
 
 Usage: ``python recipes/make_docs.py [--check]``. The tables stand between ``<!-- table: NAME -->`` and
 ``<!-- end table -->`` in README.md and docs/*.md, numbers between ``<!-- count: NAME -->`` and ``<!-- end count -->``;
-``--check`` only tells whether they are up to date. The table of scaling curves is that of docs/images/scaling.json.
+``--check`` only tells whether they are up to date. The table of scaling curves is that of docs/images/scaling.json,
+those of supported models are from docs/supported-models.json.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +91,8 @@ def table(name: str) -> str:
     """A Markdown table of a registry, or of measured curves."""
     if name == "scaling":
         return scaling()
+    if name in SUPPORTED:
+        return SUPPORTED[name](json.loads((ROOT / "docs" / "supported-models.json").read_text(encoding="utf-8")))
     registry, columns = TABLES[name]
     rows = [["name", *columns], ["---"] * (len(columns) + 1)]
     rows += [
@@ -102,6 +107,46 @@ def scaling() -> str:
     import scaling as curves
 
     return curves.table(curves.read(ROOT / "docs" / "images" / "scaling.json")).strip()
+
+
+def supported(states: tuple[str, ...]) -> Callable[[Mapping[str, Any]], str]:
+    """A table of the architectures that ended in some states; those with reasons have them."""
+
+    def made(stored: Mapping[str, Any]) -> str:
+        rows = [["model type", "architecture", "precision", "result"], ["---"] * 4]
+        for name, found in stored["architectures"].items():
+            if found["state"] in states:
+                rows.append([f"`{name.partition(':')[2]}`", *_cells(found)])
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+    return made
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for method, reason in found.get("reasons", {}).items():
+        by_reason.setdefault(reason, []).append(f"`{method}`")
+    parts = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()] or [found.get("reason", "")]
+    what = {"exact": "exact", "exact in parts": "exact but for ", "refused": "refused: ", "not built": "not tried: "}
+    result = what.get(found["state"], f"{found['state']}: ") + "; ".join(parts)
+    return [f"`{found['class']}`" if "class" in found else "", found.get("dtype", ""), result.replace("|", "\\|")]
+
+
+def supported_counts(stored: Mapping[str, Any]) -> str:
+    """How many architectures ended how."""
+    counts = Counter(found["state"] for found in stored["architectures"].values())
+    packages = ", ".join(f"{name} {version}" for name, version in stored["versions"].items())
+    rows = [["result", "architectures"], ["---", "---:"], *([s, str(n)] for s, n in counts.most_common())]
+    rows.append(["tried", str(counts.total())])
+    return f"With {packages}:\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+SUPPORTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "supported_counts": supported_counts,
+    "supported_exact": supported(("exact",)),
+    "supported_in_parts": supported(("exact in parts", "refused", "wrong", "raw error")),
+    "supported_not_tried": supported(("not built",)),
+}
 
 
 def render(text: str) -> str:

@@ -24,6 +24,8 @@ DOORS: Mapping[str, str] = {
     "context.show": "attriflow.views.context:show",
     "context.to_html": "attriflow.views.context:to_html",
     "context.to_iframe": "attriflow.views.context:to_iframe",
+    "report": "attriflow.measuring.inspection:inspect_model",
+    "report.show": "attriflow.views.inspection:show",
     "resolve_uri": "attriflow.tracking.loading:resolve_uri",
 }
 """Name -> "module:function"."""

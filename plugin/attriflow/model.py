@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attriflow.doors import opened
 from attriflow.engine import Counter, Engine, Objective
 from attriflow.engine.finite import reasons
 from attriflow.engine.job import (
@@ -127,6 +128,14 @@ class AttributionModel:
     def __repr__(self) -> str:
         """Name, architecture, default method."""
         return f"AttributionModel({self.name!r}, {type(self.model).__name__}, method={self.method!r}, {self.device})"
+
+    def report(self) -> Any:
+        """What attriflow makes of this model: facts, the model check, and every method tried on one short text.
+
+        Returns:
+            A `ModelReport` (`attriflow.measuring.inspection`): `show()` prints it, `to_dict()` is its JSON.
+        """
+        return opened("report")(self)
 
     # -- texts to examples ------------------------------------------------------------------------------------------
 

@@ -98,7 +98,10 @@ class ByHand:
         return token if starts or token in self.kept else self.absent
 
     def input_x_gradient(self, text: Text) -> dict[str, Tensor]:
-        """Step function -> `[step, input]`: gradient times embedding."""
+        """Step function -> `[step, input]`: L2 norm of gradient times embedding.
+
+        Not the sum, which is zero where a norm follows the embeddings.
+        """
         return self._along(text, [1.0], [1.0], from_zero=True)
 
     def integrated_gradients(self, text: Text, n_steps: int) -> dict[str, Tensor]:
@@ -117,7 +120,8 @@ class ByHand:
                     grads = torch.autograd.grad(
                         function(last, text.target[end]), [leaf for leaf, _ in leaves], retain_graph=True
                     )
-                    parts = [(g * d).sum(-1)[0] for g, (_, d) in zip(grads, leaves, strict=True)]
+                    products = [(g * d)[0] for g, (_, d) in zip(grads, leaves, strict=True)]
+                    parts = [p.norm(dim=-1) if from_zero else p.sum(-1) for p in products]
                     total[name] = total[name] + weight * torch.cat(parts).detach()
             for name in FUNCTIONS:
                 rows[name].append(total[name].tolist())
@@ -129,8 +133,10 @@ class ByHand:
         leaves: list[tuple[Tensor, Tensor]] = []
         sides = [text.source, text.target[:end]] if text.source else [text.target[:end]]
 
-        def hook(module, _args, output):
+        def hook(module, args, output):
             side = len(leaves)
+            if side == len(sides) or args[0].tolist() != [sides[side]]:
+                return output  # of padding that the architecture adds by itself
             offset = len(text.source) if side and text.source else 0
             ids = [self._absent(t, offset + i, text) for i, t in enumerate(sides[side])]
             with torch.no_grad():
@@ -139,12 +145,12 @@ class ByHand:
             difference = (output - base).detach()
             leaf = (base + alpha * difference).detach().requires_grad_(True)
             leaves.append((leaf, difference))
-            return leaf
+            return leaf.clone()  # some models go on in place
 
         modules = [self.hf.get_input_embeddings()]
         if text.source:
             owners = [self.hf.get_encoder(), self.hf.get_decoder()]
-            modules = [o.get_input_embeddings() or modules[0] for o in owners]
+            modules = [getattr(o, "embed_tokens", None) or o.get_input_embeddings() for o in owners]
         handles = [m.register_forward_hook(hook) for m in dict.fromkeys(modules)]
         try:
             yield leaves
@@ -157,9 +163,8 @@ class ByHand:
     def attention(self, text: Text) -> Tensor | None:
         """`[step, input, layer, head]`, the row of the last position; None where transformers gives no weights.
 
-        The model stays in its eager implementation.
+        The model must have been made with eager attention: not all can be switched.
         """
-        self.hf.set_attn_implementation("eager")
         rows = []
         for end in _ends(text):
             out = self.logits(text.source, text.target[:end], output_attentions=True)
@@ -167,7 +172,7 @@ class ByHand:
             parts = []
             for name in names:
                 maps = [m for m in getattr(out, name, None) or () if m is not None]
-                if not maps or len({m.shape for m in maps}) > 1:
+                if not maps:
                     return None
                 parts.append(torch.stack([m[0, :, -1] for m in maps]).permute(2, 0, 1))
             rows.append(torch.cat(parts))

@@ -81,6 +81,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"moe_num_experts": 4},
     },
+    "dory": {"num_hidden_layers": 3, "n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1},
     "dots1": {"n_shared_experts": 1},
     "dots3_note": {
         "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
@@ -100,6 +101,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "inkling_text": {"logits_mup_width_multiplier": 1.0},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "led": {"attention_window": 16},
+    "pegasus_x": {"block_size": 8, "num_global_tokens": 2},
+    "prophetnet": {"decoder_start_token_id": 1},  # the default is padding, which hides all there is to read
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8},
     "moshi": {"codebook_size": 64, "audio_encoder_config": {"codebook_size": 64}},
@@ -118,6 +121,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "attn_layers": ["local", "lsh"],
         "hash_seed": 1,
     },
+    "xlm": {"causal": True},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "attention_hidden_size": 64,
@@ -127,6 +131,15 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
 }
 """Settings of an architecture that its names do not tell; a dict is for a nested configuration."""
+
+NOT_BUILT = {
+    "gemma3n": "its vision tower needs the package timm; gemma3n_text is its text side",
+    "gemma4_assistant": "drafts for a larger model, whose keys and values it reads",
+    "musicgen": "writes sound; transformers does not build it from its configuration",
+    "musicgen_melody": "writes sound; transformers does not build it from its configuration",
+    "nemo_speechlm": "reads speech",
+}
+"""Model types that cannot be tried here, and why."""
 
 _IDS = ("_token_id", "_token_index", "_index", "_tok_id")
 
@@ -139,19 +152,26 @@ class Tiny:
     tokenizer: Any
 
 
+class NotBuiltError(Exception):
+    """A model type that cannot be tried here."""
+
+
 WORDS = "the a red blue cat dog house man was old in on and . ? la casa roja el gato".split()
 
 
-def build(architecture: str, seed: int = 0) -> Tiny:
-    """A tiny model with random weights, in double precision where its forward works in it."""
+def build(architecture: str, seed: int = 0, **options: Any) -> Tiny:
+    """A tiny model with random weights, in double precision where its forward works in it (options: `from_config`)."""
     kind, name = architecture.split(":")
+    if name in NOT_BUILT:
+        raise NotBuiltError(NOT_BUILT[name])
     config = tiny_config(name, decoder=kind == CAUSAL)
     torch.manual_seed(seed)
     auto = AutoModelForCausalLM if kind == CAUSAL else AutoModelForSeq2SeqLM
-    model = randomise(auto.from_config(config), seed)
+    model = randomise(auto.from_config(config, **options), seed)
     start = getattr(model.config, "decoder_start_token_id", None)
     if model.config.is_encoder_decoder and start is None and model.generation_config.decoder_start_token_id is None:
-        model.generation_config.decoder_start_token_id = model.config.pad_token_id or 0  # as trained T5 models have it
+        ids = (getattr(model.config, f"{name}_token_id", None) for name in ("bos", "pad"))
+        model.generation_config.decoder_start_token_id = next((i for i in ids if i is not None), 0)
     return Tiny(_in_double(model), word_tokenizer(model.config))
 
 
@@ -181,9 +201,9 @@ def _small(config: Any, exceptions: dict[str, Any]) -> dict[str, Any]:
             inner = exceptions.get(key, {})
             inner = EXCEPTIONS.get(inner, {}) if isinstance(inner, str) else inner
             out[key] = {"model_type": value.model_type, **_small(value, inner)}
-        elif key in ALSO_UNSET and value is None:
-            out[key] = SIZE_OF[key]
-        elif key in SIZE_OF and isinstance(value, int) and not isinstance(value, bool) and value > SIZE_OF[key]:
+        elif (key in ALSO_UNSET and value is None) or (
+            key in SIZE_OF and isinstance(value, int) and not isinstance(value, bool) and value > SIZE_OF[key]
+        ):
             out[key] = SIZE_OF[key]
         elif key.endswith(_IDS) and (isinstance(value, int) and value >= VOCABULARY):
             out[key] = next(free)
@@ -226,7 +246,8 @@ def _in_double(model: Any) -> Any:
     inputs = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     try:
         with torch.no_grad():
-            found = model.double()(input_ids=ids, **inputs, use_cache=False).logits
+            mask = torch.ones_like(ids)
+            found = model.double()(input_ids=ids, attention_mask=mask, **inputs, use_cache=False).logits
     except Exception:
         return model.float()
     return model if found.isfinite().all() else model.float()

@@ -16,6 +16,7 @@ from attriflow.cli import (
     demo,
     evaluate,
     files,
+    inspect,
     leaderboard,
     listing,
     options,
@@ -54,6 +55,7 @@ add_command(app, "attribute-dataset", options.DatasetOptions, attribute_dataset.
 add_command(app, "attribute-context", attribute_context.ContextOptions, attribute_context.attribute_context)
 add_command(app, "evaluate", evaluate.EvaluateOptions, evaluate.evaluate)
 add_command(app, "benchmark", benchmark.BenchmarkOptions, benchmark.benchmark)
+add_command(app, "inspect", inspect.InspectOptions, inspect.inspect)
 add_command(app, "check", check.CheckOptions, check.check)
 add_command(app, "leaderboard", leaderboard.LeaderboardOptions, leaderboard.leaderboard)
 add_command(app, "app", browse.AppOptions, browse.app)

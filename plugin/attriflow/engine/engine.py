@@ -201,7 +201,8 @@ class Engine(Bound):
         """What takes attention weights, or tells what a layer of attention is for (see `attention`)."""
         self.watched()
         widths = {side: self.ids(side).shape[1] for side in self.model.sides}
-        return AttentionRecord(self.model.hf, widths, self.batch.query, self.blocks, whole)
+        before = self.model.puts_before or self.model.virtual_tokens > 0
+        return AttentionRecord(self.model.hf, widths, self.batch.query, self.blocks, whole, before)
 
     def _attention_outputs(self, whole: tuple[str, ...]) -> AttentionRecord:
         """The same for architectures outside the attention interface, through `output_attentions`.

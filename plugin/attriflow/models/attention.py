@@ -190,6 +190,7 @@ class AttentionRecord:
         query: Tensor,
         keep: tuple[str, ...],
         whole: tuple[str, ...] = (),
+        before: bool = False,
     ) -> None:
         """Keep the rows of the query positions `[row, step]` for blocks ("source", "target"), all rows for roles.
 
@@ -197,17 +198,37 @@ class AttentionRecord:
             hf: The model.
             widths: Positions of each block that the model reads.
             query, keep, whole: See above.
+            before: Whether the model puts something before a text that is attended to (prompt and prefix tuning).
         """
+        self.before = before
         self.name, self.query, self.keep, self.encoder_decoder = type(hf).__name__, query, keep, "source" in widths
         source, target = widths.get("source", 0), widths["target"]
         self.shapes = {"encoder_self": (source, source), "cross": (target, source), "decoder_self": (target, target)}
         self.encoder = {id(m) for m in hf.get_encoder().modules()} if self.encoder_decoder else set()
         self.maps: dict[str, list[Tensor]] = {name: [] for name in ("source", "target", *whole)}
         self._calls = 0
+        self._last: tuple[nn.Module, Tensor] | None = None
+        self._kinds = set[type]()
 
     def __call__(self, module: nn.Module, call: AttentionCall) -> None:
         """Take the weights of one attention layer."""
-        self.add(self.role(module), call.weights)
+        weights = call.weights
+        if self._last is not None and self._last[0] is module and torch.equal(self._last[1], weights):
+            return  # one layer, which weighs two parts of its values alike
+        self._last = module, weights
+        target, source = self.shapes["cross"]
+        if self.encoder_decoder and id(module) not in self.encoder and weights.shape[-1] == target + source:
+            self.add("decoder_self", weights[..., :target])  # a layer that attends to both sides at once
+            self.add("cross", weights[..., target:])
+            return
+        role = self.role(module)
+        if role == "decoder_self":
+            self._kinds.add(type(getattr(module, "config", None)))
+            if len(self._kinds) > 1:
+                raise UnsupportedModelError(
+                    f"{self.name} is several models one after the other, whose attention maps are no layers of one"
+                )
+        self.add(role, weights)
 
     def role(self, module: nn.Module) -> str:
         """The role of a layer; to be asked once per attention call, in their order."""
@@ -223,7 +244,8 @@ class AttentionRecord:
         if role not in self.maps and block not in self.keep:
             return
         rows, keys = self.shapes[role]
-        weights = weights[..., -rows:, -keys:]  # without what a model puts before a text (prompt and prefix tuning)
+        if self.before:
+            weights = weights[..., -rows:, -keys:]
         if weights.ndim != 4 or weights.shape[-2:] != self.shapes[role]:
             raise UnsupportedModelError(
                 f"the attention of {self.name} has maps of shape {list(weights.shape)} "
@@ -241,5 +263,7 @@ class AttentionRecord:
 
     def stacked(self, name: str) -> Tensor:
         """`[row, step, attended, layer, head]` of a block, `[row, attended, receiving, layer, head]` of a role."""
+        if len({m.shape for m in self.maps[name]}) > 1:
+            raise UnsupportedModelError(f"the layers of {self.name} have different numbers of attention heads")
         stack = torch.stack(self.maps[name], -1)
         return stack.permute(0, 3, 2, 4, 1) if name.endswith("_self") else stack.permute(0, 2, 3, 4, 1)

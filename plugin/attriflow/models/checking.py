@@ -184,8 +184,10 @@ class _Check:
         rows, sources = [self.long, self.other, self.third], [self.source, self.source, self.source[::-1]]
         pair = self.alone(rows, sources)[:, self.model.virtual_tokens :]
         together = self.same(pair[0], self.whole)
-        other = pair[1] if together else self.alone([self.other], [self.source])[0, self.model.virtual_tokens :]
-        if not self.same(other[:2], self.whole[:2]):
+        more = self.model.virtual_tokens
+        other = pair[1] if together else self.alone([self.other], [self.source])[0, more:]
+        prefix = self.alone([self.long[:-1]], [self.source])[0, more:]
+        if not self.same(other[:2], self.whole[:2]) or not self.same(prefix, self.whole[:-1]):
             self.refuse(
                 "causality",
                 "is no causal language model: a later token changes what it predicts earlier (an encoder? "
@@ -302,10 +304,8 @@ class _Check:
                 if not value.requires_grad:
                     self.refuse("gradient", "makes no gradient: its forward runs without, or on whole numbers")
                 grads = torch.autograd.grad(value.sum(), list(leaves.values()))
-        except _NothingLeftError:
-            raise
         except Exception as error:
-            if out_of_memory(error):
+            if out_of_memory(error) or isinstance(error, _NothingLeftError):
                 raise
             self.refuse("gradient", f"makes no gradient at its embeddings: {reason_of(error)}")
         for block, grad in zip(leaves, grads, strict=True):

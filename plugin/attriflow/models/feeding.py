@@ -68,7 +68,7 @@ def embedded(sides: Sequence[Fed]) -> Iterator[None]:
         if side is None:
             return output
         waiting.remove(side)
-        return side.embeds.to(output.device).clone()  # some models go on in place
+        return side.embeds.to(output.device)
 
     with ExitStack() as stack:
         for module in dict.fromkeys(side.module for side in sides):

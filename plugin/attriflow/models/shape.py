@@ -54,6 +54,14 @@ class Shape:
 
 
 def _first(config: Any, *names: str) -> int | None:
-    """The first of some settings that is a number above 0."""
-    found = (getattr(config, name, None) for name in names)
+    """The first of some settings that is a number above 0; of one that layers differ in, the largest."""
+    found = (_setting(config, name) for name in names)
     return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
+
+
+def _setting(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # transformers 5 has no one value for what its layers differ in
+        each = [getattr(layer, name, None) for layer in config.per_layer_config]
+        return max((n for n in each if isinstance(n, int)), default=None)
