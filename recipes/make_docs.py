@@ -83,6 +83,8 @@ def table(name: str) -> str:
     """A Markdown table of a registry, or of measured curves."""
     if name == "scaling":
         return scaling()
+    if name == "half_precision":
+        return half_precision()
     registry, columns = TABLES[name]
     rows = [["name", *columns], ["---"] * (len(columns) + 1)]
     rows += [
@@ -97,6 +99,14 @@ def scaling() -> str:
     import scaling as curves
 
     return curves.table(curves.read(ROOT / "docs" / "images" / "scaling.json")).strip()
+
+
+def half_precision() -> str:
+    """The table of docs/half-precision.csv."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import half_precision as halves
+
+    return halves.table(halves.read(ROOT / "docs" / "half-precision.csv"))
 
 
 def render(text: str) -> str:
