@@ -93,6 +93,8 @@ def table(name: str) -> str:
         return scaling()
     if name in SUPPORTED:
         return SUPPORTED[name](json.loads((ROOT / "docs" / "supported-models.json").read_text(encoding="utf-8")))
+    if name == "half_precision":
+        return half_precision()
     registry, columns = TABLES[name]
     rows = [["name", *columns], ["---"] * (len(columns) + 1)]
     rows += [
@@ -147,6 +149,14 @@ SUPPORTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "supported_in_parts": supported(("exact in parts", "refused", "wrong", "raw error")),
     "supported_not_tried": supported(("not built",)),
 }
+
+
+def half_precision() -> str:
+    """The table of docs/half-precision.csv."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import half_precision as halves
+
+    return halves.table(halves.read(ROOT / "docs" / "half-precision.csv"))
 
 
 def render(text: str) -> str:

@@ -18,9 +18,11 @@ class Cut(ABC):
 
     Attributes:
         roots: Tensors of the graph that the products start from.
+        scale: What each value was multiplied by to stay within float16, `[row, step]`; None where nothing was.
     """
 
     roots: list[Tensor]
+    scale: Tensor | None = None
 
     @abstractmethod
     def vectors(self, steps: slice) -> list[Tensor]:

@@ -164,6 +164,9 @@ class Gradients:
         with torch.enable_grad():
             cut = self._cut(leaves, alphas, weights, steps)
             for part, grads in self._products(cut, steps, n * size, list(leaves.values())):
+                if cut is not None and cut.scale is not None:
+                    scale = cut.scale[:, part].T[:, :, None, None].to(bound.dtype)
+                    grads = [g.to(bound.dtype) / scale.to(g.device) for g in grads]
                 done = slice(steps.start + part.start, steps.start + part.stop)
                 yield done, {b: self._summed(b, g, alphas) for b, g in zip(leaves, grads, strict=True)}
 
@@ -255,11 +258,31 @@ class Gradients:
         weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
         counted = bound.batch.step_mask[:, steps] & (bound.batch.query[:, steps] >= self.unchanged)
         values = values * weight.repeat_interleave(bound.batch.size).unsqueeze(-1) * counted.repeat(n, 1)
+        scale = self._scale(values, forward.logits)
+        values = values if scale is None else values * scale
+        cut: Cut
         if last is not None:
-            return last.cut(values)
-        if len(caught) == 1 and caught[0].requires_grad and caught[0].ndim == 3:
-            return AtHead(caught[0], values, rows.query, model.virtual_tokens)
-        return AtValues(values)
+            cut = last.cut(values)
+        elif len(caught) == 1 and caught[0].requires_grad and caught[0].ndim == 3:
+            cut = AtHead(caught[0], values, rows.query, model.virtual_tokens)
+        else:
+            cut = AtValues(values)
+        cut.scale = scale
+        return cut
+
+    def _scale(self, values: Tensor, logits: Tensor) -> Tensor | None:
+        """Powers of two that bring each value's largest derivative by a logit to about 1, `[row, step]`.
+
+        float16 has no numbers below 6e-8: the derivatives of a probability near 1 would become zero on their way down.
+        """
+        whole = self.within is not None or not self.bound.objective.stepwise  # DeepLIFT divides by small differences
+        if self.bound.model.dtype != torch.float16 or whole:
+            return None
+        (slope,) = torch.autograd.grad(values.sum(), logits, retain_graph=True, allow_unused=True)
+        if slope is None:
+            return None
+        most = slope.abs().amax(-1)
+        return torch.where(most > 0, torch.exp2(-most.log2().floor()), 1.0).clamp(max=2.0**100)
 
     def _shortened(self, rows: Rows, steps: slice) -> Rows:
         """The rows without what comes after the prefix of a range of steps, and without what does not change."""
