@@ -206,9 +206,8 @@ def _summary(checks: dict[str, str]) -> dict[str, Any]:
     reasons: dict[str, str] = {}
     for name, result in sorted(checks.items(), key=lambda pair: STATES.index(pair[1].partition(":")[0]), reverse=True):
         if result != "exact":
-            reasons.setdefault(
-                name.split()[0], f"{result} [{name.partition(' ')[2]}]" if "refused" not in result else result
-            )
+            method, _, rest = name.partition(" ")
+            reasons.setdefault(method, result if result.startswith("refused") else f"{result} [{rest}]")
     worst = max((result.partition(":")[0] for result in checks.values()), key=STATES.index)
     if worst in ("wrong", "raw error"):
         return {"state": worst, "reasons": reasons}
@@ -235,15 +234,13 @@ def _place(error: BaseException) -> str:
 
 def imported_once() -> None:
     """What every architecture needs, so that no child imports it again."""
-    import transformers.generation
-    import transformers.modeling_utils
     from transformers import BartForConditionalGeneration, LlamaForCausalLM  # noqa: F401
 
-    from attriflow import engine, registry
+    from attriflow.engine.engine import Engine  # noqa: F401
+    from attriflow.registry import methods
 
     for method in METHODS:
-        registry.methods.info(method)
-    engine.Engine  # noqa: B018
+        methods.info(method)
 
 
 if __name__ == "__main__":

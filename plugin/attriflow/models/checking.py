@@ -23,7 +23,7 @@ from attriflow.models.batch import pad
 from attriflow.models.feeding import Feed
 from attriflow.models.findings import Finding, ModelCheck, State
 
-_CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4}
+_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _ROUGH = 5e-2
 """How far logits may lie apart, relative to the largest: what rounding does; in half precision, the second."""
 
