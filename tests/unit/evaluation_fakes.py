@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class FakeModel:
     dtype = torch.float32
     name = "fake"
     tokenizer = None
+    lock = nullcontext()
 
     def __init__(self, explain: Mapping[str, Explain] | None = None) -> None:
         self.explain = dict(explain or {})

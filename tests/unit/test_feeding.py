@@ -1,12 +1,15 @@
 """Embeddings that go in by hook: the numbers of embeddings in place of ids, and the model's own where it wants ids."""
 
 import functools
+import json
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 from models import ENCODER_DECODERS, build
 from torch import nn
-from transformers import FSMTConfig, FSMTForConditionalGeneration
+from transformers import FSMTConfig, FSMTForConditionalGeneration, FSMTTokenizer
 from words import SOURCE, TARGET, WORDS, word_tokenizer
 
 import attriflow
@@ -187,3 +190,50 @@ def test_fsmt_reads_prefixes_only_and_generates():
     for j, token in enumerate(out.targets):
         logits = by_hand(hf, list(m.encode(SOURCE)[0].source_ids), ids[: j + 1], {})
         same(out.step_scores["probability"][j], logits.softmax(-1)[token.id].detach(), 1e-6)
+
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+VOCABULARIES = {"src": ["the</w>", "cat</w>", "old</w>"], "tgt": ["la</w>", "gato</w>", "casa</w>", "viejo</w>"]}
+
+
+class Moses:
+    """What FSMT's tokenizer asks of sacremoses, for texts of plain words."""
+
+    def __init__(self, lang):
+        self.lang = lang
+
+    def normalize(self, text):
+        return text
+
+    def tokenize(self, text, **_):
+        return text.split()
+
+    def detokenize(self, tokens):
+        return " ".join(tokens)
+
+
+def test_a_vocabulary_for_each_side(tmp_path, monkeypatch):
+    names = ("MosesPunctNormalizer", "MosesTokenizer", "MosesDetokenizer")
+    fake = ModuleType("sacremoses")
+    fake.__dict__.update(dict.fromkeys(names, Moses))
+    monkeypatch.setitem(sys.modules, "sacremoses", fake)
+    merges = []
+    for word in (w.removesuffix("</w>") for words in VOCABULARIES.values() for w in words):
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        merges += [f"{''.join(parts[:i])} {parts[i]} 1" for i in range(1, len(parts))]
+    (tmp_path / "merges.txt").write_text("\n".join(dict.fromkeys(merges)) + "\n")
+    for side, words in VOCABULARIES.items():
+        (tmp_path / f"{side}.json").write_text(json.dumps({w: i for i, w in enumerate([*SPECIAL, *words])}))
+    files = {"src_vocab_file": tmp_path / "src.json", "tgt_vocab_file": tmp_path / "tgt.json"}
+    two = FSMTTokenizer(
+        langs=["en", "es"], merges_file=str(tmp_path / "merges.txt"), **{k: str(v) for k, v in files.items()}
+    )
+    m = attriflow.load_model(fsmt(), tokenizer=two)
+    (out,) = m.attribute("the old cat", "la casa", method="dummy", attribute_target=True, show_progress=False)
+    assert [(t.text, t.id, t.start, t.end) for t in out.inputs if not t.special] == [
+        ("the", 4, 0, 3),
+        ("old", 6, 4, 7),
+        ("cat", 5, 8, 11),
+        ("la", 4, 0, 2),
+        ("casa", 6, 3, 7),
+    ]

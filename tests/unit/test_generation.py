@@ -252,10 +252,12 @@ def test_a_language_code_comes_first():
 
 
 def test_room_for_new_tokens():
-    """Twenty by default, or as many as the positions leave."""
+    """Twenty by default, or as many as the length that the model was trained on leaves."""
     model = causal(max_position_embeddings=15)
     model.model.generation_config.eos_token_id = None
     assert [len(row) for row in ids_of(model, ["a cat", TEXTS[2]], dict)] == [13, 2]
+    with pytest.warns(UserWarning, match="longer than what LlamaForCausalLM was trained on"):
+        assert [len(row) for row in ids_of(model, [f"{TEXTS[2]} {TEXTS[2]}"], dict)] == [20]
 
 
 @pytest.mark.parametrize("arguments", [{"max_new_token": 3}, {"num_return_sequences": 2}, {"max_length": 2}])
@@ -373,7 +375,8 @@ class TestNothingToExplain:
             model.encode(["the cat", "a"], generation_args={"max_length": 9})
 
     def test_other_errors_name_the_text(self):
-        model = causal(max_position_embeddings=8)
+        table = build("gpt2", vocab_size=len(WORDS), n_positions=8, bos_token_id=1, eos_token_id=2)
+        model = attriflow.load_model(table, "dummy", tokenizer=words(), device="cpu")
         with pytest.raises(InputError, match="text 1: input and target together of 13 tokens is too long"):
             model.attribute(TEXTS[1:3], [f"{TEXTS[1]} was", TEXTS[2]], show_progress=False)
         with pytest.raises(InputError, match=r"^for decoder-only models a forced generation must begin"):

@@ -430,6 +430,64 @@ def test_who_placed_a_model(bart) -> None:
     assert not getattr(bart, "is_quantized", False)
 
 
+@touches("rope_type")
+def test_rotary_frequencies_go_by_length() -> None:
+    from models import build
+
+    from attriflow.models.positions import Rope
+
+    hf = build("llama-gqa", max_position_embeddings=6, rope_scaling={"rope_type": "dynamic", "factor": 4.0})
+    rope = Rope.of(hf)
+    assert rope is not None and (rope.length, rope.each) == (6, True)
+    ids = torch.arange(10, 19).unsqueeze(0)
+    fresh, _, stale = hf(ids[:, :7]).logits, hf(ids), hf(ids[:, :7]).logits
+    assert not torch.equal(fresh, stale)
+    rope.forget()
+    assert torch.equal(fresh, hf(ids[:, :7]).logits)
+
+
+@touches("offset")
+def test_tables_of_positions(bart) -> None:
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+    from attriflow.models.positions import trained_lengths
+
+    table = bart.get_decoder().embed_positions
+    assert table.num_embeddings - table.offset == bart.config.max_position_embeddings
+    assert trained_lengths(bart.config)[0] == bart.config.max_position_embeddings
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 20, "max_position_embeddings": 6}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    grows = M2M100ForConditionalGeneration(M2M100Config(**sizes, **heads)).get_decoder().embed_positions
+    assert callable(grows.make_weights)
+
+
+@touches("_hf_hook")
+def test_offloaded_modules_have_a_hook() -> None:
+    from accelerate import cpu_offload
+
+    module = cpu_offload(nn.Linear(2, 3), torch.device("cpu"))
+    hook = module._hf_hook
+    assert module.weight.is_meta
+    assert [h.execution_device for h in hook.hooks if h.execution_device is not None] == [torch.device("cpu")]
+    hook.pre_forward(module)
+    kept = module.weight
+    hook.post_forward(module, None)
+    assert not kept.is_meta and module.weight.is_meta
+
+
+@touches("get_src_vocab")
+def test_tokenizers_of_two_vocabularies() -> None:
+    from transformers import FSMTTokenizer
+
+    source = inspect.getsource(FSMTTokenizer)
+    assert callable(FSMTTokenizer.get_src_vocab)
+    assert callable(FSMTTokenizer.get_tgt_vocab)
+    assert "self.encoder.get(token" in source
+    assert "self.decoder.get(index" in source
+    assert "lang = self.src_lang" in source
+    assert "self.moses_detokenize(tokens, self.tgt_lang)" in source
+
+
 @touches("is_progress_bar_enabled")
 def test_progress_bars_of_transformers() -> None:
     from transformers.utils import logging

@@ -148,6 +148,14 @@ def test_tables_end_where_the_model_fails(kind):
         m.attribute(prompt, TEXT, method="saliency", show_progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:input and target together")
+def test_other_ends_are_one_line():
+    """MPT works out its biases for a number of positions that stands in its configuration only."""
+    m = wrapped(built("mpt", **IDS, d_model=16, n_layers=1, n_heads=2, max_seq_len=6))
+    with pytest.raises(InputError, match="8 tokens are too many for MptForCausalLM, made for 6"):
+        m.attribute(PROMPT, TEXT, method="saliency", show_progress=False)
+
+
 @pytest.mark.parametrize("kind", OPEN)
 def test_others_do_not_end(kind):
     hf = built(kind, **{**IDS, **OPEN[kind]})

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attriflow.engine import sizes as settings
 from attriflow.engine.bound import Bound, Embed, Objective, Reduce, Sites, site_output
@@ -226,6 +226,8 @@ class Gradients:
         rows = self._shortened(bound.rows(n, **changes), steps)
         caught: list[Tensor] = []
         head = model.hf.get_output_embeddings() if bound.objective.stepwise and shortcuts() else None
+        if isinstance(head, nn.Embedding):  # some give the table that the head is tied to
+            head = None
         last = LastBlock(rows.query) if apart else None
         with ExitStack() as stack:
             if head is not None:

@@ -233,7 +233,8 @@ def check_contrast(functions: Sequence[Any], contrasted: bool) -> None:
 
 def step_values(engine: Engine, functions: Mapping[str, StepFunction]) -> dict[str, Tensor]:
     """Values of step functions, name -> `[batch, step]`; without foils, of those that need none."""
-    return {name: fn(engine.scored()) for name, fn in functions.items() if engine.contrasted or not contrast_kind(name)}
+    needing = {name for name in functions if name in step_functions and contrast_kind(name)}
+    return {name: fn(engine.scored()) for name, fn in functions.items() if engine.contrasted or name not in needing}
 
 
 def bind_step_functions(names: str | Sequence[str], args: Mapping[str, Any]) -> dict[str, StepFunction]:

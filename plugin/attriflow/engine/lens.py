@@ -30,7 +30,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     bound.watched()
     hf = bound.model.hf
     head = hf.get_output_embeddings()
-    if head is None:
+    if head is None or isinstance(head, nn.Embedding):  # some give the table that the head is tied to
         raise UnsupportedModelError(f"{type(hf).__name__} has no LM head to read states with")
     decoder = hf.get_decoder() if bound.model.is_encoder_decoder else hf.base_model
     blocks = main_stack(decoder, bound.model.shape.layers)
@@ -52,7 +52,8 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
         stack.callback(head.register_forward_pre_hook(lambda _m, args: read.append(args[0])).remove)
         logits = bound.run(rows).logits
     norm = norms[-1] if norms else None
-    if len(states) != len(blocks) or len(read) != 1:
+    rows_first = all(state.ndim == 3 and state.shape[0] == len(rows.query) for state in states)
+    if len(states) != len(blocks) or len(read) != 1 or not rows_first:
         raise UnsupportedModelError(f"{type(hf).__name__} does not run its layers one after the other")
     last = at(states[-1] if norm is None else norm(states[-1]), rows.query)
     scale = _scale(last, read[0], rows.query)

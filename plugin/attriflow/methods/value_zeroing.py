@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 import attriflow.engine.sizes
 from attriflow.engine import Engine, Scores
 from attriflow.engine.memory import Halving, fits
-from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.errors import InputError, UnsupportedModelError, out_of_memory
 from attriflow.kernels.plain import shortcuts
+from attriflow.kernels.positions import at
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
@@ -185,9 +186,10 @@ class _Layers:
         self, block: BlockRecord, kind: str, number: int, heads: Tensor | None, needed: Tensor
     ) -> Tensor | None:
         """Change of the output for the needed pairs, `[batch, row, token]`; None if the block mixes positions."""
-        rows, clean = block.attention[number], block.final(block.output).to(self.engine.dtype)
         n_rows, n_tokens = needed.shape[1:]
-        size, safe = self._positions_per_call(block, number), block.separable(number) and rows.is_linear()
+        size, safe = self._positions_per_call(block, number), block.separable(number)
+        safe, block = safe and block.attention[number].is_linear(), block.in_single()
+        rows = block.attention[number]
 
         # every other row, backwards: whatever mixes positions, even by their mean, gives something else for these
         order = torch.arange(n_rows, device=needed.device).flip(0)
@@ -207,6 +209,7 @@ class _Layers:
         index = pad_sequence(pairs, batch_first=True)  # [batch, pair]
         real = torch.arange(index.shape[1], device=index.device) < index.new_tensor([len(p) for p in pairs])[:, None]
         raw = torch.zeros(needed.shape, dtype=self.engine.dtype, device=needed.device)
+        clean = block.final(self._clean(block, number, size)).to(self.engine.dtype)
 
         def score(start: int, stop: int) -> None:
             pair, row = index[:, start:stop], index[:, start:stop] // n_tokens
@@ -220,11 +223,28 @@ class _Layers:
         self._each(index.shape[1], size, score)
         return raw
 
+    def _clean(self, block: BlockRecord, number: int, size: int) -> Tensor:
+        """Output at all rows, in the precision of those that it is compared with, `[batch, row, hidden]`."""
+        if not block.single:
+            return block.output
+        batch, n_rows = block.positions.shape
+        every, parts = torch.arange(n_rows, device=block.output.device).expand(batch, -1), list[Tensor]()
+
+        def run(start: int, stop: int) -> None:
+            row = every[:, start:stop]
+            parts.append(block.at(row, {number: at(block.attention[number].output, row)}))
+
+        self._each(n_rows, size, run)
+        return torch.cat(parts, 1)
+
     def _whole(self, block: BlockRecord, kind: str, number: int, heads: Tensor | None) -> Tensor:
         """The same by running the block on whole sequences, once per token."""
-        clean = block.final(block.output).to(self.engine.dtype)
+        weights, single = block.attention[number].weights, block.in_single()
+        clean = block.output
+        if single.single and (plain := self._run_whole(single, number)) is not None:
+            block, clean = single, plain
+        clean = block.final(clean).to(self.engine.dtype)
         batch, n_rows = clean.shape[:2]
-        weights = block.attention[number].weights
         n_tokens = weights.shape[-1]
         raw = torch.zeros((batch, n_rows, n_tokens), dtype=clean.dtype, device=clean.device)
         item = torch.finfo(self.engine.model.dtype).bits / 8
@@ -239,6 +259,17 @@ class _Layers:
 
         self._each(n_tokens, max(1, int(attriflow.engine.sizes.CHUNK_BYTES / one)), score)
         return raw
+
+    def _run_whole(self, block: BlockRecord, number: int) -> Tensor | None:
+        """A block in single precision with nothing zeroed, `[batch, row, hidden]`; None where it cannot run so."""
+        heads = block.attention[number].weights.shape[1]
+        none = torch.zeros(heads, dtype=torch.bool, device=block.output.device)
+        try:
+            return block.whole(number, none.new_zeros(1, dtype=torch.long), none)[0]
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            return None
 
     def _distance(self, clean: Tensor, changed: Tensor) -> Tensor:
         """`[..., hidden]` twice to `[...]`."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.errors import AttriflowError, InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, collate
 from attriflow.models.feeding import Fed, Feed, embedded, looked_up
@@ -158,7 +158,7 @@ class LanguageModel(ABC):
         return {int(v) for v in found}
 
     @cached_property
-    def _reach(self) -> dict[str, tuple[int | None, int | None]]:
+    def reach(self) -> dict[str, tuple[int | None, int | None]]:
         """Block -> where its positions end, and how long the texts were that the model was trained on."""
         found = {}
         for block in BLOCKS[not self.is_encoder_decoder :]:
@@ -172,7 +172,7 @@ class LanguageModel(ABC):
 
     def max_positions(self, block: str = "target") -> int | None:
         """Longest sequence the model has positions for, where these end (see `positions.table_length`)."""
-        return self._reach[block][0]
+        return self.reach[block][0]
 
     @cached_property
     def rope(self) -> Rope | None:
@@ -251,7 +251,7 @@ class LanguageModel(ABC):
         if not self.is_encoder_decoder:
             sides = {"target": ("input and target together", len(example.target))}
         for block, (side, n) in sides.items():
-            limit, trained = self._reach[block]
+            limit, trained = self.reach[block]
             if limit is not None and n > limit:
                 raise InputError(
                     f"{side} of {n} tokens is too long for {self.name} (at most {limit}): {example.input_text[:60]!r}"
@@ -260,11 +260,12 @@ class LanguageModel(ABC):
                 warnings.warn(
                     f"{side} of {n} tokens is longer than what {self.name} was trained on ({trained})", stacklevel=2
                 )
-        self.check_ids([*example.source_ids, *example.target_ids])
+        self.check_ids(example.source_ids, "source")
+        self.check_ids(example.target_ids)
 
-    def check_ids(self, ids: Sequence[int]) -> None:
+    def check_ids(self, ids: Sequence[int], block: str = "target") -> None:
         """Raise `InputError` for ids that the embeddings do not have: a tokenizer with tokens the model never got."""
-        size = self.vocab_size
+        size = int(self.embedding(block).weight.shape[0])
         wrong = next((i for i in ids if not 0 <= i < size), None)
         if wrong is not None:
             token = self.tokenizer.convert_ids_to_tokens(wrong)
@@ -324,7 +325,7 @@ class LanguageModel(ABC):
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
             keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        logits = self._call(rows, keep)
+        logits = self._answered(rows, keep)
         if keep is not None and logits.shape[1] != len(keep):
             offset = 0  # a model that takes the argument and returns all positions all the same
         index = (rows.query - offset).to(logits.device)
@@ -337,6 +338,17 @@ class LanguageModel(ABC):
     def logits(self, **given: Any) -> Tensor:
         """All logits of one forward without a cache, `[row, position, vocab]`."""
         return logits_of(self.hf(**{"use_cache": False, **given}))
+
+    def _answered(self, rows: Rows, keep: Tensor | None) -> Tensor:
+        """`_call`; where a text is longer than the model was trained on, a failure is said to be of its length."""
+        try:
+            return self._call(rows, keep)
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            read, trained = int(rows.query.max()) + 1, self.reach["target"][1]
+            if isinstance(error, AttriflowError) or "memory" in str(error) or trained is None or read <= trained:
+                raise
+            reason = str(error).strip().splitlines()[0][:200]
+            raise InputError(f"{read} tokens are too many for {self.name}, made for {trained}: {reason}") from error
 
     @abstractmethod
     def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
@@ -376,7 +388,9 @@ class LanguageModel(ABC):
                 arguments[of_ids] = ids
                 continue
             feed = self._feed(block)
-            given = embeds.clone() if feed.inner == 1 else embeds / feed.inner  # some models go on in place
+            given = embeds if feed.inner == 1 else embeds / feed.inner
+            if given.is_leaf and given.requires_grad:
+                given = given.clone()  # some models go on in place
             if feed.way == "argument":
                 arguments[of_embeds] = given
             elif feed.way == "hook":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import Any
 
@@ -114,6 +114,7 @@ class BlockRecord:
         output: `[batch, row, hidden]`.
         norms: What the stack applies to its last block's output before it hands it on.
         crossing: Whether all but the first attention layer attend to something that this block does not change.
+        single: Run it again in single precision (see `in_single`).
     """
 
     module: nn.Module
@@ -126,6 +127,26 @@ class BlockRecord:
     attention: list[AttentionRows] = field(default_factory=list)
     output: Tensor = field(default_factory=lambda: torch.empty(0))
     norms: list[nn.Module] = field(default_factory=list)
+    single: bool = False
+
+    def in_single(self) -> BlockRecord:
+        """A block of half precision that runs again in single precision, from what it was given; others as they are.
+
+        Two runs that hardly differ have no difference in half precision that means anything.
+        """
+        if torch.finfo(self.output.dtype).bits > 16:
+            return self
+        attention = [
+            AttentionRows(**_map({f.name: getattr(a, f.name) for f in fields(a)}, _single)) for a in self.attention
+        ]
+        args, kwargs = _map((self.args, self.kwargs), _single)
+        return replace(self, args=args, kwargs=kwargs, attention=attention, single=True)
+
+    def _call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not self.single:
+            return module(*args, **kwargs)
+        tensors = {name: _single(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+        return torch.func.functional_call(module, tensors, args, kwargs)
 
     @torch.no_grad()
     def at(self, row: Tensor, changed: Mapping[int, Tensor]) -> Tensor:
@@ -151,7 +172,7 @@ class BlockRecord:
 
         args, kwargs = _map((self.args, self.kwargs), lambda t: _crop(t, positions, self.width))
         with replaced(attention):
-            return hidden_states(self.module(*args, **kwargs))
+            return hidden_states(self._call(self.module, *args, **kwargs))
 
     def reproduces(self, row: Tensor, layer: int) -> bool:
         """Whether `at` gives the recorded output at rows `[batch, n]` when nothing is changed."""
@@ -199,14 +220,14 @@ class BlockRecord:
 
         args, kwargs = _map((self.args, self.kwargs), repeat)
         with replaced(attention):
-            output = hidden_states(self.module(*args, **kwargs))
+            output = hidden_states(self._call(self.module, *args, **kwargs))
         return at(output, self.positions.repeat(n, 1)).unflatten(0, (n, batch))
 
     @torch.no_grad()
     def final(self, states: Tensor) -> Tensor:
         """Block outputs as the stack hands them on: through its final norm, if it ends in one."""
         for norm in self.norms:
-            states = norm(states)
+            states = self._call(norm, states)
         return states
 
 
@@ -352,6 +373,10 @@ def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_map(v, change) for v in value)
     return {k: _map(v, change) for k, v in value.items()} if type(value) is dict else value
+
+
+def _single(t: Tensor) -> Tensor:
+    return t.float() if t.is_floating_point() and torch.finfo(t.dtype).bits <= 16 else t
 
 
 def _crop(t: Tensor, positions: Tensor, width: int) -> Tensor:

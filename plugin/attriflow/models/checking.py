@@ -184,14 +184,19 @@ class _Check:
         rows, sources = [self.long, self.other, self.third], [self.source, self.source, self.source[::-1]]
         pair = self.alone(rows, sources)[:, self.model.virtual_tokens :]
         together = self.same(pair[0], self.whole)
-        more = self.model.virtual_tokens
-        other = pair[1] if together else self.alone([self.other], [self.source])[0, more:]
-        prefix = self.alone([self.long[:-1]], [self.source])[0, more:]
-        if not self.same(other[:2], self.whole[:2]) or not self.same(prefix, self.whole[:-1]):
+        other = pair[1] if together else self.alone([self.other], [self.source])[0, self.model.virtual_tokens :]
+        if not self.same(other[:2], self.whole[:2]):
             self.refuse(
                 "causality",
                 "is no causal language model: a later token changes what it predicts earlier (an encoder? "
                 "is_decoder=True in its configuration makes a decoder of those that can be one)",
+            )
+        prefix = self.part  # what a shorter text ends with must not depend on there being more
+        if self.model.is_encoder_decoder:
+            prefix = self.alone([self.short], [self.source])[0, self.model.virtual_tokens :]
+        if not self.same(other[: len(prefix)], prefix):
+            self.refuse(
+                "causality", "predicts from a prefix otherwise than within a longer text: every step would differ"
             )
         self.note("causality")
         self.together = together
@@ -307,6 +312,16 @@ class _Check:
             if (size := _MOVE.get(model.dtype)) is not None:
                 self.held_against_differences(block, grad, at, rows, size)
         self.note("gradient")
+        if self.padded and not self.finite_when_padded():
+            self.note("padding", "off", f"gradients of padded texts are not finite in {self.name}: batches of one length")
+
+    def finite_when_padded(self) -> bool:
+        """Whether gradients of a padded batch are numbers: rows in which all is masked may have none."""
+        (rows, _), model = self.calls()[0], self.model
+        leaves = {b: model.embed(getattr(rows, f"{b}_ids"), b).detach().requires_grad_(True) for b in model.sides}
+        with torch.enable_grad():
+            value = self.value(rows, leaves)
+            return all(g.isfinite().all() for g in torch.autograd.grad(value.sum(), list(leaves.values())))
 
     def held_against_differences(
         self, block: str, grad: Tensor, at: dict[str, Tensor], rows: Rows, size: float

@@ -14,7 +14,7 @@ from attriflow.errors import NothingToExplainError, UnsupportedModelError
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.generation import generated_ids
 from attriflow.texts.segments import ChatText, turns_of
-from attriflow.texts.tokens import Span, decode, decoded_spans, spans_as_forced, tokenize
+from attriflow.texts.tokens import Span, decode, decoded_spans, ids_to_tokens, sides, spans_as_forced, tokenize
 from attriflow.types import Example
 
 _ARGUMENTS = {"source": ("input_ids", "inputs_embeds"), "target": ("decoder_input_ids", "decoder_inputs_embeds")}
@@ -27,6 +27,10 @@ class EncoderDecoder(LanguageModel):
     is_encoder_decoder: ClassVar[bool] = True
     _encoder_output: Callable[..., Any]
     """What the encoder returns; known once it has run."""
+
+    @cached_property
+    def _sides(self) -> tuple[Any, Any]:
+        return sides(self.tokenizer)
 
     @property
     def start_id(self) -> int:
@@ -74,7 +78,7 @@ class EncoderDecoder(LanguageModel):
         ("[CLS] text [SEP]" after "[CLS]"), unless the model itself writes it first, as one that was trained so does;
         and what follows EOS (the language of training targets that are rolled).
         """
-        ids, spans = tokenize(self.tokenizer, text, special=special, target=True)
+        ids, spans = tokenize(self._sides[1], text, special=special, target=True)
         if not special:
             return ids, spans
         if len(ids) > 1 and ids[0] == self.start_id and spans[0] is None:
@@ -99,19 +103,19 @@ class EncoderDecoder(LanguageModel):
     def source_ids(self, text: str, *, skip_special_tokens: bool = False) -> list[int]:
         """Ids of a source text."""
         ids, _ = self._source(text, not skip_special_tokens)
-        self.check_ids(ids)
+        self.check_ids(ids, "source")
         return ids
 
     def _source(self, text: str, special: bool) -> tuple[list[int], list[Span]]:
         # a chat template writes the special tokens itself
-        return tokenize(self.tokenizer, text, special=special and not isinstance(text, ChatText))
+        return tokenize(self._sides[0], text, special=special and not isinstance(text, ChatText))
 
     def _example(self, text: str, special: bool, ids: list[int], spans: list[Span], target_text: str) -> Example:
         source_ids, source_spans = self._source(text, special)
         if not source_ids:
             raise NothingToExplainError("an input text has no tokens")
         example = Example(
-            source=tuple(self.tokens(source_ids, spans=source_spans, segment="source")),
+            source=tuple(ids_to_tokens(self._sides[0], source_ids, spans=source_spans, segment="source")),
             target=tuple(self.tokens(ids, spans=spans, segment="generated")),
             start=1,
             stop=len(ids),
@@ -144,7 +148,8 @@ class EncoderDecoder(LanguageModel):
         start, *new = row
         decoded = decode(self.tokenizer, new)
         for target in dict.fromkeys((decoded.lstrip(" "), decoded)):
-            spans = spans_as_forced(self.tokenizer, new, *tokenize(self.tokenizer, target, special=False, target=True))
+            forced = tokenize(self._sides[1], target, special=False, target=True)
+            spans = spans_as_forced(self._sides[1], new, *forced)
             if spans is not None:
                 return self._example(text, special, [start, *new], [None, *spans], target)
         spans = decoded_spans(self.tokenizer, new, decoded)

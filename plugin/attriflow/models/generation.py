@@ -89,9 +89,11 @@ def _groups(
 
 
 def _room(model: LanguageModel, given: int) -> int:
-    """New tokens by default: twenty, or as many as the positions after a prompt leave."""
-    limit = None if model.is_encoder_decoder else model.max_positions()
-    return DEFAULT_NEW_TOKENS if limit is None else max(1, min(DEFAULT_NEW_TOKENS, limit - given))
+    """New tokens by default: twenty, or as many as a prompt leaves of the length that a model was trained on."""
+    limit, trained = (None, None) if model.is_encoder_decoder else model.reach["target"]
+    if trained is None or (limit is None and given >= trained):
+        return DEFAULT_NEW_TOKENS
+    return max(1, min(DEFAULT_NEW_TOKENS, (limit or trained) - given))
 
 
 def _shares(model: LanguageModel, arguments: Mapping[str, Any]) -> bool:

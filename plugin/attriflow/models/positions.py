@@ -16,7 +16,7 @@ _SPARE = 8
 def trained_lengths(config: Any) -> list[int]:
     """Lengths that a configuration gives for texts, whatever their names there."""
     known = [getattr(config, "max_position_embeddings", None)]
-    named = (v for k, v in vars(config).items() if k.startswith("max_") and "position" in k)
+    named = (v for k, v in vars(config).items() if k.startswith("max_") and ("position" in k or "seq" in k))
     return [n for n in (*known, *named) if isinstance(n, int) and not isinstance(n, bool) and n > 0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,17 @@ def tokenize(tokenizer: Any, text: str, *, special: bool = True, target: bool = 
     if offsets is None:
         return ids, decoded_spans(tokenizer, ids)
     return ids, [_trim(text, a, b) for a, b in _bytes_apart(text, [(int(a), int(b)) for a, b in offsets])]
+
+
+def sides(tokenizer: Any) -> tuple[Any, Any]:
+    """Tokenizers for sources and targets: one with a vocabulary for each encodes the one and decodes the other."""
+    if not (hasattr(tokenizer, "get_src_vocab") and hasattr(tokenizer, "get_tgt_vocab")):
+        return tokenizer, tokenizer
+    source, target = copy.copy(tokenizer), copy.copy(tokenizer)
+    source.decoder = {i: token for token, i in tokenizer.encoder.items()}
+    target.encoder = {token: i for i, token in tokenizer.decoder.items()}
+    source.tgt_lang, target.src_lang = tokenizer.src_lang, tokenizer.tgt_lang
+    return source, target
 
 
 def _bytes_apart(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
