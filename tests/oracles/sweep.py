@@ -160,6 +160,8 @@ def _check(model: Any, truth: Any, texts: list[tuple[str, str]], method: str, fu
             wanted = attribution.scores
         if isinstance(wanted, str):
             return f"wrong: numbers, where the loop by hand ends with {wanted}"
+        if not len(attribution.scores) and wanted[:, 0].isnan().all():
+            continue  # transformers itself has no numbers (LED's gradients of texts shorter than half its window)
         if wanted.shape != attribution.scores.shape:
             return f"wrong: shape {list(attribution.scores.shape)} for {list(wanted.shape)}"
         worst = max(worst, _difference(attribution.scores, wanted))

@@ -312,16 +312,6 @@ class _Check:
             if (size := _MOVE.get(model.dtype)) is not None:
                 self.held_against_differences(block, grad, at, rows, size)
         self.note("gradient")
-        if self.padded and not self.finite_when_padded():
-            self.note("padding", "off", f"gradients of padded texts are not finite in {self.name}: batches of one length")
-
-    def finite_when_padded(self) -> bool:
-        """Whether gradients of a padded batch are numbers: rows in which all is masked may have none."""
-        (rows, _), model = self.calls()[0], self.model
-        leaves = {b: model.embed(getattr(rows, f"{b}_ids"), b).detach().requires_grad_(True) for b in model.sides}
-        with torch.enable_grad():
-            value = self.value(rows, leaves)
-            return all(g.isfinite().all() for g in torch.autograd.grad(value.sum(), list(leaves.values())))
 
     def held_against_differences(
         self, block: str, grad: Tensor, at: dict[str, Tensor], rows: Rows, size: float
