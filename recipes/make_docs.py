@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -127,11 +128,17 @@ def supported(states: tuple[str, ...]) -> Callable[[Mapping[str, Any]], str]:
 def _cells(found: Mapping[str, Any]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for method, reason in found.get("reasons", {}).items():
-        by_reason.setdefault(reason, []).append(f"`{method}`")
-    parts = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()] or [found.get("reason", "")]
+        by_reason.setdefault(_short_reason(reason, found), []).append(f"`{method}`")
+    parts = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    parts = parts or [_short_reason(found.get("reason", ""), found)]
     what = {"exact": "exact", "exact in parts": "exact but for ", "refused": "refused: ", "not built": "not tried: "}
     result = what.get(found["state"], f"{found['state']}: ") + "; ".join(parts)
     return [f"`{found['class']}`" if "class" in found else "", found.get("dtype", ""), result.replace("|", "\\|")]
+
+
+def _short_reason(reason: str, found: Mapping[str, Any]) -> str:
+    """What is said of an architecture in its own row."""
+    return textwrap.shorten(reason.removeprefix(f"{found.get('class')} "), 150, placeholder=" ...")
 
 
 def supported_counts(stored: Mapping[str, Any]) -> str:
@@ -139,7 +146,7 @@ def supported_counts(stored: Mapping[str, Any]) -> str:
     counts = Counter(found["state"] for found in stored["architectures"].values())
     packages = ", ".join(f"{name} {version}" for name, version in stored["versions"].items())
     rows = [["result", "architectures"], ["---", "---:"], *([s, str(n)] for s, n in counts.most_common())]
-    rows.append(["tried", str(counts.total())])
+    rows.append(["in all", str(counts.total())])
     return f"With {packages}:\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "docs" / "supported-models.json"
 sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("oracles", "toys")]
 
-import architectures
-import sweep
+import architectures  # noqa: E402
+import sweep  # noqa: E402
 
-from attriflow.versions import versions
+from attriflow.versions import versions  # noqa: E402
 
 
 def main() -> None:

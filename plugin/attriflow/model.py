@@ -412,6 +412,9 @@ class AttributionModel:
         def explain(index: Sequence[int]) -> None:
             made = explain_batch(self.wrapped, [examples[i] for i in index], job, generated)
             found.update(zip(index, made, strict=True))
+            for i in index if len(index) > 1 else ():
+                if isinstance(found[i], NotFiniteError):  # padding alone does that to gradients of some architectures
+                    (found[i],) = explain_batch(self.wrapped, [examples[i]], job, generated)
 
         with self.wrapped.frozen():
             for part in track(self._batches([examples[i] for i in steps], batch_size), job.name, show):

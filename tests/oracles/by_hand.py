@@ -171,7 +171,9 @@ class ByHand:
             names = ("cross_attentions", "decoder_attentions") if text.source else ("attentions",)
             parts = []
             for name in names:
+                keys = len(text.source) if name == "cross_attentions" else end
                 maps = [m for m in getattr(out, name, None) or () if m is not None]
+                maps = [m for m in maps if m.ndim == 4 and m.shape[2:] == (end, keys)]  # others are of linear layers
                 if not maps:
                     return None
                 parts.append(torch.stack([m[0, :, -1] for m in maps]).permute(2, 0, 1))

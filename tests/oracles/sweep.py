@@ -160,6 +160,8 @@ def _check(model: Any, truth: Any, texts: list[tuple[str, str]], method: str, fu
             wanted = attribution.scores
         if isinstance(wanted, str):
             return f"wrong: numbers, where the loop by hand ends with {wanted}"
+        if not len(attribution.scores) and wanted[:, 0].isnan().all():
+            continue  # transformers itself has no numbers (LED's gradients of texts shorter than half its window)
         if wanted.shape != attribution.scores.shape:
             return f"wrong: shape {list(attribution.scores.shape)} for {list(wanted.shape)}"
         worst = max(worst, _difference(attribution.scores, wanted))
@@ -206,9 +208,8 @@ def _summary(checks: dict[str, str]) -> dict[str, Any]:
     reasons: dict[str, str] = {}
     for name, result in sorted(checks.items(), key=lambda pair: STATES.index(pair[1].partition(":")[0]), reverse=True):
         if result != "exact":
-            reasons.setdefault(
-                name.split()[0], f"{result} [{name.partition(' ')[2]}]" if "refused" not in result else result
-            )
+            method, _, rest = name.partition(" ")
+            reasons.setdefault(method, result if result.startswith("refused") else f"{result} [{rest}]")
     worst = max((result.partition(":")[0] for result in checks.values()), key=STATES.index)
     if worst in ("wrong", "raw error"):
         return {"state": worst, "reasons": reasons}
@@ -237,11 +238,11 @@ def imported_once() -> None:
     """What every architecture needs, so that no child imports it again."""
     from transformers import BartForConditionalGeneration, LlamaForCausalLM  # noqa: F401
 
-    from attriflow import engine, registry
+    from attriflow.engine.engine import Engine  # noqa: F401
+    from attriflow.registry import methods
 
     for method in METHODS:
-        registry.methods.info(method)
-    engine.Engine  # noqa: B018
+        methods.info(method)
 
 
 if __name__ == "__main__":

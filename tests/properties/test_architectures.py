@@ -29,9 +29,13 @@ def test_the_page_has_every_architecture():
     assert tuple(KNOWN) == ARCHITECTURES, AGAIN
 
 
-@pytest.mark.slow
+QUICK = ("causal:diffllama", "causal:gemma4_unified_text", "causal:zamba", "seq2seq:led", "seq2seq:t5gemma2")
+"""One layer that is called twice, settings that layers differ in, blocks that are shared, rows without gradients, one
+attention over both sides: always tried, as ordinary models have none of it."""
+
+
 @same_transformers
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in KNOWN])
 def test_an_architecture_is_as_good_as_the_page_says(name):
     found, known = examine(name), KNOWN[name]
     assert STATES.index(found["state"]) <= STATES.index(known["state"]), found

@@ -67,7 +67,7 @@ LAYER_KINDS = ("layer_types", "mlp_layer_types", "layers_block_type", "indexer_t
 ALSO_UNSET = ("head_dim", "num_key_value_heads", "num_experts_per_tok", "n_routed_experts", "num_local_experts")
 """Sizes that are set even where the configuration's default is None."""
 
-_MIXED = ["linear_attention", "full_attention"]
+_MIXED, _HYBRID = ["linear_attention", "full_attention"], ["linear_attention", "hybrid"]
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 8, "attn_layer_indices": [1]},
     "codegen": {"rotary_dim": 4},
@@ -81,7 +81,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"moe_num_experts": 4},
     },
-    "dory": {"num_hidden_layers": 3, "n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1},
+    "dory": {
+        "num_hidden_layers": 3,
+        "n_input_layers": 1,
+        "n_recurrent_layers": 1,
+        "n_output_layers": 1,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
     "dots1": {"n_shared_experts": 1},
     "dots3_note": {
         "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
@@ -128,7 +134,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
     },
-    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": [*_HYBRID, *_HYBRID]},
 }
 """Settings of an architecture that its names do not tell; a dict is for a nested configuration."""
 
@@ -201,10 +207,10 @@ def _small(config: Any, exceptions: dict[str, Any]) -> dict[str, Any]:
             inner = exceptions.get(key, {})
             inner = EXCEPTIONS.get(inner, {}) if isinstance(inner, str) else inner
             out[key] = {"model_type": value.model_type, **_small(value, inner)}
-        elif (key in ALSO_UNSET and value is None) or (
-            key in SIZE_OF and isinstance(value, int) and not isinstance(value, bool) and value > SIZE_OF[key]
-        ):
+        elif key in SIZE_OF and value is None and key in ALSO_UNSET:
             out[key] = SIZE_OF[key]
+        elif key in SIZE_OF and isinstance(value, int) and not isinstance(value, bool):
+            out[key] = min(value, SIZE_OF[key])
         elif key.endswith(_IDS) and (isinstance(value, int) and value >= VOCABULARY):
             out[key] = next(free)
         elif key.endswith(_IDS) and isinstance(value, (list, tuple)) and any((v or 0) >= VOCABULARY for v in value):

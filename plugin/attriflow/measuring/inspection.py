@@ -270,7 +270,7 @@ def _example(model: AttributionModel) -> Example:
 
 def _tried(model: AttributionModel, example: Example, info: PartInfo) -> MethodReport:
     """One method on one text, held against the same without shortcuts."""
-    facts = {"name": info.name, "family": str(info.meta.get("family", ""))}
+    family = str(info.meta.get("family", ""))
     try:
         begin = time.perf_counter()
         found = _scores(model, example, info)
@@ -278,13 +278,18 @@ def _tried(model: AttributionModel, example: Example, info: PartInfo) -> MethodR
         with plain():
             against, wanted = _wanted(model, example, info)
     except AttriflowError as error:
-        return MethodReport(**facts, state="refused", detail=reason_of(error))
+        return MethodReport(name=info.name, family=family, state="refused", detail=reason_of(error))
     except Exception as error:
-        return MethodReport(**facts, state="error", detail=reason_of(error))
+        return MethodReport(name=info.name, family=family, state="error", detail=reason_of(error))
     difference = _difference(found, wanted)
     close = difference is not None and difference <= CLOSE.get(model.dtype, ROUGH)
     return MethodReport(
-        **facts, state="exact" if close else "differs", detail=against, difference=difference, seconds=seconds
+        name=info.name,
+        family=family,
+        state="exact" if close else "differs",
+        detail=against,
+        difference=difference,
+        seconds=seconds,
     )
 
 
