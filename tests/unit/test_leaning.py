@@ -125,6 +125,19 @@ def test_a_tensor_counts_its_changes() -> None:
     assert weight.detach()._version > before
 
 
+@touches("_compiled_call_impl` and `_orig_mod` of modules, `_torchdynamo_orig_callable")
+def test_what_was_compiled_can_be_told() -> None:
+    plain, whole, function = nn.Linear(2, 2), torch.compile(nn.Linear(2, 2)), nn.Linear(2, 2)
+    in_place = nn.Linear(2, 2)
+    in_place.compile()
+    function.forward = torch.compile(function.forward)
+    assert in_place._compiled_call_impl is not None
+    assert plain._compiled_call_impl is None
+    assert isinstance(whole._orig_mod, nn.Linear)
+    assert hasattr(function.forward, "_torchdynamo_orig_callable")
+    assert not hasattr(plain.forward, "_torchdynamo_orig_callable")
+
+
 @touches("grad_fn.variable")
 def test_the_leaves_of_a_graph() -> None:
     leaf = torch.ones(2, requires_grad=True)
