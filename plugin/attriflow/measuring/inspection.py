@@ -161,9 +161,10 @@ def inspect_model(model: AttributionModel) -> ModelReport:
         tokenizer=_tokenizer(model),
         check=tuple(check),
         shortcuts={
-            "reuse of prefixes' keys and values": wrapped.reuses_prefix,
-            "gradients of all steps through the last block together": wrapped.last_block_separable,
-            "texts of different lengths generate together": wrapped.generates_padded,
+            "perturbation: keys and values of prefixes": wrapped.reuses_prefix,
+            "gradients: work shared between steps": wrapped.shares_gradients,
+            "gradients: all steps through the last block": wrapped.last_block_separable,
+            "generation: padded prompts together": wrapped.generates_padded,
         },
         methods=tried,
         tokens=tuple(t.text for t in (*example.source, *example.target)),

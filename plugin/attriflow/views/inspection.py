@@ -104,10 +104,10 @@ def _check(report: ModelReport) -> Table:
 def _methods(report: ModelReport) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("method", no_wrap=True)
-    table.add_column("on this model", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     table.add_column("off by", justify="right", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
-    table.add_column("held against, or why not", overflow="fold")
+    table.add_column("s", justify="right", no_wrap=True)
+    table.add_column("against, or why not", overflow="fold")
     for method in report.methods:
         table.add_row(
             method.name,
