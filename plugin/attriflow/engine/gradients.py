@@ -350,7 +350,8 @@ def shared_work_agrees(model: LanguageModel) -> bool:
         wanted = _gradients_of_input(bound)
     close = 1e-7 if model.dtype == torch.float64 else 1e-3 if model.dtype == torch.float32 else 0.1
     return all(
-        bool((shared[b] - w).norm() <= close * w.norm()) or not bool(w.isfinite().all()) for b, w in wanted.items()
+        bool((shared[b] - w).norm() <= close * w.norm() + 1e-9) or not bool(w.isfinite().all())
+        for b, w in wanted.items()
     )
 
 

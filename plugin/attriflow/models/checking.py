@@ -27,6 +27,9 @@ _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _ROUGH = 5e-2
 """How far logits may lie apart, relative to the largest: what rounding does; in half precision, the second."""
 
+_NOTHING = 1e-6
+"""Differences of logits, in nats, that are none: of models whose logits hardly leave 0."""
+
 _MOVE = {torch.float64: 1e-4, torch.float32: 1e-2}
 """Size of the changes that gradients are held against, relative to the embeddings; half precision is too coarse."""
 
@@ -149,8 +152,8 @@ class _Check:
         found, wanted = found.float().to(wanted.device), wanted.float()
         use = found.isfinite() & wanted.isfinite()
         found, wanted = torch.where(use, found, 0), torch.where(use, wanted, 0)
-        limit = _CLOSE.get(self.model.dtype, _ROUGH) * max(float(wanted.abs().max()), 1e-30)
-        return bool(((found - wanted).abs() <= max(limit, 1e-6 * limit)).all())
+        limit = _CLOSE.get(self.model.dtype, _ROUGH) * float(wanted.abs().max())
+        return bool(((found - wanted).abs() <= max(limit, _NOTHING)).all())
 
     # -- comparisons ------------------------------------------------------------------------------------------------
 
@@ -325,7 +328,7 @@ class _Check:
         slopes = [
             (up - down) / (2 * s) for (up, down), s in zip((values[:2], values[2:]), (size, size / 2), strict=True)
         ]
-        error = abs(slopes[0] - slopes[1]) + 100 * torch.finfo(grad.dtype).eps * max(map(abs, values)) / size
+        error = abs(slopes[0] - slopes[1]) + 100 * torch.finfo(grad.dtype).eps * max(map(abs, values)) / size + _NOTHING
         found = float((grad * way).sum())
         if abs(found - slopes[1]) > _SLOPE * abs(slopes[1]) + 3 * error:
             self.refuse(
