@@ -270,6 +270,7 @@ class TestEveryMethod:
         assert (out.scores.nan_to_num() != 0).any()
 
     def test_errors_before_the_model_runs(self, gpt2, method, monkeypatch):
+        assert gpt2.wrapped.checked  # looked at before
         monkeypatch.setattr(type(gpt2.model), "forward", lambda *a, **k: pytest.fail("the model ran"))
         with pytest.raises(UnknownNameError, match="sentence"):
             gpt2.attribute(PROMPT, FULL, method=method, unit="sentense")
@@ -298,6 +299,7 @@ class TestEveryMethod:
     ],
 )
 def test_wrong_options(gpt2, method, options, fragment, monkeypatch):
+    assert gpt2.wrapped.checked  # looked at before
     monkeypatch.setattr(type(gpt2.model), "forward", lambda *a, **k: pytest.fail("the model ran"))
     with pytest.raises((InputError, UnknownNameError), match=fragment):
         gpt2.attribute(PROMPT, FULL, method=method, **options)
