@@ -18,6 +18,7 @@ from attriflow.engine.finite import not_finite, reasons
 from attriflow.engine.memory import LONG, give_back
 from attriflow.engine.scores import Scores
 from attriflow.errors import (
+    AttriflowError,
     InputError,
     NotFiniteError,
     OptionError,
@@ -177,6 +178,8 @@ def _scores(engine: Engine, job: Job) -> Scores | None:
     except Exception as error:
         if out_of_memory(error) or isinstance(error, (OutOfMemoryError, OptionError, UnknownNameError)):
             raise
+        if isinstance(error, AttriflowError) and not engine.counter.forward_calls:
+            raise  # said of the input, before the model ran
         try:
             sound = not any(reasons(engine))
         except Exception:  # the model does not run at all
