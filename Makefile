@@ -27,7 +27,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup browser demo test test-fast lint format bench bench-toy baseline docs pictures lock clean
+.PHONY: help setup browser demo test test-fast test-models lint format bench bench-toy baseline docs pictures lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -64,13 +64,16 @@ browser: ## install Chromium for the tests (as root on Debian)
 	fi
 
 # Each of the parallel test processes keeps to one thread, else they fight over the cores.
-test test-fast: export OMP_NUM_THREADS := 1
+test test-fast test-models: export OMP_NUM_THREADS := 1
 
-test: $(STAMP) browser ## run all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+test: $(STAMP) browser ## run all tests but the sweep over the architectures of transformers
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not sweep" $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## run all but the slow tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+test-models: $(STAMP) ## compare every architecture of transformers with the page "Supported models"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/properties/test_architectures.py $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, types and the layering
 	$(BIN)/ruff check .
