@@ -40,6 +40,10 @@ def test_predict_is_generate(folder: Path) -> None:
         assert pyfunc.predict(given, params=FEW) == expected
     assert pyfunc.predict(texts, params={**FEW, "batch_size": 1}) == expected
     assert pyfunc.predict("the red cat", params=FEW) == expected[:1]
+    # a length that counts the prompt is each text's own, in whatever company
+    length = {"generation_args": json.dumps({"max_length": 8})}
+    alone = [pyfunc.predict([text], params=length)[0] for text in texts]
+    assert pyfunc.predict(texts, params=length) == alone
 
 
 def test_a_model_object_comes_back_with_the_same_weights(folder: Path) -> None:

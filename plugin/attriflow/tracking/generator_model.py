@@ -61,29 +61,28 @@ class GenerationModel(mlflow.pyfunc.PythonModel):
         texts, given = _texts(model_input), params or {}
         arguments = json.loads(given.get("generation_args") or "{}")
         size = int(given.get("batch_size") or 16)
-        out: list[str] = []
-        for i in range(0, len(texts), size):
-            out += self._generate(texts[i : i + size], arguments)
+        rows = [self.tokenizer(t)["input_ids"] for t in texts]
+        # a prompt is never padded: what is generated after it must not depend on the others (positions, max_length)
+        alike: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            alike.setdefault(0 if self.model.config.is_encoder_decoder else len(row), []).append(i)
+        out = [""] * len(texts)
+        for group in alike.values():
+            for k in range(0, len(group), size):
+                found = self._generate([rows[i] for i in group[k : k + size]], arguments)
+                for i, text in zip(group[k : k + size], found, strict=True):
+                    out[i] = text
         return out
 
-    def _generate(self, texts: list[str], arguments: dict[str, Any]) -> list[str]:
+    def _generate(self, rows: list[list[int]], arguments: dict[str, Any]) -> list[str]:
         import torch
 
         model, tokenizer = self.model, self.tokenizer
-        rows = [tokenizer(t)["input_ids"] for t in texts]
         width = max(len(r) for r in rows)
         fillers = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         pad = next(int(p) for p in fillers if p is not None)
-        # padded by hand: a decoder-only model needs it on the left, whatever the tokenizer is set to
-        gaps = [[pad] * (width - len(r)) for r in rows]
-        masks = [[1] * len(r) for r in rows]
-        blanks = [[0] * len(g) for g in gaps]
-        if model.config.is_encoder_decoder:
-            ids = [r + g for r, g in zip(rows, gaps, strict=True)]
-            mask = [m + b for m, b in zip(masks, blanks, strict=True)]
-        else:
-            ids = [g + r for r, g in zip(rows, gaps, strict=True)]
-            mask = [b + m for m, b in zip(masks, blanks, strict=True)]
+        ids = [[*r, *[pad] * (width - len(r))] for r in rows]
+        mask = [[*[1] * len(r), *[0] * (width - len(r))] for r in rows]
         device = model.get_input_embeddings().weight.device
         options = {"pad_token_id": pad, **arguments}
         config = model.generation_config
