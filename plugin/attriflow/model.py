@@ -28,7 +28,6 @@ from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, check_keywords, unknown
 from attriflow.models.base import LanguageModel, Rows
-from attriflow.models.batch import alike
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.encoding import encode
 from attriflow.models.loading import load
@@ -192,30 +191,14 @@ class AttributionModel:
         self, examples: Sequence[Example], batch_size: int | None = None, *, sort: bool = True
     ) -> list[list[int]]:
         """Indices of the examples of each batch, similar lengths together; 4,096 padded tokens unless told."""
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise InputError(f"batch_size must be a positive integer or None, not {batch_size!r}")
-        lengths = [len(e.source) + len(e.target) for e in examples]
-
-        def together(one: int, other: int) -> bool:
-            return not sort or self._together(examples[one], examples[other])
-
-        return alike(lengths, batch_size, sort=sort, together=together)
-
-    def _together(self, one: Example, other: Example) -> bool:
-        """Whether two examples may share a batch: not where the rows of a batch, or padding, change what they give."""
-        check = self.wrapped.checked
-        if check.works("rows") and check.works("padding"):
-            return True
-        same = (len(one.source), one.stop) == (len(other.source), other.stop)
-        return same and check.works("rows")
+        return self.wrapped.batches(examples, batch_size, sort=sort)
 
     def _batches(self, examples: Sequence[Example], batch_size: int | None) -> list[list[int]]:
         """`plan_batches` with foils together: a batch has them for all of its examples or for none."""
         out = []
         for contrasted in (False, True):
             part = [i for i, e in enumerate(examples) if (e.contrast is not None) == contrasted]
-            for index in self.plan_batches([examples[i] for i in part], batch_size):
-                out.append([part[i] for i in index])
+            out += [[part[i] for i in b] for b in self.plan_batches([examples[i] for i in part], batch_size)]
         return out
 
     # -- attribution ------------------------------------------------------------------------------------------------
@@ -412,9 +395,6 @@ class AttributionModel:
         def explain(index: Sequence[int]) -> None:
             made = explain_batch(self.wrapped, [examples[i] for i in index], job, generated)
             found.update(zip(index, made, strict=True))
-            for i in index if len(index) > 1 else ():
-                if isinstance(found[i], NotFiniteError):  # padding alone does that to gradients of some architectures
-                    (found[i],) = explain_batch(self.wrapped, [examples[i]], job, generated)
 
         with self.wrapped.frozen():
             for part in track(self._batches([examples[i] for i in steps], batch_size), job.name, show):
@@ -448,11 +428,7 @@ class AttributionModel:
         batch_size: int | None = None,
         seed: int = 0,
     ) -> list[dict[str, Tensor]]:
-        """The same for functions that need not be registered.
-
-        Raises:
-            NotFiniteError: The model's logits at some step are not finite.
-        """
+        """The same for functions that need not be registered; `NotFiniteError` where logits are not finite."""
         found: dict[int, dict[str, Tensor]] = {}
 
         def score(index: Sequence[int]) -> None:

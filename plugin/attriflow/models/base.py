@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attriflow.errors import AttriflowError, InputError, UnsupportedModelError
 from attriflow.kernels.positions import at
-from attriflow.models.batch import Batch, collate
+from attriflow.models.batch import Batch, alike, collate
 from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
 from attriflow.models.locks import lock_of
@@ -106,12 +106,10 @@ class LanguageModel(ABC):
         """Blocks that the model reads."""
         return BLOCKS if self.is_encoder_decoder else ("target",)
 
-    @cached_property
+    @property
+    @abstractmethod
     def checked(self) -> ModelCheck:
-        """What the check of this model found; done once, at first use."""
-        from attriflow.models.checking import check_model
-
-        return check_model(self)
+        """What the check of this model found (see `checking`); done once, at first use."""
 
     @property
     def lock(self) -> threading.RLock:
@@ -232,6 +230,21 @@ class LanguageModel(ABC):
 
         An example has no steps where the model generated nothing. `seeds` are for sampling, one per text.
         """
+
+    def batches(
+        self, examples: Sequence[Example], batch_size: int | None = None, *, sort: bool = True
+    ) -> list[list[int]]:
+        """Indices of the examples of each batch (see `batch.alike`).
+
+        When sorted, those apart that would not be alone what they are together: of different lengths where padding
+        changes what a model computes, all of them where any other row does.
+        """
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch_size must be a positive integer or None, not {batch_size!r}")
+        lengths = [len(e.source) + len(e.target) for e in examples]
+        sizes = [(len(e.source), e.stop) for e in examples]
+        rows, padding = (not sort or self.checked.works(what) for what in ("rows", "padding"))
+        return alike(lengths, batch_size, sort=sort, together=lambda i, j: rows and (padding or sizes[i] == sizes[j]))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pad examples into a batch on the model's device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from attriflow.errors import InputError, NothingToExplainError
 from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.checking import check_model
+from attriflow.models.findings import ModelCheck
 from attriflow.models.generation import generated_ids
 from attriflow.texts.segments import ChatText, turns_of, with_reply
 from attriflow.texts.tokens import Span, decode, decoded_spans, spans_as_forced, tokenize
@@ -23,6 +26,11 @@ class CausalLM(LanguageModel):
     """A Hugging Face causal language model."""
 
     is_encoder_decoder: ClassVar[bool] = False
+
+    @cached_property
+    def checked(self) -> ModelCheck:
+        """What the check of this model found."""
+        return check_model(self)
 
     def encode(
         self,

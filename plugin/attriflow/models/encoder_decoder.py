@@ -12,6 +12,8 @@ from torch import Tensor
 
 from attriflow.errors import NothingToExplainError, UnsupportedModelError
 from attriflow.models.base import LanguageModel, Rows
+from attriflow.models.checking import check_model
+from attriflow.models.findings import ModelCheck
 from attriflow.models.generation import generated_ids
 from attriflow.texts.segments import ChatText, turns_of
 from attriflow.texts.tokens import Span, decode, decoded_spans, ids_to_tokens, sides, spans_as_forced, tokenize
@@ -25,8 +27,14 @@ class EncoderDecoder(LanguageModel):
     """A Hugging Face sequence-to-sequence model."""
 
     is_encoder_decoder: ClassVar[bool] = True
+
     _encoder_output: Callable[..., Any]
     """What the encoder returns; known once it has run."""
+
+    @cached_property
+    def checked(self) -> ModelCheck:
+        """What the check of this model found."""
+        return check_model(self)
 
     @cached_property
     def _sides(self) -> tuple[Any, Any]:
