@@ -314,7 +314,7 @@ class LanguageModel(ABC):
         for width, chosen in self.rope.apart(rows.query):
             row = chosen.any(1).nonzero().squeeze(1)
             read = self._run(rows.cut(row, width, torch.where(chosen[row], rows.query[row], 0)))
-            parts.append((read[chosen[row].to(read.device)], chosen))
+            parts.append((read[chosen[row]], chosen))
         return scattered(parts, rows.query)
 
     def _run(self, rows: Rows) -> Tensor:
@@ -324,11 +324,11 @@ class LanguageModel(ABC):
         if self._keeps_logits and not self.virtual_tokens:
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
-            keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        logits = self._answered(rows, keep)
-        if keep is not None and logits.shape[1] != len(keep):
+            keep, offset = slice(low, high + 1), low  # unlike a tensor at home on every device a head may be on
+        logits = self._answered(rows, keep).to(rows.query.device)  # of a model laid over several, back to the batch
+        if keep is not None and logits.shape[1] != keep.stop - keep.start:
             offset = 0  # a model that takes the argument and returns all positions all the same
-        index = (rows.query - offset).to(logits.device)
+        index = rows.query - offset
         if torch.equal(index, torch.arange(logits.shape[1], device=index.device).expand(len(index), -1)):
             picked = logits  # no copy of what is as large as the vocabulary
         else:
@@ -339,7 +339,7 @@ class LanguageModel(ABC):
         """All logits of one forward without a cache, `[row, position, vocab]`."""
         return logits_of(self.hf(**{"use_cache": False, **given}))
 
-    def _answered(self, rows: Rows, keep: Tensor | None) -> Tensor:
+    def _answered(self, rows: Rows, keep: slice | None) -> Tensor:
         """`_call`; where a text is longer than the model was trained on, a failure is said to be of its length."""
         try:
             return self._call(rows, keep)
@@ -351,7 +351,7 @@ class LanguageModel(ABC):
             raise InputError(f"{read} tokens are too many for {self.name}, made for {trained}: {reason}") from error
 
     @abstractmethod
-    def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
+    def _call(self, rows: Rows, keep: slice | None) -> Tensor:
         """Logits `[row, kept position, vocab]`."""
 
     def encoder_states(self, rows: Rows) -> Tensor:
