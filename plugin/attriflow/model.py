@@ -27,6 +27,7 @@ from attriflow.engine.job import (
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, check_keywords, unknown
+from attriflow.kernels.devices import synchronize
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import alike
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
@@ -484,8 +485,7 @@ class AttributionModel:
             self.wrapped.run(rows)
 
         self._each_batch(examples, batch_size, run)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     @alone
     def rescore(

@@ -27,6 +27,7 @@ from attriflow.errors import (
     out_of_memory,
 )
 from attriflow.kernels.annotations import check_value
+from attriflow.kernels.devices import synchronize
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
@@ -137,8 +138,7 @@ def explain_batch(
     with torch.no_grad():
         values = step_values(engine, job.steps)
     values.update(scores.step_scores)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+    synchronize(model.device)
     seconds = time.perf_counter() - begin
     if seconds >= LONG:
         give_back()

@@ -21,7 +21,7 @@ from attriflow.models.batch import Batch, collate
 from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
 from attriflow.models.locks import lock_of
-from attriflow.models.offload import device_of, weight_of
+from attriflow.models.offload import device_of, devices_of, weight_of
 from attriflow.models.positions import Rope, scattered, table_length, trained_lengths
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
@@ -122,6 +122,11 @@ class LanguageModel(ABC):
     def device(self) -> torch.device:
         """Device of the input embeddings (where ids must go)."""
         return device_of(self.embedding("target"))
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that the model computes on, that of the embeddings first."""
+        return tuple(dict.fromkeys((self.device, *devices_of(self.hf))))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,6 +12,7 @@ import torch
 
 from attriflow.doors import opened
 from attriflow.errors import InputError, UnknownNameError, UnsupportedModelError, unknown
+from attriflow.kernels import devices
 from attriflow.models.base import LanguageModel
 from attriflow.models.causal import CausalLM
 from attriflow.models.encoder_decoder import EncoderDecoder
@@ -36,8 +37,8 @@ def load(
         source: "demo/recall" or "demo/translate", a local folder, a Hugging Face name, an MLflow model URI or folder,
             or a loaded `PreTrainedModel`.
         tokenizer: A tokenizer, or the name or path of one; the model's own when None.
-        device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" or None: a GPU when there is one (a model object stays
-            where it is).
+        device: "cpu", "cuda", "cuda:1", "xpu", "mps", ...: any that torch can make a tensor on; "auto" or None: an
+            accelerator when there is one (a model object stays where it is).
         dtype: A torch type or its name; None keeps what the checkpoint says.
         model_kwargs, tokenizer_kwargs: Passed on to `from_pretrained`.
     """
@@ -96,17 +97,7 @@ def _no_text(hf: Any, encoder: bool) -> str | None:
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
     """A device that exists, or None for "auto"."""
-    if device is None or device == "auto":
-        return None
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:N or mps") from error
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device 'mps' is not available on this machine")
-    return found
+    return None if device is None or device == "auto" else devices.named(device)
 
 
 def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
@@ -176,8 +167,4 @@ def _offloaded(hf: Any) -> bool:
 def _move(hf: Any, device: torch.device | None) -> Any:
     if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False) or _offloaded(hf):
         return hf  # placed by accelerate or by the quantiser: moving it would break it
-    if device is None:
-        device = torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    return hf.to(device)
+    return hf.to(devices.best() if device is None else device)
