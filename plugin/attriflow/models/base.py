@@ -287,7 +287,7 @@ class LanguageModel(ABC):
 
     def embed(self, ids: Tensor, block: str) -> Tensor:
         """Token embeddings `[..., hidden]` of a block, in the space that `embedding_scale` tells."""
-        return self.embedding(block)(ids) * self.embedding_scale(block)
+        return self.embedding(block)(ids).to(ids.device) * self.embedding_scale(block)
 
     @torch.no_grad()
     def embedding_table(self, block: str) -> Tensor:
@@ -295,9 +295,9 @@ class LanguageModel(ABC):
         weight = weight_of(self.embedding(block))
         ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
         embedded = self.embed(ids, block)
-        if torch.equal(embedded, weight[ids]):
-            return weight  # no copy of a large table
-        return self.embed(torch.arange(weight.shape[0], device=weight.device), block)
+        if not torch.equal(embedded, weight[ids]):  # else no copy of a large table
+            weight = self.embed(torch.arange(weight.shape[0], device=weight.device), block)
+        return weight.to(self.device)
 
     def run(self, rows: Rows) -> Tensor:
         """Logits at the query positions, `[row, step, vocab]`: one model call (more where `rope` asks for it).
