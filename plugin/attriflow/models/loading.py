@@ -30,6 +30,8 @@ def load(
     dtype: str | torch.dtype | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
 ) -> LanguageModel:
     """Load or wrap a model.
 
@@ -41,8 +43,18 @@ def load(
             accelerator when there is one (a model object stays where it is).
         dtype: A torch type or its name; None keeps what the checkpoint says.
         model_kwargs, tokenizer_kwargs: Passed on to `from_pretrained`.
+        device_map: How accelerate lays the model over several devices: "auto", ..., or module -> device.
+        max_memory: Device -> how much of it that may take.
     """
     wanted_dtype, wanted_device = check_dtype(dtype), check_device(device)
+    model_kwargs = dict(model_kwargs or {})
+    model_kwargs |= {k: v for k, v in (("device_map", device_map), ("max_memory", max_memory)) if v is not None}
+    if model_kwargs.get("device_map") is not None and wanted_device is not None:
+        raise InputError(f"device={device!r} and a device_map both say where the model goes: pass one of them")
+    if "device_map" in model_kwargs and (not isinstance(source, (str, os.PathLike)) or is_mlflow_uri(str(source))):
+        raise InputError(
+            "device_map is for models that are loaded by name or from a folder: this one is loaded already"
+        )
     name, hf, revision = str(source), None, None
     if not isinstance(source, (str, os.PathLike)):
         hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
@@ -50,10 +62,10 @@ def load(
         hf, found = opened("resolve_uri")(name)
         tokenizer = found if tokenizer is None else tokenizer
     else:
-        name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs or {}))
-        revision = _revision(name, model_kwargs or {})
+        name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs))
+        revision = _revision(name, model_kwargs)
     tokenizer = _tokenizer(tokenizer, name, dict(tokenizer_kwargs or {}))
-    if hf is not source or wanted_device is not None:
+    if model_kwargs.get("device_map") is None and (hf is not source or wanted_device is not None):
         hf = _move(hf, wanted_device)
     if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
         if _offloaded(hf):
@@ -126,7 +138,9 @@ def _from_pretrained(name: str, dtype: torch.dtype | str | None, options: dict[s
         config = AutoConfig.from_pretrained(name, **{k: options[k] for k in _WHERE if k in options})
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return name, auto.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, (ImportError, RuntimeError)) and "device_map" not in options:
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"cannot load the model {name!r}: {first}") from error
 
