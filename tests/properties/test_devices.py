@@ -50,7 +50,10 @@ def device():
 @functools.cache
 def wrapped(kind: str, layout: str | None = None):
     hf = build(kind) if layout is None else LAYOUTS[layout](build(kind))
-    return attriflow.load_model(hf, tokenizer=word_tokenizer())
+    model = attriflow.load_model(hf, tokenizer=word_tokenizer())
+    # what is found out once per model, by passes that count
+    model.attribute(*texts(kind), method="sequential_integrated_gradients", n_steps=2, show_progress=False)
+    return model
 
 
 def texts(kind: str):
@@ -168,6 +171,24 @@ def test_generators_of_accelerators_are_left_alone():
     )
     after = [torch.sim.get_rng_state(i) for i in range(2)] + [torch.get_rng_state()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_device_map():
+    places = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.layers": 1, "model.norm": 1, "lm_head": "sim:0"}
+    both = [attriflow.load_model("demo/recall", **where) for where in ({"device_map": places}, {"device": "cpu"})]
+    found, expected = (m.attribute("the cat", "the cat sat", method="saliency", show_progress=False)[0] for m in both)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-6, rtol=1e-5, equal_nan=True)
+    assert (found.provenance.device, expected.provenance.device) == ("sim:0, sim:1", "cpu")
+    assert attriflow.load_model("demo/recall", device_map="sim:1").device == torch.device("sim:1")  # not moved
+    for wrong, message in (
+        ({"device_map": "nonsense"}, "cannot load the model.*nonsense"),
+        ({"device_map": {"": "gpu"}}, "cannot load the model"),
+        ({"device_map": places, "device": "cpu"}, "both say where the model goes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            attriflow.load_model("demo/recall", **wrong)
+    with pytest.raises(InputError, match="loaded already"):
+        attriflow.load_model(both[0].model, tokenizer=word_tokenizer(), device_map="auto")
 
 
 def test_a_model_that_fails_itself_is_named():
