@@ -16,6 +16,7 @@ from scales import OPTIONS, SCALES, Case, Scale
 from summary import summary
 
 import attriflow
+from attriflow.kernels.devices import best, empty_cache
 from attriflow.measuring.benchmark import record, surroundings
 from attriflow.measuring.floors import Work
 from attriflow.measuring.throughput import Interleaved, rotate, rounds_for
@@ -47,7 +48,7 @@ def scale_of(config: pytest.Config) -> Scale:
 
 def device_of(config: pytest.Config) -> torch.device:
     found = check_device(config.getoption("--device"))
-    return found or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return found or best()
 
 
 def dtype_of(config: pytest.Config) -> torch.dtype:
@@ -57,7 +58,7 @@ def dtype_of(config: pytest.Config) -> torch.dtype:
 
 def cases_of(config: pytest.Config) -> tuple[Case, ...]:
     scale = scale_of(config)
-    return (*scale.cases, *scale.cuda) if device_of(config).type == "cuda" else scale.cases
+    return scale.cases if device_of(config).type == "cpu" else (*scale.cases, *scale.accelerated)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -105,8 +106,7 @@ class Models:
         if self.loaded is None or case != self.case:
             self.loaded = None
             gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            empty_cache()
             self.case, self.loaded = case, self._load(case)
         return self.loaded
 

@@ -56,7 +56,7 @@ class Scale:
 
     Attributes:
         cases: Everywhere.
-        cuda: Only on a GPU.
+        accelerated: Only on a GPU.
         step_functions: Cases on which step functions and scoring are measured.
         surroundings: Also measure loading, imports and whole evaluations.
         seconds: Time for the rounds of a benchmark.
@@ -65,7 +65,7 @@ class Scale:
     """
 
     cases: tuple[Case, ...]
-    cuda: tuple[Case, ...] = ()
+    accelerated: tuple[Case, ...] = ()
     step_functions: tuple[Case, ...] = ()
     surroundings: bool = False
     seconds: float = 1.0
@@ -98,7 +98,7 @@ SCALES = {
             for model in ("gpt2-small", "bart-base")
             for prompt, target, batch in ((20, 20, 4), (256, 64, 1))
         ),
-        cuda=LLAMAS,
+        accelerated=LLAMAS,
         step_functions=(Case("gpt2-small", 20, 20, 4), Case("bart-base", 20, 20, 4)),
         surroundings=True,
         seconds=3.0,

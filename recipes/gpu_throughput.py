@@ -11,11 +11,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 import attriflow
 from attriflow.demo import load_demo_dataset
+from attriflow.kernels import devices
 from attriflow.measuring.benchmark import BenchmarkSettings, benchmark, surroundings, table
+from attriflow.models.loading import check_device
 from attriflow.views.evaluations.throughput import batch_curves, cost_bars, markdown
 from attriflow.views.figures import to_png
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-seconds", type=float, default=20.0, help="time for the search, per method")
     parser.add_argument("--out", type=Path, default=Path("throughput-output"))
     options = parser.parse_args(arguments)
-    on_gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
+    on_gpu = (check_device(options.device) or devices.best()).type != "cpu"
     model = attriflow.load_model(
         options.model, device=options.device, dtype=options.dtype or ("bfloat16" if on_gpu else "float32")
     )

@@ -35,7 +35,7 @@ def test_metric(case, metric, models, timed_rounds, noted):
         work=score,
         forward=lambda examples: loaded.model.teacher_forced(examples, batch_size=case.batch),
         batches=explaining(),
-        device=loaded.model.device,
+        places=loaded.model.wrapped.devices,
     )
     result = timed_rounds(measured, f"scoring, {case}")
     assert not result.problems and len(result.values[metric]) == case.batch

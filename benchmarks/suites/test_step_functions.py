@@ -14,7 +14,7 @@ def test_step_function(case, step_function, models, timed_rounds, noted):
         work=lambda examples: loaded.model.score_steps(examples, {step_function: {}}, batch_size=case.batch),
         forward=lambda examples: loaded.model.teacher_forced(examples, batch_size=case.batch),
         batches=batches,
-        device=loaded.model.device,
+        places=loaded.model.wrapped.devices,
     )
     found = timed_rounds(measured, f"step functions, {case}")
     assert found[0][step_function].shape == (case.target,)

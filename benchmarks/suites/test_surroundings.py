@@ -92,7 +92,7 @@ def test_load(name, models, timed_rounds, noted):
 def interleaved(loaded, work):
     """Work that has examples of its own, as many as the batch between whose forward passes it runs."""
     return Interleaved(
-        work=work, forward=loaded.model.teacher_forced, batches=loaded.batches, device=loaded.model.device
+        work=work, forward=loaded.model.teacher_forced, batches=loaded.batches, places=loaded.model.wrapped.devices
     )
 
 

@@ -27,6 +27,7 @@ from attriflow.engine.job import (
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, check_keywords, unknown
+from attriflow.kernels.devices import synchronize
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.encoding import encode
@@ -51,6 +52,8 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
     **method_options: Any,
 ) -> AttributionModel:
     """Load a causal language model or an encoder-decoder for attribution.
@@ -60,9 +63,11 @@ def load_model(
             a Hugging Face name, an MLflow model URI ("models:/...", "runs:/...") or a loaded `PreTrainedModel`.
         method: Default attribution method (see `list_feature_attribution_methods`).
         tokenizer: Tokenizer or its name; needed for a model object whose name says nothing.
-        device: "auto" (a GPU when there is one), "cpu", "cuda", ...
+        device: "auto" (an accelerator when there is one), "cpu", "cuda", ...: any that torch can make a tensor on.
         dtype: A torch type or its name; None keeps the checkpoint's.
         model_kwargs, tokenizer_kwargs: Passed on to `from_pretrained`.
+        device_map: How accelerate lays the model over several devices: "auto", ..., or module -> device.
+        max_memory: Device -> how much of it that may take.
         **method_options: Default options of `method`.
 
     Raises:
@@ -74,7 +79,16 @@ def load_model(
     elif method_options:
         message = unknown("option of load_model", next(iter(method_options)), _keywords(load_model)[1:])
         raise OptionError(f"{message} (options of a method need method=)")
-    wrapped = load(name_or_path_or_model_or_mlflow_uri, tokenizer, device, dtype, model_kwargs, tokenizer_kwargs)
+    wrapped = load(
+        name_or_path_or_model_or_mlflow_uri,
+        tokenizer,
+        device,
+        dtype,
+        model_kwargs,
+        tokenizer_kwargs,
+        device_map,
+        max_memory,
+    )
     return AttributionModel(wrapped, method, method_options)
 
 
@@ -463,8 +477,7 @@ class AttributionModel:
             self.wrapped.run(rows)
 
         self._each_batch(examples, batch_size, run)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     @alone
     def rescore(

@@ -117,7 +117,7 @@ def test_work_is_compared_with_the_forwards_around_it():
         return "done"
 
     measured = Interleaved(
-        work=work, forward=forward, batches=rotate([causal_example("a b", "c d")] * 3, 2), device=torch.device("cpu")
+        work=work, forward=forward, batches=rotate([causal_example("a b", "c d")] * 3, 2), places=[torch.device("cpu")]
     )
     result, seconds = measured.warm_up()
     assert result == "done" and seconds >= 0.006

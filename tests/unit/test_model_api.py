@@ -54,8 +54,8 @@ class TestLoading:
             ({"method": "integrated_gradients", "n_step": 3}, OptionError, "n_steps"),
             ({"n_steps": 3}, OptionError, "method="),
             ({"metod": "saliency"}, OptionError, "method"),
-            ({"device": "cuda:99"}, InputError, "CUDA"),
-            ({"device": "gpu"}, InputError, "cuda"),
+            ({"device": "cuda:99"}, InputError, "no device 'cuda:99' here; use auto, cpu"),
+            ({"device": "gpu"}, InputError, "no device 'gpu' here; use auto, cpu"),
             ({"dtype": "float31"}, UnknownNameError, "float32"),
         ],
     )

@@ -95,6 +95,7 @@ def load(options: ModelOptions) -> AttributionModel:
         dtype=options.dtype,
         model_kwargs=options.model_kwargs,
         tokenizer_kwargs=options.tokenizer_kwargs,
+        device_map=options.device_map,
     )
 
 

@@ -120,6 +120,7 @@ def _settings(options: DatasetOptions) -> dict[str, Any]:
         "model_kwargs": options.model_kwargs,
         "tokenizer_kwargs": options.tokenizer_kwargs,
         "device": options.device,
+        **({} if options.device_map is None else {"device_map": options.device_map}),
         "dtype": options.dtype,
         "versions": versions(),
         **attribute_keywords(options),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attriflow.cli.console import console
-from attriflow.cli.options import json_option, option
+from attriflow.cli.options import device_map_option, json_option, option
 
 _MODEL, _OUTPUT = "Model", "Output"
 
@@ -22,6 +22,7 @@ class InspectOptions:
         str, typer.Argument(metavar="MODEL", help="Local folder, Hugging Face name, MLflow model URI, or demo/<name>.")
     ]
     device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", panel=_MODEL)] = "auto"
+    device_map: Annotated[Any, device_map_option(_MODEL)] = None
     dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_MODEL)] = (
         None
     )
@@ -46,6 +47,7 @@ def inspect(options: InspectOptions) -> None:
         device=options.device,
         dtype=options.dtype,
         model_kwargs=options.model_kwargs,
+        device_map=options.device_map,
     )
     report = model.report()
     if options.as_json:

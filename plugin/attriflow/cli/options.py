@@ -41,6 +41,22 @@ def json_option(help: str, *names: str, panel: str) -> Any:
     )
 
 
+def _device_map(value: str) -> Any:
+    """A name such as "auto", or a JSON object whose numbers count accelerators."""
+    return json_object(value) if value.lstrip().startswith("{") else value
+
+
+def device_map_option(panel: str) -> Any:
+    """`--device-map`."""
+    return option(
+        "Lay the model over several devices: auto, balanced, ..., or a JSON object of modules and devices.",
+        panel=panel,
+        parser=_device_map,
+        metavar="NAME|JSON",
+        show_default=False,
+    )
+
+
 def config_option(panel: str) -> Any:
     """`--config`."""
     return option(
@@ -71,6 +87,7 @@ class ModelOptions:
         ),
     ]
     device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", "--device", "--dev", panel=_MODEL)] = "auto"
+    device_map: Annotated[Any, device_map_option(_MODEL)] = None
     dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_MODEL)] = (
         None
     )

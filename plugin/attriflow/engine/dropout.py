@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from attriflow.kernels.attention import Operands
+from attriflow.kernels.devices import same_draws
 from attriflow.kernels.seeds import hashed
 from attriflow.models.locks import RANDOM
-from attriflow.models.offload import device_of
+from attriflow.models.offload import devices_of
 from attriflow.types import Example
 
 _DROPOUT = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
@@ -92,13 +93,11 @@ def dropout(hf: Any, keys: Sequence[int], number: int) -> Iterator[Dropout]:
     """One pass in training mode with our own masks; the mode of every module is put back."""
     training = [(module, module.training) for module in hf.modules()]
     mode = Dropout(keys, number)
-    placed = {device_of(hf.get_input_embeddings()), *(p.device for p in hf.parameters())}
-    devices = [device for device in placed if device.type == "cuda"]
     try:
         hf.train()
         # layer dropout draws from torch's own stream, once per layer and pass
-        with RANDOM, torch.random.fork_rng(devices=devices), mode:
-            torch.manual_seed(number)
+        with RANDOM, same_draws(devices_of(hf)), mode:
+            torch.default_generator.manual_seed(number)
             yield mode
     finally:
         for module, was in training:

@@ -31,7 +31,7 @@ from attriflow.kernels.plain import plain, shortcuts
 from attriflow.kernels.vmapped import unremarked
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.checking import ordinary_ids
-from attriflow.types import Example
+from attriflow.types import Example, Token
 
 _FIXED_TOKENS, _FIXED_WIDTH = 64, 1e7
 """What a graph costs whatever its length, in tokens of a product (measured on CPUs with models 128 and 768 wide)."""
@@ -340,9 +340,9 @@ class Gradients:
 def shared_work_agrees(model: LanguageModel) -> bool:
     """Whether the gradients of a few tokens are those that plain backward passes give, step by step."""
     ids = ordinary_ids(model, 5)
-    source = tuple(model.tokens(ids[::-1], segment="source")) if model.is_encoder_decoder else ()
-    target = tuple(model.tokens([model.start_id, *ids] if model.is_encoder_decoder else ids))
-    example = Example(source=source, target=target, start=len(target) - 3, stop=len(target))
+    source = [Token(text="", id=i, segment="source") for i in ids[::-1] if model.is_encoder_decoder]
+    target = [Token(text="", id=i) for i in ([model.start_id, *ids] if model.is_encoder_decoder else ids)]
+    example = Example(source=tuple(source), target=tuple(target), start=len(target) - 3, stop=len(target))
     objective = Objective(lambda f: f.logits.gather(-1, f.target_ids.unsqueeze(-1)).squeeze(-1))
     bound = Bound(model, [example], objective, model.sides)
     shared = _gradients_of_input(bound)

@@ -28,6 +28,7 @@ from attriflow.errors import (
     out_of_memory,
 )
 from attriflow.kernels.annotations import check_value
+from attriflow.kernels.devices import synchronize
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
@@ -138,8 +139,7 @@ def explain_batch(
     with torch.no_grad():
         values = step_values(engine, job.steps)
     values.update(scores.step_scores)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+    synchronize(model.device)
     seconds = time.perf_counter() - begin
     if seconds >= LONG:
         give_back()
@@ -155,7 +155,7 @@ def explain_batch(
         revision=model.revision,
         versions=versions(),
         dtype=str(model.dtype).removeprefix("torch."),
-        device=str(model.device),
+        device=", ".join(map(str, model.devices)),
         batch_size=len(batch),
         forward_rows=counter.forward_rows / len(batch),
         forward_calls=counter.forward_calls / len(batch),

@@ -179,7 +179,7 @@ class _AtLastBlock(Cut):
     def _outer(self, left: Tensor, right: Tensor, like: Tensor, steps: slice) -> Tensor:
         """`[step, row, key-value head, key, dim]`; `left` is `[row, head, position, key]`, `right` ends in dim."""
         index = self.row[:, None, steps, None]
-        left, right = (t.gather(2, index.expand(-1, t.shape[1], -1, t.shape[3])) for t in (left, right))
+        left, right = (t.gather(2, index.to(t.device).expand(-1, t.shape[1], -1, t.shape[3])) for t in (left, right))
         groups = (like.shape[1], -1)
         return torch.einsum("rhgsk,rhgsd->srhkd", left.unflatten(1, groups), right.unflatten(1, groups)).to(like.dtype)
 

@@ -60,7 +60,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
 
     def logits_of(state: Tensor) -> Tensor:
         normed = at(state, rows.query) if norm is None else norm(at(state, rows.query))
-        return _capped(hf, head(normed * scale)).to(logits.dtype)
+        return _capped(hf, head(normed * scale)).to(logits)
 
     _check(hf, logits_of(states[-1]), logits)
     return [logits_of(states[i]) for i in _chosen(layer, len(blocks))]
@@ -90,7 +90,7 @@ def _capped(hf: Any, logits: Tensor) -> Tensor:
 
 def _check(hf: Any, mine: Tensor, own: Tensor) -> None:
     bias = getattr(hf, "final_logits_bias", None)
-    wanted = own if bias is None else own - bias.to(own.dtype)
+    wanted = own if bias is None else own - bias.to(own)
     tolerance = (1e-4 if own.dtype in (torch.float32, torch.float64) else 5e-2) * float(wanted.abs().max())
     if not torch.allclose(mine, wanted, atol=tolerance, rtol=0):
         raise UnsupportedModelError(

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-import torch
-
 from attriflow.errors import OutOfMemoryError, out_of_memory
+from attriflow.kernels.devices import empty_cache
 
 T = TypeVar("T")
 
@@ -93,8 +92,7 @@ class Halving:
                 at = end
                 continue
             give_back()  # with the error, what the failed part held is gone
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            empty_cache()
 
     def each(self, n: int, size: int | Callable[[int], int], work: Callable[[int, int], Any]) -> None:
         """The same for work that returns nothing."""

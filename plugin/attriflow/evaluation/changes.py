@@ -65,7 +65,7 @@ def _adding(module: nn.Embedding, noise: float, draw: int, number: int) -> Calla
     table = table.to(embedded.device, embedded.dtype)
 
     def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + table[given[0] % rows]
+        return output + table[(given[0] % rows).to(table.device)]
 
     return hook
 

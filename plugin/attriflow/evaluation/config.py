@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -227,16 +226,12 @@ def _inputs_column(
 def _check_device(device: str) -> None:
     if device == "auto":
         return
-    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device):
-        raise InputError(f"'device' must be 'auto', 'cpu', 'mps', 'cuda', 'cuda:<n>' or 'xpu', not {device!r}")
-    import torch
+    from attriflow.kernels import devices
 
-    kind, _, index = device.partition(":")
-    backend = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}.get(kind)
-    if kind != "cpu" and (backend is None or not backend.is_available()):
-        raise InputError(f"'device' is {device!r}, which is not available here; use 'auto' or 'cpu'")
-    if index and int(index) >= backend.device_count():  # type: ignore[union-attr]
-        raise InputError(f"'device' is {device!r}, but there are only {backend.device_count()} of them")  # type: ignore[union-attr]
+    try:
+        devices.named(device)
+    except InputError as error:
+        raise InputError(f"'device': {error}") from None
 
 
 def _check_generation(arguments: Mapping[str, Any], targets: str | None) -> None:

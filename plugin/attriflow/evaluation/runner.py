@@ -29,7 +29,8 @@ from attriflow.evaluation.results import (
     StepScores,
 )
 from attriflow.evaluation.scoring import MetricRunner
-from attriflow.measuring.cost import measure, old_objects_uncollected, synchronize
+from attriflow.kernels import devices
+from attriflow.measuring.cost import measure, old_objects_uncollected
 from attriflow.models.contrast import add_foil
 from attriflow.progress import track
 from attriflow.registry import PartInfo, methods, metrics, step_functions
@@ -254,7 +255,7 @@ class Evaluation:
                     lambda: self._explain(result.name, self.examples),
                     lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
                     n_tokens=self.n_tokens,
-                    device=self.model.device,
+                    places=self.model.wrapped.devices,
                     throughput=config.throughput,
                     warm_up=None if result.name in self._tried else warm_up,
                 )
@@ -297,11 +298,8 @@ class Evaluation:
 
     def _free_memory(self) -> None:
         gc.collect()
-        if self.model.device.type == "cuda":
-            import torch
-
-            synchronize(self.model.device)
-            torch.cuda.empty_cache()
+        devices.synchronize(self.model.device)
+        devices.empty_cache()
 
 
 def _finite(values: Tensor) -> tuple[float | None, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attriflow.errors import OutOfMemoryError
-from attriflow.measuring.cost import MEGABYTE, PeakMemory, timed
+from attriflow.kernels import devices
+from attriflow.measuring.cost import MEGABYTE, PeakMemory, counting, timed
 
 if TYPE_CHECKING:
     import torch
@@ -65,11 +66,8 @@ class LargestBatch:
 
 def free_memory(device: torch.device) -> float:
     """Bytes that this process may still take on a device; a container's limit counts."""
-    if device.type == "cuda":
-        import torch
-
-        free, _ = torch.cuda.mem_get_info(device)
-        return float(free)
+    if (space := devices.memory(device)) is not None:
+        return float(space[0])
     import psutil
 
     found = [float(psutil.virtual_memory().available)]
@@ -94,9 +92,9 @@ def largest_batch(
 ) -> LargestBatch:
     """Double the batch until it does not fit, then halve the gap until it is an eighth of the batch.
 
-    The batches are copies of the longest example, so that any batch of that size fits. On a GPU a batch does not fit
-    when it had to be split to run. Where running out of memory would end the process, a batch is only tried when the
-    growth so far says that it takes at most `SHARE` of what is free.
+    The batches are copies of the longest example, so that any batch of that size fits. On an accelerator a batch
+    does not fit when it had to be split to run. Where running out of memory would end the process, a batch is only
+    tried when the growth so far says that it takes at most `SHARE` of what is free.
 
     Args:
         model: The model.
@@ -112,11 +110,11 @@ def largest_batch(
     tried: list[BatchSize] = []
 
     def fits(size: int) -> bool:
-        if model.device.type != "cuda" and _expected(tried, size) > SHARE * free(model.device):
+        if not counting(model.wrapped.devices) and _expected(tried, size) > SHARE * free(model.device):
             return False
         batch = [longest] * size
         try:
-            with PeakMemory(model.device) as memory:
+            with PeakMemory(*model.wrapped.devices) as memory:
                 found, took = timed(
                     lambda: model.attribute_examples(
                         batch, method, batch_size=size, seed=seed, show_progress=False, **options

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError, reason_of
+from attriflow.kernels.devices import about
 from attriflow.measuring.batch_search import LargestBatch, largest_batch
 from attriflow.measuring.floors import Work
 from attriflow.measuring.throughput import Throughput, measure_method, rotate
@@ -216,12 +217,4 @@ def surroundings(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions(),
     }
-    if device.type == "cuda":
-        found |= {
-            "device_name": torch.cuda.get_device_name(device),
-            "cuda": str(torch.version.cuda),
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "tf32": torch.backends.cuda.matmul.allow_tf32,
-            "total_memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30,
-        }
-    return found
+    return found | about(device)

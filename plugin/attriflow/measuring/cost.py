@@ -6,13 +6,14 @@ import gc
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from attriflow.engine.memory import give_back
+from attriflow.kernels import devices
 
 if TYPE_CHECKING:
     import torch
@@ -54,31 +55,41 @@ class Cost:
         return {n: float(v) for n in names if (v := getattr(self, n)) is not None}
 
 
-def memory_kind(device: torch.device) -> str:
-    """What `peak_memory_mb` counts on a device."""
-    if device.type == "cuda":
-        return "cuda: peak of allocated memory above that at the start"
-    return f"{device.type}: peak of the process's resident set above that at the start, sampled"
+def memory_kind(*places: torch.device) -> str:
+    """What `peak_memory_mb` counts for a model on these devices."""
+    counted = counting(places)
+    if counted:
+        of_all = f", sum of {len(counted)} devices" if len(counted) > 1 else ""
+        return f"{counted[0].type}: peak of allocated memory above that at the start{of_all}"
+    return f"{places[0].type}: peak of the process's resident set above that at the start, sampled"
+
+
+def counting(places: Iterable[torch.device]) -> list[torch.device]:
+    """Those of some devices that count the memory of their tensors."""
+    return [place for place in places if devices.counts_memory(place)]
 
 
 class PeakMemory:
-    """Context manager: the most memory in use at once above that at the start."""
+    """Context manager: the most memory in use at once above that at the start.
 
-    def __init__(self, device: torch.device, interval: float = 0.002) -> None:
-        self.device, self.interval = device, interval
-        self.megabytes = 0.0
+    Attributes:
+        megabytes: Of all devices that count it (the sum of each one's most), else of the process.
+        by_device: Of each device that counts it.
+    """
+
+    def __init__(self, *places: torch.device, interval: float = 0.002) -> None:
+        self.counted, self.interval = counting(places), interval
+        self.megabytes, self.by_device = 0.0, dict[str, float]()
+        self._held: list[int] = []
         self._base = self._peak = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._base = torch.cuda.memory_allocated(self.device)
+        if self.counted:
+            devices.empty_cache()
+            self._held = [devices.reset_peak(place) for place in self.counted]
             return self
         give_back()  # what an earlier method freed but the C library kept would hide what this one needs
         self._base = self._peak = _resident_bytes()
@@ -93,11 +104,9 @@ class PeakMemory:
             self._stop.set()
             self._thread.join()
             self._peak = max(self._peak, _resident_bytes())
-        else:
-            import torch
-
-            self._peak = torch.cuda.max_memory_allocated(self.device)
-        self.megabytes = max(0, self._peak - self._base) / MEGABYTE
+        for place, held in zip(self.counted, self._held, strict=True):
+            self.by_device[str(place)] = max(0, devices.peak(place) - held) / MEGABYTE
+        self.megabytes = sum(self.by_device.values()) if self.counted else max(0, self._peak - self._base) / MEGABYTE
 
     def _sample(self) -> None:
         samples = 0
@@ -131,34 +140,13 @@ def old_objects_uncollected() -> Iterator[None]:
         gc.unfreeze()
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what was asked of it."""
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(device)
-
-
 def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """Run something and return its result and seconds: wall time, on a GPU the time between two events."""
-    synchronize(device)
-    if device.type == "cuda":
-        return _timed_by_events(work, device)
+    """Run something and return its result and seconds: wall time, until the device has done it."""
+    devices.synchronize(device)
     start = time.perf_counter()
     result = work()
+    devices.synchronize(device)
     return result, time.perf_counter() - start
-
-
-def _timed_by_events(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    import torch
-
-    with torch.cuda.device(device):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        result = work()
-        end.record()
-    synchronize(device)
-    return result, start.elapsed_time(end) / 1000
 
 
 def forward_time(forward: Callable[[], object], device: torch.device) -> float:
@@ -174,7 +162,7 @@ def measure(
     forward: Callable[[], None],
     *,
     n_tokens: int,
-    device: torch.device,
+    places: Sequence[torch.device],
     throughput: bool = True,
     warm_up: Callable[[], object] | None = None,
 ) -> tuple[T, Cost]:
@@ -184,10 +172,11 @@ def measure(
         work: The method over all examples.
         forward: One plain forward pass of the same batches.
         n_tokens: Explained tokens.
-        device: Where the model runs.
+        places: Devices that the model runs on; the first one has the result.
         throughput: Measure everything; otherwise only seconds, with a single run.
         warm_up: A small piece of the work, run first: imports and lazy set-up are not the method's cost.
     """
+    device = places[0]
     if not throughput:
         result, seconds = timed(work, device)
         return result, Cost(seconds=seconds)
@@ -195,7 +184,7 @@ def measure(
         warm_up()
     runs: list[float] = []
     forwards = [forward_time(forward, device)]
-    with PeakMemory(device) as memory:
+    with PeakMemory(*places) as memory:
         result, first = timed(work, device)
     runs.append(first)
     forwards.append(forward_time(forward, device))

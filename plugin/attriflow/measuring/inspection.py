@@ -23,6 +23,7 @@ from attriflow.doors import opened
 from attriflow.engine import plain
 from attriflow.engine.baselines import baseline_id
 from attriflow.errors import AttriflowError, reason_of
+from attriflow.kernels.devices import numbered
 from attriflow.models.checking import ordinary_ids
 from attriflow.models.findings import Finding
 from attriflow.registry import PartInfo, methods
@@ -204,7 +205,7 @@ def _precision(hf: Any) -> dict[str, int]:
 
 def _devices(hf: Any) -> tuple[str, ...]:
     placed = getattr(hf, "hf_device_map", None) or {}
-    named = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in placed.values()}
+    named = {numbered(place) for place in placed.values()}
     return tuple(sorted(named or {str(p.device) for p in hf.parameters()}))
 
 

@@ -23,19 +23,24 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
     from attriflow.types import Attribution, Example
 
-MATMUL = {"cpu": 1024, "cuda": 8192}
-"""Edge of the square matrices whose product sets the rate that utilisation is measured against."""
+MATMUL = 1024
+"""Edge of the square matrices whose product sets the rate that utilisation is measured against ..."""
+MOST, LEAST = 8192, 0.005
+"""... and up to which edge it grows on accelerators until one product takes so many seconds."""
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
     """Multiply-adds per second of a large square matrix product: the fastest of a few."""
     import torch
 
-    size = MATMUL.get(device.type, 1024)
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
-    seconds = [timed(lambda: a @ b, device)[1] for _ in range(1 + repeats)]
-    return float(size) ** 3 / min(seconds[1:])  # the first one starts threads and kernels
+    def seconds(size: int) -> float:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in "ab")
+        return min([timed(lambda: a @ b, device)[1] for _ in range(1 + repeats)][1:])  # the first starts threads
+
+    size, best = MATMUL, seconds(MATMUL)
+    while device.type != "cpu" and size < MOST and best < LEAST:
+        size, best = 2 * size, seconds(2 * size)
+    return float(size) ** 3 / best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +118,13 @@ class Interleaved:
         work: What is timed.
         forward: The unit: a teacher-forced forward pass.
         batches: Examples of each round, one after the other: fresh inputs, so that nothing is remembered from the last.
-        device: Where the model runs.
+        places: Devices that the model runs on; the first one has the result.
     """
 
     work: Callable[[list[Example]], Any]
     forward: Callable[[list[Example]], object]
     batches: Iterator[list[Example]]
-    device: torch.device
+    places: Sequence[torch.device]
     peak_memory_mb: float = 0.0
     used: list[list[Example]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -130,8 +135,8 @@ class Interleaved:
         """One round that does not count: lazy set-up, peak memory. Returns its result and seconds."""
         examples = next(self.batches)
         self.forward(examples)
-        with PeakMemory(self.device) as memory:
-            result, seconds = timed(lambda: self.work(examples), self.device)
+        with PeakMemory(*self.places) as memory:
+            result, seconds = timed(lambda: self.work(examples), self.places[0])
         self.peak_memory_mb = memory.megabytes
         return result, seconds
 
@@ -144,7 +149,7 @@ class Interleaved:
 
     def run(self, examples: list[Example]) -> Any:
         """The round itself."""
-        result, seconds = timed(lambda: self.work(examples), self.device)
+        result, seconds = timed(lambda: self.work(examples), self.places[0])
         self.seconds.append(seconds)
         return result
 
@@ -170,7 +175,7 @@ class Interleaved:
         )
 
     def _forward(self, examples: list[Example]) -> float:
-        return forward_time(lambda: self.forward(examples), self.device)
+        return forward_time(lambda: self.forward(examples), self.places[0])
 
 
 def rounds_for(seconds: float, budget: float, least: int, most: int) -> int:
@@ -243,7 +248,7 @@ def interleaved_method(
         work=attribute,
         forward=lambda examples: model.teacher_forced(examples, batch_size=batch_size),
         batches=batches,
-        device=model.device,
+        places=model.wrapped.devices,
     )
 
 

@@ -46,7 +46,8 @@ class ValueNorm:
                 values = layer.values(engine.dtype)
                 gram = layer.weight.to(engine.dtype) @ layer.weight.to(engine.dtype).mT
                 norms = ((values @ gram) * values).sum(-1).clamp(min=0).sqrt()
-                found[block].append(at(layer.call.weights, engine.batch.query, 2).to(engine.dtype) * norms[:, :, None])
+                moved = at(layer.call.weights, engine.batch.query, 2).to(engine.dtype) * norms[:, :, None]
+                found[block].append(moved.to(engine.model.device))
 
         record_layers(engine, take)
         return Scores({b: torch.stack(found[b], -1).permute(0, 2, 3, 4, 1) for b in engine.blocks}, ("layer", "head"))

@@ -252,9 +252,9 @@ class AttentionRecord:
                 f"where [row, head, {self.shapes[role][0]}, {self.shapes[role][1]}] was expected"
             )
         if role in self.maps:
-            self.maps[role].append(weights.detach())
+            self.maps[role].append(weights.detach().to(self.query.device))
         if block in self.keep:
-            self.maps[block].append(at(weights, self.query, 2).detach())
+            self.maps[block].append(at(weights, self.query, 2).detach().to(self.query.device))
 
     @property
     def complete(self) -> bool:

@@ -21,7 +21,7 @@ from attriflow.models.batch import Batch, alike, collate
 from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
 from attriflow.models.locks import lock_of
-from attriflow.models.offload import device_of, weight_of
+from attriflow.models.offload import device_of, devices_of, weight_of
 from attriflow.models.positions import Rope, scattered, table_length, trained_lengths
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
@@ -120,6 +120,11 @@ class LanguageModel(ABC):
     def device(self) -> torch.device:
         """Device of the input embeddings (where ids must go)."""
         return device_of(self.embedding("target"))
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that the model computes on, that of the embeddings first."""
+        return tuple(dict.fromkeys((self.device, *devices_of(self.hf))))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -295,7 +300,7 @@ class LanguageModel(ABC):
 
     def embed(self, ids: Tensor, block: str) -> Tensor:
         """Token embeddings `[..., hidden]` of a block, in the space that `embedding_scale` tells."""
-        return self.embedding(block)(ids) * self.embedding_scale(block)
+        return self.embedding(block)(ids).to(ids.device) * self.embedding_scale(block)
 
     @torch.no_grad()
     def embedding_table(self, block: str) -> Tensor:
@@ -303,9 +308,9 @@ class LanguageModel(ABC):
         weight = weight_of(self.embedding(block))
         ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
         embedded = self.embed(ids, block)
-        if torch.equal(embedded, weight[ids]):
-            return weight  # no copy of a large table
-        return self.embed(torch.arange(weight.shape[0], device=weight.device), block)
+        if not torch.equal(embedded, weight[ids]):  # else no copy of a large table
+            weight = self.embed(torch.arange(weight.shape[0], device=weight.device), block)
+        return weight.to(self.device)
 
     def run(self, rows: Rows) -> Tensor:
         """Logits at the query positions, `[row, step, vocab]`: one model call (more where `rope` asks for it).
@@ -327,7 +332,7 @@ class LanguageModel(ABC):
         for width, chosen in self.rope.apart(rows.query):
             row = chosen.any(1).nonzero().squeeze(1)
             read = self._run(rows.cut(row, width, torch.where(chosen[row], rows.query[row], 0)))
-            parts.append((read[chosen[row].to(read.device)], chosen))
+            parts.append((read[chosen[row]], chosen))
         return scattered(parts, rows.query)
 
     def _run(self, rows: Rows) -> Tensor:
@@ -337,11 +342,11 @@ class LanguageModel(ABC):
         if self._keeps_logits and not self.virtual_tokens:
             # the LM head runs only over the span of positions that some row asks for
             low, high = int(rows.query.min()), int(rows.query.max())
-            keep, offset = torch.arange(low, high + 1, device=rows.query.device), low
-        logits = self._answered(rows, keep)
-        if keep is not None and logits.shape[1] != len(keep):
+            keep, offset = slice(low, high + 1), low  # unlike a tensor at home on every device a head may be on
+        logits = self._answered(rows, keep).to(rows.query.device)  # of a model laid over several, back to the batch
+        if keep is not None and logits.shape[1] != keep.stop - keep.start:
             offset = 0  # a model that takes the argument and returns all positions all the same
-        index = (rows.query - offset).to(logits.device)
+        index = rows.query - offset
         if torch.equal(index, torch.arange(logits.shape[1], device=index.device).expand(len(index), -1)):
             picked = logits  # no copy of what is as large as the vocabulary
         else:
@@ -352,7 +357,7 @@ class LanguageModel(ABC):
         """All logits of one forward without a cache, `[row, position, vocab]`."""
         return logits_of(self.hf(**{"use_cache": False, **given}))
 
-    def _answered(self, rows: Rows, keep: Tensor | None) -> Tensor:
+    def _answered(self, rows: Rows, keep: slice | None) -> Tensor:
         """`_call`; where a text is longer than the model was trained on, a failure is said to be of its length."""
         try:
             return self._call(rows, keep)
@@ -364,7 +369,7 @@ class LanguageModel(ABC):
             raise InputError(f"{read} tokens are too many for {self.name}, made for {trained}: {reason}") from error
 
     @abstractmethod
-    def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
+    def _call(self, rows: Rows, keep: slice | None) -> Tensor:
         """Logits `[row, kept position, vocab]`."""
 
     def encoder_states(self, rows: Rows) -> Tensor:

@@ -160,7 +160,7 @@ class BlockRecord:
         Returns:
             `[batch, n, hidden]`.
         """
-        positions = self.positions.gather(1, row)
+        positions = self.positions.to(row.device).gather(1, row)
         first, calls = min(changed), count()
 
         def attention(module: nn.Module, query: Tensor, *_: Any) -> Tensor:
@@ -228,7 +228,7 @@ class BlockRecord:
         """Block outputs as the stack hands them on: through its final norm, if it ends in one."""
         for norm in self.norms:
             states = self._call(norm, states)
-        return states
+        return states.to(self.output.device)
 
 
 def find_blocks(hf: nn.Module) -> dict[nn.Module, nn.Module]:

@@ -209,7 +209,7 @@ class CausalLM(LanguageModel):
         full = decode(self.tokenizer, [*before, *words], special=True)
         return full[len(text) :] if full.startswith(text) else decode(self.tokenizer, words)
 
-    def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
+    def _call(self, rows: Rows, keep: slice | None) -> Tensor:
         arguments: dict[str, Any] = {}
         if rows.past is not None:
             arguments = {"use_cache": True, "past_key_values": rows.past[0]}

@@ -172,7 +172,7 @@ class EncoderDecoder(LanguageModel):
         states: Tensor = output.last_hidden_state
         return states
 
-    def _call(self, rows: Rows, keep: Tensor | None) -> Tensor:
+    def _call(self, rows: Rows, keep: slice | None) -> Tensor:
         arguments: dict[str, Any] = {"attention_mask": rows.source_mask}
         names = _ARGUMENTS
         if rows.encoder_states is not None:

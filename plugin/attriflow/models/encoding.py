@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from attriflow.errors import InputError, NothingToExplainError
 from attriflow.kernels.annotations import check_value
+from attriflow.kernels.devices import same_draws
 from attriflow.models.base import LanguageModel
 from attriflow.models.locks import RANDOM
 from attriflow.texts.inputs import given_texts, restricted
@@ -110,7 +109,7 @@ def _generated(
     for text in inputs:
         seeds.append(seed + earlier[text])
         earlier[text] += 1
-    with model.frozen(), RANDOM, torch.random.fork_rng():
+    with model.frozen(), RANDOM, same_draws(model.devices):
         for batch in plan([prompts[i] for i in good]):
             index = [good[k] for k in batch]
             texts = [inputs[i] for i in index]

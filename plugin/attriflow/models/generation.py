@@ -49,7 +49,7 @@ def generated_ids(
     groups = list(reversed(_groups(model, prompts, arguments)))
     while groups:
         group = groups.pop()
-        torch.manual_seed(seeds[group[0]])
+        torch.default_generator.manual_seed(seeds[group[0]])  # see `devices.same_draws`
         own = {name: _rows_of(value, group, len(prompts)) for name, value in arguments.items()}
         try:
             rows = _call(model, [prompts[i] for i in group], own)

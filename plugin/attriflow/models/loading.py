@@ -12,6 +12,7 @@ import torch
 
 from attriflow.doors import opened
 from attriflow.errors import InputError, UnknownNameError, UnsupportedModelError, unknown
+from attriflow.kernels import devices
 from attriflow.models.base import LanguageModel
 from attriflow.models.causal import CausalLM
 from attriflow.models.encoder_decoder import EncoderDecoder
@@ -29,6 +30,8 @@ def load(
     dtype: str | torch.dtype | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
 ) -> LanguageModel:
     """Load or wrap a model.
 
@@ -36,12 +39,22 @@ def load(
         source: "demo/recall" or "demo/translate", a local folder, a Hugging Face name, an MLflow model URI or folder,
             or a loaded `PreTrainedModel`.
         tokenizer: A tokenizer, or the name or path of one; the model's own when None.
-        device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" or None: a GPU when there is one (a model object stays
-            where it is).
+        device: "cpu", "cuda", "cuda:1", "xpu", "mps", ...: any that torch can make a tensor on; "auto" or None: an
+            accelerator when there is one (a model object stays where it is).
         dtype: A torch type or its name; None keeps what the checkpoint says.
         model_kwargs, tokenizer_kwargs: Passed on to `from_pretrained`.
+        device_map: How accelerate lays the model over several devices: "auto", ..., or module -> device.
+        max_memory: Device -> how much of it that may take.
     """
     wanted_dtype, wanted_device = check_dtype(dtype), check_device(device)
+    model_kwargs = dict(model_kwargs or {})
+    model_kwargs |= {k: v for k, v in (("device_map", device_map), ("max_memory", max_memory)) if v is not None}
+    if model_kwargs.get("device_map") is not None and wanted_device is not None:
+        raise InputError(f"device={device!r} and a device_map both say where the model goes: pass one of them")
+    if "device_map" in model_kwargs and (not isinstance(source, (str, os.PathLike)) or is_mlflow_uri(str(source))):
+        raise InputError(
+            "device_map is for models that are loaded by name or from a folder: this one is loaded already"
+        )
     name, hf, revision = str(source), None, None
     if not isinstance(source, (str, os.PathLike)):
         hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
@@ -49,10 +62,10 @@ def load(
         hf, found = opened("resolve_uri")(name)
         tokenizer = found if tokenizer is None else tokenizer
     else:
-        name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs or {}))
-        revision = _revision(name, model_kwargs or {})
+        name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs))
+        revision = _revision(name, model_kwargs)
     tokenizer = _tokenizer(tokenizer, name, dict(tokenizer_kwargs or {}))
-    if hf is not source or wanted_device is not None:
+    if model_kwargs.get("device_map") is None and (hf is not source or wanted_device is not None):
         hf = _move(hf, wanted_device)
     if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
         if _offloaded(hf):
@@ -96,17 +109,7 @@ def _no_text(hf: Any, encoder: bool) -> str | None:
 
 def check_device(device: str | torch.device | None) -> torch.device | None:
     """A device that exists, or None for "auto"."""
-    if device is None or device == "auto":
-        return None
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:N or mps") from error
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device 'mps' is not available on this machine")
-    return found
+    return None if device is None or device == "auto" else devices.named(device)
 
 
 def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
@@ -135,7 +138,9 @@ def _from_pretrained(name: str, dtype: torch.dtype | str | None, options: dict[s
         config = AutoConfig.from_pretrained(name, **{k: options[k] for k in _WHERE if k in options})
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return name, auto.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, (ImportError, RuntimeError)) and "device_map" not in options:
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"cannot load the model {name!r}: {first}") from error
 
@@ -176,8 +181,4 @@ def _offloaded(hf: Any) -> bool:
 def _move(hf: Any, device: torch.device | None) -> Any:
     if getattr(hf, "hf_device_map", None) or getattr(hf, "is_quantized", False) or _offloaded(hf):
         return hf  # placed by accelerate or by the quantiser: moving it would break it
-    if device is None:
-        device = torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    return hf.to(device)
+    return hf.to(devices.best() if device is None else device)

@@ -5,6 +5,7 @@ Between forwards a module holds placeholders: shapes and types without numbers, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,8 +30,19 @@ def device_of(module: nn.Module) -> torch.device:
     device: torch.device = module.weight.device  # type: ignore[union-attr,assignment]
     if device.type != "meta":
         return device
+    return next(_executed(module), device)
+
+
+def devices_of(hf: nn.Module) -> list[torch.device]:
+    """Where the parts of a model compute, each device once."""
+    places = [p.device for p in hf.parameters() if not p.is_meta]
+    return list(dict.fromkeys([*places, *(place for module in hf.modules() for place in _executed(module))]))
+
+
+def _executed(module: nn.Module) -> Iterator[torch.device]:
+    """Where accelerate's hooks on a module have it run."""
     hook: Any = getattr(module, "_hf_hook", None)
     for one in (hook, *getattr(hook, "hooks", ())):
-        if getattr(one, "execution_device", None) is not None:
-            return torch.device(one.execution_device)
-    return device
+        place = getattr(one, "execution_device", None)
+        if place is not None:
+            yield torch.device(place)

@@ -110,13 +110,12 @@ def _data_name(dataset: Any) -> str | None:
 
 @contextmanager
 def _on_device(hf: Any, config: EvaluationConfig) -> Iterator[str | None]:
-    """The device to use. MLflow loads models on the CPU; "auto" means a GPU, and the model is put back afterwards."""
-    import torch
+    """The device to use. MLflow loads models on the CPU; "auto" is an accelerator, and all is put back afterwards."""
+    from attriflow.kernels import devices
 
-    wanted = config.explicit_device
-    if wanted is None and torch.cuda.is_available() and getattr(hf, "hf_device_map", None) is None:
-        wanted = "cuda"
-    before = next(iter(hf.parameters())).device
+    wanted, before = config.explicit_device, next(iter(hf.parameters())).device
+    if wanted is None and before.type == "cpu" and getattr(hf, "hf_device_map", None) is None:
+        wanted = str(devices.best())
     try:
         yield wanted
     finally:

@@ -175,7 +175,7 @@ class Recorder:
             }
         )
         if self.config.throughput:
-            self.run.tags({"attriflow.peak_memory": memory_kind(model.device)})
+            self.run.tags({"attriflow.peak_memory": memory_kind(*model.wrapped.devices)})
         if self.config.left_out:
             self.run.tags({"attriflow.left_out": dict(self.config.left_out)})
 

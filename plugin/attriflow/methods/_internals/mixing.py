@@ -32,6 +32,10 @@ class Affine:
         gain = (plus - minus) / 2 / (shape / shape.square().mean().sqrt())
         return cls(gain, (plus + minus) / 2, centred)
 
+    def on(self, device: torch.device) -> Affine:
+        """The same on a device."""
+        return Affine(self.gain.to(device), self.bias.to(device), self.centred)
+
     def linear(self, x: Tensor) -> Tensor:
         """The linear part on `[..., hidden]`, before division by the statistic."""
         return (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
@@ -63,8 +67,11 @@ def mixing(layer: Layer, maps: Sequence[tuple[Affine, Tensor | None]], state: Te
 
     Complexity: position * attended * hidden, in chunks that fit into `sizes.CHUNK_BYTES`.
     """
-    dtype, weights = state.dtype, layer.call.weights.to(state.dtype)
-    moved, values, weight = layer.moved(dtype), layer.values(dtype), layer.weight.to(dtype)
+    dtype, place, weights = state.dtype, layer.call.weights.device, layer.call.weights.to(state.dtype)
+    # the blocks of a model may be on different devices, and the norms around them, too
+    moved, values, weight = layer.moved(dtype).to(place), layer.values(dtype), layer.weight.to(place, dtype)
+    maps = [(affine.on(place), None if scale is None else scale.to(place)) for affine, scale in maps]
+    state = state.to(place)
     for affine, scale in maps:
         moved = affine.linear(moved) * (1 if scale is None else scale) + affine.bias
         weights = weights if scale is None else weights * scale[:, None]

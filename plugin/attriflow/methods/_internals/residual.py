@@ -305,9 +305,9 @@ class Stream(TorchFunctionMode):
                 return
             dtype = self.engine.dtype
             if module not in self._affine:
-                self._affine[module] = Affine.of(module, given.shape[-1], given, dtype)
+                self._affine[module] = Affine.of(module, given.shape[-1], after, dtype)
             affine = self._affine[module]
-            scale = affine.frozen(given.to(dtype), after.to(dtype))
+            scale = affine.frozen(given.to(after.device, dtype), after.to(dtype))
         if scale is not None:
             order = next(self._number)
             self._put(output, Scaled(order=order, child=child, affine=affine, scale=scale, pending=child.pending))
