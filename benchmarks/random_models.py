@@ -40,6 +40,12 @@ class NoTokenizer:
     unk_token_id = 0
     all_special_ids = ()
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [str(i) for i in ids]
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return " ".join(map(str, ids))
+
 
 @dataclass(frozen=True)
 class Shape:

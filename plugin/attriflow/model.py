@@ -22,11 +22,12 @@ from attriflow.engine.job import (
     is_difference,
     make_job,
     names_of,
+    route,
     step_values,
 )
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
-from attriflow.errors import InputError, NotFiniteError, OptionError, check_keywords, unknown
+from attriflow.errors import InputError, NotFiniteError, OptionError, unknown
 from attriflow.kernels.devices import synchronize
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
@@ -35,7 +36,7 @@ from attriflow.models.loading import load
 from attriflow.models.locks import alone
 from attriflow.output import AttributionOutput, explained, named
 from attriflow.progress import track
-from attriflow.registry import methods, step_functions
+from attriflow.registry import methods
 from attriflow.texts.inputs import given_texts
 from attriflow.texts.segments import Inputs, Segments, read_inputs, with_reply
 from attriflow.types import Attribution, Example, Forward, StepFunction, Variant
@@ -288,7 +289,15 @@ class AttributionModel:
             raise InputError(
                 f"no attribution method: pass method= to attribute or load_model ({', '.join(methods.names())})"
             )
-        routed = self._route(name, attributed_fn, step_scores, attributed_fn_args, step_scores_args, method_options)
+        routed = route(
+            name,
+            attributed_fn,
+            step_scores,
+            (attributed_fn_args, step_scores_args),
+            method_options,
+            keywords=_keywords(self.attribute)[2:],
+            defaults=self.method_options if name == self.method else {},
+        )
         job = make_job(
             name,
             encoder_decoder=self.is_encoder_decoder,
@@ -376,28 +385,6 @@ class AttributionModel:
         check_contrast(names_of(step_scores), any(e.contrast is not None for e in examples))
         found = self._attribute(examples, job, batch_size, show_progress, False)
         return explained(examples, found, all_of_them=True)
-
-    def _route(
-        self,
-        name: str,
-        attributed_fn: Any,
-        step_scores: str | Sequence[str],
-        attributed_fn_args: Mapping[str, Any] | None,
-        step_scores_args: Mapping[str, Any] | None,
-        given: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Sort keywords into options of the method, of the attributed function and of the step scores."""
-        method_options = methods.info(name).options
-        fn_options = step_functions.info(attributed_fn).options if isinstance(attributed_fn, str) else {}
-        score_options = {o for s in names_of(step_scores) for o in step_functions.info(s).options}
-        allowed = {*method_options, *fn_options, *score_options}
-        check_keywords(f"attribute with method '{name}'", given, [*sorted(allowed), *_keywords(self.attribute)[2:]])
-        defaults = self.method_options if name == self.method else {}
-        return {
-            "method_options": {**defaults, **{k: v for k, v in given.items() if k in method_options}},
-            "attributed_fn_args": {**{k: v for k, v in given.items() if k in fn_options}, **(attributed_fn_args or {})},
-            "step_scores_args": {**{k: v for k, v in given.items() if k in score_options}, **(step_scores_args or {})},
-        }
 
     def _attribute(
         self, examples: Sequence[Example], job: Job, batch_size: int | None, show: bool, generated: bool

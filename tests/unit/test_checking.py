@@ -518,6 +518,73 @@ def test_virtual_tokens_before_a_text(name, kind):
     assert m.generate(SOURCE if source else PROMPT, max_new_tokens=2)
 
 
+def test_adapters_that_look_for_tokens_in_the_ids():
+    """Embeddings do not tell them: perturbations go in as ids, gradients and replays are refused."""
+    peft = pytest.importorskip("peft")
+    if "alora_invocation_tokens" not in peft.LoraConfig.__dataclass_fields__:
+        pytest.skip("this peft has no aLoRA")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"], alora_invocation_tokens=[WORDS.index("in")]
+    )
+    hf = stirred(peft.get_peft_model(llama(), config)).double()
+    m = load(hf)
+    check_by_hand(hf, m)
+    for method, says in (("saliency", "tokens in the ids"), ("value_zeroing", "aLoRA"), ("value_norm", "aLoRA")):
+        with pytest.raises(UnsupportedModelError, match=says):
+            explained(m, method)
+
+
+# -- models that change between calls ---------------------------------------------------------------------------------
+
+
+def test_what_was_found_out_is_found_out_again_when_a_model_has_changed():
+    peft = pytest.importorskip("peft")
+    hf = peft.get_peft_model(llama(), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    hf.add_adapter("longer", peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
+    hf = hf.double().eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in hf.prompt_encoder.parameters():
+            p.copy_(torch.randn_like(p))
+    m = load(hf)
+    check_by_hand(hf, m)
+    assert m.wrapped.virtual_tokens == 3
+    hf.set_adapter("longer")
+    check_by_hand(hf, m)
+    assert m.wrapped.virtual_tokens == 5
+    with hf.disable_adapter():
+        check_by_hand(hf, m)
+        assert m.wrapped.virtual_tokens == 0
+    check_by_hand(hf, m)
+
+
+def test_hooks_of_the_user_are_part_of_the_model():
+    hf = llama()
+    m = load(hf)
+    before = explained(m, "occlusion").scores
+    check = m.wrapped.checked
+    assert explained(m, "saliency") and m.wrapped.checked is check  # our own hooks change nothing
+
+    def steer(_module, _args, output):
+        states = output[0] if isinstance(output, tuple) else output
+        return (states + 0.5, *output[1:]) if isinstance(output, tuple) else states + 0.5
+
+    hook = hf.model.layers[0].register_forward_hook(steer)
+    check_by_hand(hf, m)
+    assert m.wrapped.checked is not check
+    hook.remove()
+    assert torch.equal(explained(m, "occlusion").scores.nan_to_num(), before.nan_to_num())
+
+    def steer_the_last(_module, _args, output):
+        states = (output[0] if isinstance(output, tuple) else output).clone()
+        states[:, -1] += 1
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    hf.model.layers[0].register_forward_hook(steer_the_last)
+    with pytest.raises(UnsupportedModelError, match="from a prefix otherwise than within a longer text"):
+        explained(m, "occlusion")
+
+
 # -- the check itself -------------------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,8 @@ class Objective:
     def __call__(self, forward: Forward) -> Tensor:
         """Value per step, `[batch, step]`."""
         values = self.function(forward)
+        if not isinstance(values, Tensor):
+            raise UnsupportedModelError(f"the attributed function returned a {type(values).__name__}, not a tensor")
         if values.shape != forward.target_ids.shape:
             raise UnsupportedModelError(
                 f"the attributed function returned shape {tuple(values.shape)}, "

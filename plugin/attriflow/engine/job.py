@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -191,7 +191,37 @@ def _scores(engine: Engine, job: Job) -> Scores | None:
 
 def names_of(step_scores: str | Sequence[str]) -> list[str]:
     """One name or several as a list."""
-    return [step_scores] if isinstance(step_scores, str) else list(step_scores)
+    if isinstance(step_scores, str):
+        return [step_scores]
+    if not isinstance(step_scores, Iterable):
+        raise InputError(f"step_scores must be names of step functions, not {step_scores!r}")
+    return list(step_scores)
+
+
+def route(
+    name: str,
+    attributed_fn: Any,
+    step_scores: str | Sequence[str],
+    own_args: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
+    given: Mapping[str, Any],
+    *,
+    keywords: Sequence[str],
+    defaults: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Sort keywords into options of the method, of the attributed function and of the step scores."""
+    for label, value in zip(("attributed_fn_args", "step_scores_args"), own_args, strict=True):
+        check_value(label, value, Mapping | None)
+    attributed_fn_args, step_scores_args = own_args
+    method_options = methods.info(name).options
+    fn_options = step_functions.info(attributed_fn).options if isinstance(attributed_fn, str) else {}
+    score_options = {o for s in names_of(step_scores) for o in step_functions.info(s).options}
+    allowed = {*method_options, *fn_options, *score_options}
+    check_keywords(f"attribute with method '{name}'", given, [*sorted(allowed), *keywords])
+    return {
+        "method_options": {**defaults, **{k: v for k, v in given.items() if k in method_options}},
+        "attributed_fn_args": {**{k: v for k, v in given.items() if k in fn_options}, **(attributed_fn_args or {})},
+        "step_scores_args": {**{k: v for k, v in given.items() if k in score_options}, **(step_scores_args or {})},
+    }
 
 
 def make_objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any]) -> tuple[Objective, str]:

@@ -107,7 +107,7 @@ class EvaluationConfig:
         Raises:
             AttriflowError: Something is wrong; the message names it and what is allowed.
         """
-        given = dict(mapping or {})
+        given = dict(check_value("evaluator_config", mapping, Mapping | None) or {})
         check_keywords("evaluator_config", given, cls.keys())
         _check_types(given)
         if columns is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -20,6 +19,7 @@ from attriflow.kernels.positions import at
 from attriflow.models.batch import Batch, alike, collate
 from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
+from attriflow.models.handed import logits_of, parameters_of, state_of, uncompiled
 from attriflow.models.locks import lock_of
 from attriflow.models.offload import device_of, devices_of, weight_of
 from attriflow.models.positions import Rope, scattered, table_length, trained_lengths
@@ -73,6 +73,13 @@ class LanguageModel(ABC):
     def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
+        self._seen: object = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was found out about the model is found out again."""
+        hf = self.hf
+        vars(self).pop("checked", None)
         self.feeds: dict[str, Feed] = {}
         """How embeddings of a block go in; found out by the check."""
         self.virtual_tokens = 0
@@ -87,7 +94,11 @@ class LanguageModel(ABC):
         """Whether generation goes on alike after padded prompts; found out once (see `generation`)."""
         self.puts_before = bool(getattr(getattr(hf, "active_peft_config", None), "is_prompt_learning", False))
         """Whether the model puts something before every text that attention reads (prompt and prefix tuning)."""
-        parameters = _parameters(hf)
+        configs = getattr(hf, "peft_config", None)
+        configs = configs.values() if isinstance(configs, Mapping) else ()
+        self.reads_ids = any(getattr(c, "alora_invocation_tokens", None) for c in configs)
+        """Whether adapters look for certain tokens in the ids, which embeddings in their place do not tell."""
+        parameters = parameters_of(hf)
         self._keeps_logits = "logits_to_keep" in parameters
         self.takes_positions = "position_ids" in parameters and not self.puts_before
 
@@ -95,6 +106,11 @@ class LanguageModel(ABC):
 
     def check_attention(self) -> None:
         """Raise `UnsupportedModelError` where tokens attend to something that is not in the text."""
+        if self.reads_ids:
+            raise UnsupportedModelError(
+                f"an adapter of {type(self.hf).__name__} looks for tokens in the ids (aLoRA), which this method cannot "
+                "follow; use 'attention' or a perturbation method"
+            )
         if self.puts_before or (self.checked and self.virtual_tokens):
             raise UnsupportedModelError(
                 f"{type(self.hf).__name__} puts virtual tokens before every text (prompt or prefix tuning), and this "
@@ -428,6 +444,9 @@ class LanguageModel(ABC):
             yield from self._frozen()
 
     def _frozen(self) -> Iterator[None]:
+        if (state := state_of(self.hf)) != self._seen:  # adapters, hooks or masks are others than last time
+            self._seen = state
+            self._forget()
         training = [(m, m.training) for m in self.hf.modules()]
         # by name: parameters that are offloaded between forwards are other objects afterwards
         named = ((m, name, p) for m in self.hf.modules() for name, p in m.named_parameters(recurse=False))
@@ -436,50 +455,10 @@ class LanguageModel(ABC):
         for module, name in wanted:
             getattr(module, name).requires_grad_(False)
         try:
-            with torch.inference_mode(False), _uncompiled(self.hf):
+            with torch.inference_mode(False), uncompiled(self.hf):
                 yield
         finally:
             for module, name in wanted:
                 getattr(module, name).requires_grad_(True)
             for module, mode in training:
                 module.training = mode
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits among what a model returns, whatever it returns them in."""
-    found: Any = getattr(output, "logits", None)
-    if found is None and isinstance(output, (tuple, list)):
-        found = next((t for t in output if isinstance(t, Tensor) and t.ndim == 3), None)
-    if not isinstance(found, Tensor):
-        raise UnsupportedModelError(f"it returns a {type(output).__name__} without logits")
-    return found
-
-
-def _parameters(hf: Any) -> set[str]:
-    """Names of what a forward takes; adapters inside a model (PEFT) hand on what the model takes."""
-    found = set(inspect.signature(hf.forward).parameters)
-    config = getattr(hf, "active_peft_config", None)
-    if config is not None and not config.is_prompt_learning:
-        found |= set(inspect.signature(hf.get_base_model().forward).parameters)
-    return found
-
-
-def compiled_parts(hf: Any) -> list[str]:
-    """Names of the modules that torch.compile has made faster, "" for the whole model."""
-    return [
-        name
-        for name, module in hf.named_modules()
-        if getattr(module, "_compiled_call_impl", None) is not None
-        or hasattr(module, "_orig_mod")
-        or hasattr(module.forward, "_torchdynamo_orig_callable")
-    ]
-
-
-@contextmanager
-def _uncompiled(hf: Any) -> Iterator[None]:
-    """Run what was compiled as it was written: compiled code neither shows its parts nor takes other derivatives."""
-    if compiled_parts(hf):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import out_of_memory, reason_of
-from attriflow.models.base import LanguageModel, Rows, compiled_parts
+from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.feeding import Feed
 from attriflow.models.findings import Finding, ModelCheck, State
+from attriflow.models.handed import compiled_parts
 
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _ROUGH = 5e-2
@@ -226,7 +227,8 @@ class _Check:
 
     def embeddings(self) -> None:
         """Embeddings in place of ids: those of tokens, and others."""
-        reasons = [why for block in self.model.sides if (why := self.feed(block))]
+        reasons = ["has an adapter that looks for tokens in the ids"] if self.model.reads_ids else []
+        reasons = reasons or [why for block in self.model.sides if (why := self.feed(block))]
         if not reasons:
             self.one_space()
             hooked = [block for block, feed in self.model.feeds.items() if feed.way == "hook"]
@@ -311,7 +313,8 @@ class _Check:
             self.refuse("gradient", f"makes no gradient at its embeddings: {reason_of(error)}")
         for block, grad in zip(leaves, grads, strict=True):
             if not grad.any():
-                self.refuse("gradient", f"makes no gradient at the embeddings of its {block} side")
+                side = f" of its {block} side" if model.is_encoder_decoder else ""
+                self.refuse("gradient", f"makes no gradient at the embeddings{side}")
             if (size := _MOVE.get(model.dtype)) is not None:
                 self.held_against_differences(block, grad, at, rows, size)
         self.note("gradient")

@@ -51,6 +51,7 @@ def encode(
     Raises:
         InputError: A text that cannot be used, named by its index where there are several.
     """
+    check_value("generation_args", generation_args, Mapping | None)
     check_value("skip_special_tokens", skip_special_tokens, bool)
     for name, position in zip(("attr_pos_start", "attr_pos_end"), positions, strict=True):
         check_value(name, position, int | None)

@@ -148,7 +148,7 @@ def _call(model: LanguageModel, prompts: Sequence[Sequence[int]], arguments: Map
     try:
         options, ends = _options(model, arguments, given)
         out = model.hf.generate(input_ids=ids, attention_mask=mask, **options)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, AttriflowError) or out_of_memory(error):
             raise
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from attriflow.errors import InputError, NothingToExplainError
 from attriflow.types import Example
@@ -15,12 +15,16 @@ def given_texts(name: str, texts: str | Sequence[str]) -> list[str]:
     Raises:
         InputError: There is none, or something else than a text.
     """
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise InputError(f"{name} must be a string or a list of strings, not {type(texts).__name__}: {texts!r}"[:200])
     given = [texts] if isinstance(texts, str) else list(texts)
     for text in given:
         if not isinstance(text, str):
             raise InputError(
                 f"{name} must be a string or a list of strings; found {type(text).__name__}: {text!r}"[:200]
             )
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise InputError(f"{name} holds half of a surrogate pair, which is no text: {text!r}"[:200])
     if not given:
         raise InputError(f"{name} is empty")
     return given
