@@ -190,7 +190,7 @@ class TestAttribute:
             (("-fn", "contrast_prob_diff"), "pass contrast_targets"),
             (("-g", "one", "two"), "1 input texts but 2 generated texts"),
             (("-m", "no/such-model"), "cannot load the model 'no/such-model'"),
-            (("--device", "gpu"), "unknown device 'gpu'"),
+            (("--device", "gpu"), "there is no device 'gpu' here"),
         ],
     )
     def test_a_mistake_is_one_line(self, options, message, capsys):

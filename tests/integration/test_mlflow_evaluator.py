@@ -418,7 +418,7 @@ BAD = [
     ({"inputs": "inptu"}, "did you mean 'input'"),
     ({"rationale": "why"}, "unknown column in 'rationale' 'why'"),
     ({"batch_size": -1}, "'batch_size' must be at least 1, not -1"),
-    ({"device": "tpu"}, "'device' must be 'auto'"),
+    ({"device": "tpu"}, "there is no device 'tpu' here"),
     ({"seed": "zero"}, "'seed' must be int, not 'zero'"),
     ({"metrics": ["auprc_plau"]}, "name their column in 'rationale'"),
     ({"generation_args": {"num_beams": 2}}, "no effect when targets are given"),

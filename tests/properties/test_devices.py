@@ -1,11 +1,14 @@
 """Models on an accelerator, on two, and half offloaded: the numbers are those of the CPU, and no more is computed.
 
-Where there is no accelerator, two stand in for it in ordinary memory (see `second_device`).
+Where there is no accelerator, two stand in for it in ordinary memory (see `second_device`). They must be there before
+the first gradient of a process, so these tests have one to themselves, which `test_second_device.py` starts; the whole
+matrix: SECOND_DEVICE=1 pytest tests/properties/test_devices.py
 """
 
 from __future__ import annotations
 
 import functools
+import os
 
 import pytest
 import second_device
@@ -21,6 +24,9 @@ from attriflow.measuring.batch_search import free_memory
 from attriflow.measuring.cost import PeakMemory, memory_kind
 from attriflow.registry import methods, step_functions
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("SECOND_DEVICE") != "1", reason="run by test_second_device.py in a process of its own"
+)
 METHODS = [name for name in methods.names() if methods.info(name).meta["runs_model"] and not name.startswith("ferret")]
 STEPS = step_functions.names()
 LAYOUTS = {

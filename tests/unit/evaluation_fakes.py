@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class FakeModel:
 
     is_encoder_decoder = False
     device = torch.device("cpu")
+    wrapped = SimpleNamespace(devices=(device,))
     dtype = torch.float32
     name = "fake"
     tokenizer = None

@@ -270,7 +270,7 @@ def test_without_gradio_the_error_says_what_to_install(monkeypatch: pytest.Monke
         ({"model": "demo/none"}, "Unknown demo model"),
         ({"tracking_uri": "sqlite:////nowhere/mlflow.db"}, "no MLflow store at"),
         ({"host": "203.0.113.7"}, r"cannot listen at 203\.0\.113\.7"),
-        ({"device": "tpu"}, "unknown device"),
+        ({"device": "tpu"}, "there is no device 'tpu'"),
     ],
 )
 def test_mistakes_are_found_before_anything_listens(

@@ -138,6 +138,21 @@ def test_what_was_compiled_can_be_told() -> None:
     assert not hasattr(plain.forward, "_torchdynamo_orig_callable")
 
 
+@touches("_forward_hooks")
+def test_hooks_and_adapters_of_a_module_can_be_seen() -> None:
+    module = nn.Linear(2, 2)
+    before = len(module._forward_hooks), len(module._forward_pre_hooks)
+    module.register_forward_hook(lambda *_: None)
+    module.register_forward_pre_hook(lambda *_: None)
+    assert (len(module._forward_hooks), len(module._forward_pre_hooks)) == (before[0] + 1, before[1] + 1)
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["0"], r=1)
+    model = peft.PeftModel(nn.Sequential(nn.Linear(2, 2)), config)
+    with model.disable_adapter():
+        assert model.base_model.model[0]._disable_adapters
+    assert not model.base_model.model[0]._disable_adapters
+
+
 @touches("grad_fn.variable")
 def test_the_leaves_of_a_graph() -> None:
     leaf = torch.ones(2, requires_grad=True)

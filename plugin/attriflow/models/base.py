@@ -73,7 +73,7 @@ class LanguageModel(ABC):
     def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
-        self._seen: object = None
+        self._seen = state_of(hf)
         self._forget()
 
     def _forget(self) -> None:

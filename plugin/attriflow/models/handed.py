@@ -49,7 +49,9 @@ def state_of(hf: Any) -> object:
         for m in hf.modules()
         if hasattr(m, "active_adapter")
     ]
-    return hooks, causal, adapters, getattr(hf.forward, "__func__", hf.forward)
+    # prompt and prefix tuning are switched off by another forward
+    forward = getattr(hf.forward, "__func__", hf.forward) if hasattr(hf, "peft_config") else None
+    return hooks, causal, adapters, forward
 
 
 def compiled_parts(hf: Any) -> list[str]:
