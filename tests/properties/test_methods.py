@@ -214,7 +214,8 @@ class TestAgainstTheLoop:
         text, target = PROMPTS[1], TARGETS[m.is_encoder_decoder][0 if m.is_encoder_decoder else 1]
         (example,) = m.encode(text, target)
         n_inputs = len(example.source) + len(example.target) - 1
-        attribute(m, text, target, "saliency")  # what is found out once per model costs a pass of its own
+        for method in ("saliency", "attention"):  # what is found out once per model costs a pass of its own
+            attribute(m, text, target, method)
         for method, bound in (
             ("saliency", 1),
             ("attention", 1),

@@ -207,14 +207,16 @@ class Engine(Bound):
     def _attention_outputs(self, whole: tuple[str, ...]) -> AttentionRecord:
         """The same for architectures outside the attention interface, through `output_attentions`.
 
-        They choose among ways to compute attention in code of their own, so the pass is held against an ordinary one.
+        They choose among ways to compute attention in code of their own, so the pass is held against an ordinary one,
+        once per model.
         """
-        hf, base, record = self.model.hf, self.base(), self.attention_record(whole)
+        hf, record = self.model.hf, self.attention_record(whole)
+        base = None if self.model.shows_attention else self.base()
         caught: list[Any] = []
         hook = hf.register_forward_hook(lambda _m, _a, output: caught.append(output))
         try:
             with attentions_returned(hf):
-                logits = self.run(self.rows()).logits
+                forward = self.run(self.rows())
         except (AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
             if out_of_memory(error):
                 raise
@@ -234,9 +236,13 @@ class Engine(Bound):
                     record.add(role, weights)
         if not record.complete:
             raise self._no_attention()
-        tolerance = (1e-4 if self.dtype == self.model.dtype else 5e-2) * float(base.logits.abs().max())
-        if not torch.allclose(logits, base.logits, atol=tolerance, rtol=0):
-            raise self._no_attention(": it computes other logits where it returns them")
+        if base is not None:
+            tolerance = (1e-4 if self.dtype == self.model.dtype else 5e-2) * float(base.logits.abs().max())
+            if not torch.allclose(forward.logits, base.logits, atol=tolerance, rtol=0):
+                raise self._no_attention(": it computes other logits where it returns them")
+            self.model.shows_attention = True
+        if self._base is None and shortcuts():
+            self._base = forward
         return record
 
     def _no_attention(self, why: str = "") -> UnsupportedModelError:

@@ -88,6 +88,8 @@ class LanguageModel(ABC):
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.shows_attention = False
+        """Whether a pass outside the attention interface that returns its maps is the ordinary one; found out once."""
         self.shares_gradients: bool | None = None
         """Whether gradients that share work between steps are those of a plain backward pass; found out once."""
         self.generates_padded: bool | None = None
