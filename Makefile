@@ -66,14 +66,14 @@ browser: ## install Chromium for the tests (as root on Debian)
 # Each of the parallel test processes keeps to one thread, else they fight over the cores.
 test test-fast test-models: export OMP_NUM_THREADS := 1
 
-test: $(STAMP) browser ## run all tests but the sweep over the architectures of transformers
+test: $(STAMP) browser ## run all tests but the sweeps (test-models)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not sweep" $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## run all but the slow tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
-test-models: $(STAMP) ## compare every architecture of transformers with the page "Supported models"
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/properties/test_architectures.py $(PYTEST_ARGS)
+test-models: $(STAMP) ## compare every architecture of transformers, and half precision, with the docs' tables
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m sweep $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, types and the layering
 	$(BIN)/ruff check .

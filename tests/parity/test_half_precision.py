@@ -39,6 +39,7 @@ def test_what_used_to_lose_most(dtype):
     check("demo/recall", dtype, QUICK)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", half_precision.DTYPES)
 @pytest.mark.parametrize("name", half_precision.MODELS)

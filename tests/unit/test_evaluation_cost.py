@@ -119,5 +119,6 @@ def test_old_objects_are_left_alone_for_a_while():
         frozen = gc.get_freeze_count()
         with old_objects_uncollected():  # frozen already: nothing to do, and nothing to undo
             pass
-        assert gc.get_freeze_count() == frozen
+        # but for old objects that have died meanwhile
+        assert frozen - 100 < gc.get_freeze_count() <= frozen
     assert gc.get_freeze_count() == 0
