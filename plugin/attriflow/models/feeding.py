@@ -1,7 +1,8 @@
-"""Embeddings of one call by hook: ids go in as ever, and what the embedding module puts out for them is replaced.
+"""How embeddings go into a call: in place of ids, or beside them by hook, or looked up as ids.
 
-Some models cannot do without ids whatever stands in their place: they count positions from the ids that are no padding,
-look up further embeddings in every layer, or make their masks from them. Some take no embeddings at all.
+By hook, ids go in as ever, and what the embedding module puts out for them is replaced. Some models cannot do without
+ids whatever stands in their place: they count positions from the ids that are no padding, look up further embeddings in
+every layer, or make their masks from them. Some take no embeddings at all.
 """
 
 from __future__ import annotations
