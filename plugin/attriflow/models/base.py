@@ -73,7 +73,8 @@ class LanguageModel(ABC):
     def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
-        self._seen = state_of(hf)
+        self._seen = state_of(hf, list(hf.modules()))
+        self._is_frozen = False
         self._forget()
 
     def _forget(self) -> None:
@@ -443,24 +444,33 @@ class LanguageModel(ABC):
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no parameter gradients, nothing compiled, gradients possible; all is restored on exit."""
         with self.lock:
-            yield from self._frozen()
+            if self._is_frozen:  # by a caller, who has this lock
+                yield
+                return
+            self._is_frozen = True
+            try:
+                yield from self._frozen()
+            finally:
+                self._is_frozen = False
 
     def _frozen(self) -> Iterator[None]:
-        if (state := state_of(self.hf)) != self._seen:  # adapters, hooks or masks are others than last time
+        modules = list(self.hf.modules())
+        if (state := state_of(self.hf, modules)) != self._seen:  # adapters, hooks or masks are others than last time
             self._seen = state
             self._forget()
-        training = [(m, m.training) for m in self.hf.modules()]
+        training = [module for module in modules if module.training]
         # by name: parameters that are offloaded between forwards are other objects afterwards
-        named = ((m, name, p) for m in self.hf.modules() for name, p in m.named_parameters(recurse=False))
+        named = ((m, name, p) for m in modules for name, p in m.named_parameters(recurse=False))
         wanted = [(m, name) for m, name, p in named if p.requires_grad and not p.is_inference()]
-        self.hf.eval()
+        if training:
+            self.hf.eval()
         for module, name in wanted:
             getattr(module, name).requires_grad_(False)
         try:
-            with torch.inference_mode(False), uncompiled(self.hf):
+            with torch.inference_mode(False), uncompiled(modules):
                 yield
         finally:
             for module, name in wanted:
                 getattr(module, name).requires_grad_(True)
-            for module, mode in training:
-                module.training = mode
+            for module in training:
+                module.training = True

@@ -22,7 +22,7 @@ from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.feeding import Feed
 from attriflow.models.findings import Finding, ModelCheck, State
-from attriflow.models.handed import compiled_parts
+from attriflow.models.handed import compiled
 
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _ROUGH = 5e-2
@@ -160,7 +160,7 @@ class _Check:
 
     def compiled(self) -> None:
         """Compiled code, which hides its parts."""
-        parts = compiled_parts(self.model.hf)
+        parts = [name for name, module in self.model.hf.named_modules() if compiled(module)]
         if parts:
             what = "the whole model" if parts[0] in ("", "_orig_mod") else ", ".join(parts[:3])
             self.note("compiled", "off", f"{what} runs as it was written: torch.compile is left out meanwhile")

@@ -41,7 +41,9 @@ def devices_of(hf: nn.Module) -> list[torch.device]:
 
 def _executed(module: nn.Module) -> Iterator[torch.device]:
     """Where accelerate's hooks on a module have it run."""
-    hook: Any = getattr(module, "_hf_hook", None)
+    hook: Any = vars(module).get("_hf_hook")
+    if hook is None:  # of almost all, and this is asked at every call
+        return
     for one in (hook, *getattr(hook, "hooks", ())):
         place = getattr(one, "execution_device", None)
         if place is not None:
