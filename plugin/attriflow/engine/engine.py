@@ -20,7 +20,7 @@ from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
 from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
-from attriflow.errors import InputError, UnsupportedModelError, check_keywords, out_of_memory
+from attriflow.errors import AttriflowError, InputError, UnsupportedModelError, check_keywords, out_of_memory
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import AttentionRecord, attentions_returned, interface_works, listen
 from attriflow.models.base import BLOCKS, Rows
@@ -218,7 +218,7 @@ class Engine(Bound):
             with attentions_returned(hf):
                 forward = self.run(self.rows())
         except (AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            if out_of_memory(error):
+            if isinstance(error, AttriflowError) or out_of_memory(error):
                 raise
             raise self._no_attention(f" ({str(error).strip().splitlines()[0]})") from error
         finally:
