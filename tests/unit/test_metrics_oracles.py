@@ -118,6 +118,13 @@ def deletion(case):
     return trapezoid([(k / case.n, case.p(less(case.all, case.order[:k]))) for k in ks])
 
 
+def degradation(case):
+    """Samek's two curves, as many tokens gone in both."""
+    worst = sorted(range(case.n), key=lambda i: (case.scores[i], i))
+    ks = sorted({0, case.n, *case.counts})
+    return trapezoid([(k / case.n, case.p(less(case.all, worst[:k]))) for k in ks]) - deletion(case)
+
+
 def insertion(case):
     ks = sorted({0, case.n, *case.counts})
     return trapezoid([(k / case.n, case.p(case.order[:k])) for k in ks])
@@ -238,7 +245,7 @@ ORACLES = {
     "log_odds": log_odds,
     "deletion_auc": deletion,
     "insertion_auc": insertion,
-    "morf_lerf": lambda c: insertion(c) - deletion(c),
+    "morf_lerf": degradation,
     "answer_compr": lambda c: answer(c, insert=False, area=False),
     "answer_suff": lambda c: answer(c, insert=True, area=False),
     "answer_deletion_auc": lambda c: answer(c, insert=False, area=True),
@@ -295,6 +302,69 @@ def test_equals_its_definition(name, seed):
     low, high = part.meta["range"]
     assert low is None or value >= low - 1e-9
     assert high is None or value <= high + 1e-9
+
+
+@pytest.mark.parametrize("fractions", [(0.5,), (0.3, 0.9), tuple(FRACTIONS)])
+def test_the_area_between_the_curves_is_antisymmetric_and_0_for_constant_scores(fractions):
+    metric = metrics.build("morf_lerf", fractions=fractions)
+    for seed in range(4):
+        a, model = explained(seed)
+        for scores in (a.scores, a.scores.round()):  # the second one has ties
+            there, back = (metric(a.replace(scores=s), model).values for s in (scores, -scores))
+            assert there == tuple(-v for v in back) and any(there)
+        assert metric(a.replace(scores=torch.zeros_like(a.scores)), model).values == (0.0, 0.0)
+
+
+def rounded(model, dtype):
+    """A model whose log-probabilities come from float32 logits, or float64 ones: log-softmax over two tokens."""
+
+    def rescore(keep, steps, *, how="delete"):
+        lp = model(keep, steps, how=how).double()
+        logits = torch.stack([lp, torch.log(-torch.expm1(lp))], -1) + 20.0
+        return logits.to(dtype).log_softmax(-1)[..., 0].double()
+
+    return rescore
+
+
+class Scaled:
+    """Log-probabilities a factor nearer to 0: a model that is so sure of its answer."""
+
+    def __init__(self, model, factor):
+        self.model, self.factor = model, factor
+
+    def __call__(self, keep, steps, *, how="delete"):
+        return self.model(keep, steps, how=how) * self.factor
+
+
+@pytest.mark.parametrize("name", ["taucorr_loo", "loo_agreement"])
+def test_orders_of_rounding_errors_are_left_out_and_said(name):
+    """At p = 1 - 1e-6 the effects are a few times float32's rounding: two precisions would give two numbers."""
+    saturated = {"taucorr_loo": "saturated: p > 1 - 0.0001", "loo_agreement": "leave-one-out effects within rounding"}
+    metric = metrics.build(name)
+    for seed in range(4):
+        a, model = explained(seed)
+        for factor in (1.0, 1e-2, 1e-6):
+            rescores = [rounded(Scaled(model, factor), dtype) for dtype in (torch.float32, torch.float64)]
+            found = [metric(a, rescore) for rescore in rescores]
+            assert [v is None for v in found[0].values] == [v is None for v in found[1].values]
+            if factor == 1e-6:
+                assert set(found[0].skipped.values()) == {saturated[name]}
+            else:
+                assert found[0].values == pytest.approx(found[1].values, abs=1e-3)
+
+
+def test_one_decisive_token_at_a_saturated_step_has_a_size_and_no_order():
+    """Without it p falls by 0.5, without any other by 1e-9: Pearson sees the size, tau would rank the rest."""
+    a, _ = explained(0)
+
+    def rescore(keep, steps, *, how="delete"):
+        p = torch.where(keep[:, 2], 1 - 1e-6 - 1e-9 * (~keep).double() @ torch.arange(keep.shape[1]).double(), 0.5)
+        return p.log()
+
+    effects = np.array([i * 1e-9 if i != 2 else 0.5 - 1e-6 for i in range(N)])
+    scores = a.scores[0, :N].numpy()
+    assert metrics.build("loo_agreement")(a, rescore).values[0] == pytest.approx(np.corrcoef(scores, effects)[0, 1])
+    assert metrics.build("taucorr_loo")(a, rescore).skipped[0] == "saturated: p > 1 - 0.0001"
 
 
 def test_some_soft_cases_have_a_value():
