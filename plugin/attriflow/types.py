@@ -326,6 +326,10 @@ class Attribution(ShownAttributions):
             scores = scores.sum(-1) if axis == "embedding" else scores.mean(-1)
         return scores
 
+    def units(self, unit: str) -> list[int]:
+        """The number of each input's "word", "sentence", "segment" or "turn"; see `attriflow.texts.units`."""
+        return list(opened("units")(self, self.inputs, unit))
+
     def _rows(self, source: bool) -> Tensor | None:
         index = [i for i, t in enumerate(self.inputs) if (t.segment == "source") == source]
         return self.scores[:, index].transpose(0, 1) if index else None
