@@ -47,7 +47,7 @@ class LinearDatamodelingScore(FromSources):
     Attributes:
         unit: What a source is: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat). Its score
             is the sum of its tokens' scores; their mean where the method scored units itself.
-        how: What ablating a token means, see `Rescore`; ContextCite deletes sources.
+        perturbation: What ablating a token means, see `Rescore`; ContextCite deletes sources.
         n_samples: Random ablations ($m$).
         seed: Seeds them.
     """

@@ -39,7 +39,7 @@ class TopKDrop(FromSources):
     Attributes:
         unit: What a source is: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat). Its score
             is the sum of its tokens' scores; their mean where the method scored units itself.
-        how: What removing a token means, see `Rescore`; ContextCite deletes sources.
+        perturbation: What removing a token means, see `Rescore`; ContextCite deletes sources.
         top_k: How many sources are removed.
     """
 

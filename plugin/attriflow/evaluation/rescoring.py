@@ -17,7 +17,7 @@ from attriflow.types import Example, Perturbation, Rescore, Variant
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
-Key = tuple[int, int, str, int, bytes]
+Key = tuple[int, int, Perturbation, int, bytes]
 CHUNK = 4096
 """Variants handed to the model at once: enough to fill batches, few enough to bound memory."""
 
