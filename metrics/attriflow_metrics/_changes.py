@@ -15,8 +15,8 @@ from attriflow.errors import InputError
 from attriflow.types import Attribution, MetricValues, Perturbation, Rescore, Variant
 from attriflow_metrics._steps import NO_INPUT, Step, removable, select
 
-How = Literal["delete", "baseline", "mask"]
-"""What removing a token may mean."""
+How = Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token"] | int
+"""What removing a token may mean, see `Rescore`."""
 MODEL_NAN = "the model's score is NaN"
 SATURATED, ROUNDING = 1e-4, 1e-3
 """Probabilities this near to 1, and differences of this part of the largest probability, are near float32's rounding:
@@ -183,10 +183,15 @@ class Removal(FromChanges):
     """Base of the metrics that remove tokens.
 
     Attributes:
-        how: What removing a token means, see `Rescore`.
+        perturbation: What removing a token means, see `Rescore`.
     """
 
-    how: How = "delete"
+    perturbation: How = "delete"
+
+    @property
+    def how(self) -> How:
+        """As `rescore` calls it."""
+        return self.perturbation
 
     def whole(self, step: Step) -> Ask:
         """The unchanged input."""

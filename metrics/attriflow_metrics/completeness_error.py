@@ -48,11 +48,11 @@ class CompletenessError(Removal):
     NaN".
 
     Attributes:
-        how: "baseline" replaces tokens, see `Rescore`; the baseline is that of the methods, unless they were given
-            another.
+        perturbation: "baseline" replaces tokens, see `Rescore`; the baseline is that of the methods, unless they were
+            given another.
     """
 
-    how: How = "baseline"
+    perturbation: How = "baseline"
 
     def steps(self, attribution: Attribution) -> tuple[list[Step], dict[int, str]]:
         """All steps, where the explained function can be told from a log-probability."""

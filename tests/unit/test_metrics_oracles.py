@@ -68,9 +68,12 @@ class Case:
     def others(self, *changes):
         return [self.reexplain(**c).scores[self.step, : self.n].numpy() for c in changes]
 
-    def answer_p(self, kept):
+    def answer_lps(self, kept):
         keep = torch.tensor([[i in kept or i >= N for i in range(N + 2)]])
-        return math.exp(np.mean([float(self.model(keep, [s])[0]) for s in range(2)]))
+        return [float(self.model(keep, [s])[0]) for s in range(2)]
+
+    def answer_p(self, kept):
+        return math.exp(np.mean(self.answer_lps(kept)))
 
     @property
     def answer_order(self):
@@ -139,6 +142,29 @@ def answer(case, insert, area):
         return trapezoid([(k / N, case.answer_p(order[:k] if insert else order[k:])) for k in ks])
     sizes = list(dict.fromkeys(min(k, positive) for k in counts))
     return np.mean([case.answer_p(range(N)) - case.answer_p(order[:k] if insert else order[k:]) for k in sizes])
+
+
+def lds(case):
+    from attriflow_metrics.lds import ablations
+
+    mean = case.answer_order[1]
+    logits, predicted = [], []
+    for row in ablations(N, 32, 0):
+        p = math.exp(sum(case.answer_lps([i for i in range(N) if row[i]])))
+        logits.append(math.log(p / (1 - p)))  # the paper's f; ours is the log-probability, which has the same ranks
+        predicted.append(math.fsum(mean[i] for i in range(N) if row[i]))
+    return scipy.stats.spearmanr(logits, predicted).statistic
+
+
+def top_k_drop(case):
+    whole = sum(case.answer_lps(range(N)))
+    return np.mean([whole - sum(case.answer_lps(case.answer_order[0][k:])) for k in (1, 3, 5)])
+
+
+def outliers_found(case):
+    drops = [sum(case.answer_lps(range(N))) - sum(case.answer_lps(less(range(N), [i]))) for i in range(N)]
+    outlying = [d > np.mean(drops) + np.std(drops) for d in drops]
+    return sklearn.metrics.average_precision_score(outlying, case.answer_order[1])
 
 
 def leave_one_out(case):
@@ -250,6 +276,10 @@ ORACLES = {
     "answer_suff": lambda c: answer(c, insert=True, area=False),
     "answer_deletion_auc": lambda c: answer(c, insert=False, area=True),
     "answer_insertion_auc": lambda c: answer(c, insert=True, area=True),
+    "lds": lds,
+    "top_k_drop": top_k_drop,
+    "loo_outlier_map": outliers_found,
+    "position_bias": lambda c: scipy.stats.spearmanr(abs(c.scores), range(c.n)).statistic,
     "loo_agreement": lambda c: scipy.stats.pearsonr(leave_one_out(c), c.scores).statistic,
     "shapley_agreement": shapley,
     "infidelity": infidelity,
@@ -278,6 +308,9 @@ ORACLES = {
 }
 
 
+OPTIONS = {"loo_outlier_map": {"deviations": 1.0}}  # among five there is none at two deviations
+
+
 def test_every_metric_has_an_oracle():
     assert set(ORACLES) == set(metrics.modules())
 
@@ -288,7 +321,7 @@ def test_equals_its_definition(name, seed):
     case = Case(seed)
     part = metrics.info(name)
     more = {"reexplain": case.reexplain} if "reexplain" in part.meta["needs"] else {}
-    result = part.build()(case.attribution, case.model, case.rationale, **more)
+    result = part.build(**OPTIONS.get(name, {}))(case.attribution, case.model, case.rationale, **more)
     value = result.values[case.step if result.per_step else 0]
     reason = result.skipped.get(case.step if result.per_step else 0, "")
     if value is None:
@@ -405,16 +438,18 @@ def test_special_tokens_are_not_looked_at(name):
         more = {}
         if "reexplain" in part.meta["needs"]:
             more["reexplain"] = lambda given=given, **_: given.replace(scores=given.scores.flip(0).nan_to_num(0.1))
-        values.append(part.build()(given, model, rationale, **more).values)
+        values.append(part.build(**OPTIONS.get(name, {}))(given, model, rationale, **more).values)
     assert values[0] == values[1]
 
 
 def test_registrations_tell_everything():
     for info in map(metrics.info, metrics.modules()):
-        assert isinstance(info.meta["higher_is_better"], bool)
+        higher = info.meta["higher_is_better"]
         assert info.meta["family"] in ("faithfulness", "plausibility", "robustness", "sanity")
         low, high = info.meta["range"]
         assert low is None or high is None or low < high
-        assert set(info.meta["needs"]) <= {"rescore", "rationale", "reexplain"} and info.meta["needs"]
+        assert set(info.meta["needs"]) <= {"rescore", "rationale", "reexplain"}
+        assert info.meta["needs"] or info.name == "position_bias"
         assert info.meta["cost"] and info.meta["source"]
-        assert f"{'higher' if info.meta['higher_is_better'] else 'lower'} is better" in info.summary, info.name
+        better = {True: "higher is better", False: "lower is better", None: "neither end is better"}[higher]
+        assert better in info.summary, info.name
