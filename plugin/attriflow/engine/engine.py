@@ -59,7 +59,7 @@ class Engine(Bound):
         self,
         points: Callable[[float], Mapping[str, Tensor]] | None = None,
         alphas: Sequence[float] = (1.0,),
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | Tensor | None = None,
         max_rows: int | None = None,
         *,
         sites: Sites | None = None,
@@ -87,7 +87,6 @@ class Engine(Bound):
         Yields:
             Slices of steps with block -> `[batch, step, position, hidden]`.
         """
-        weights = [1.0] * len(alphas) if weights is None else weights
         yield from Gradients(
             self,
             self.reusable_prefix,
@@ -164,7 +163,7 @@ class Engine(Bound):
             return None
         if self.objective.passes or not shortcuts():
             return None
-        if self.model.rope is not None and self.model.rope.reached(self.batch.query):
+        if self.model.rope is not None and self.model.rope.reached(self.batch.host.query):
             return None  # keys of a prefix are others in a longer text
         if self._prefix is None:
             self._prefix = record(self)

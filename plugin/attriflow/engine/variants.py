@@ -21,6 +21,7 @@ from attriflow.engine.sizes import CHUNK_BYTES
 from attriflow.errors import InputError, check_choice
 from attriflow.kernels.plain import shortcuts
 from attriflow.kernels.seeds import hashed
+from attriflow.kernels.transfer import sent
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.types import Example, Perturbation, Token, Variant
@@ -287,26 +288,24 @@ def _run(
 
 def _call(model: LanguageModel, chunk: list[_Row]) -> Tensor:
     """Log-probabilities `[row, column]` on the CPU."""
-    device = model.device
-    target_ids, present = pad([r.target for r in chunk], model.pad_id, device)
-    target_mask, _ = pad([r.target_mask for r in chunk], 1, device)
-    query, _ = pad([r.query for r in chunk], chunk[0].query[0], device)
-    wanted, _ = pad([r.target_ids for r in chunk], 0, device)
-    fields: dict[str, Tensor] = {}
-    if model.is_encoder_decoder:
-        source_ids, source_present = pad([r.source for r in chunk], model.pad_id, device)
-        source_mask, _ = pad([r.source_mask for r in chunk], 0, device)
-        fields = {"source_ids": source_ids, "source_mask": source_mask * source_present}
-    if not bool(target_mask.all()):
-        fields["target_mask"] = target_mask
-    if chunk[0].source_stay or chunk[0].target_stay:
-        target = _thinned(model, "target", target_ids, [r.target_stay for r in chunk], [r.draw for r in chunk])
-        fields["target_embeds"] = target
-        if model.is_encoder_decoder:
-            source = _thinned(model, "source", source_ids, [r.source_stay for r in chunk], [r.draw for r in chunk])
-            fields["source_embeds"] = source
+    target_ids, present = pad([r.target for r in chunk], model.pad_id)
+    target_mask, _ = pad([r.target_mask for r in chunk], 1)
+    query, _ = pad([r.query for r in chunk], chunk[0].query[0])
     query = torch.minimum(query, present.sum(1, keepdim=True) - 1)
-    logits = model.run(Rows(target_ids=target_ids, query=query, **fields))
+    made = {"wanted": pad([r.target_ids for r in chunk], 0)[0], "query": query, "target_ids": target_ids}
+    if model.is_encoder_decoder:
+        source_ids, source_present = pad([r.source for r in chunk], model.pad_id)
+        source_mask, _ = pad([r.source_mask for r in chunk], 0)
+        made |= {"source_ids": source_ids, "source_mask": source_mask * source_present}
+    if not bool(target_mask.all()):
+        made["target_mask"] = target_mask
+    fields = dict(zip(made, sent(list(made.values()), model.device), strict=True))
+    wanted = fields.pop("wanted")
+    if chunk[0].source_stay or chunk[0].target_stay:
+        for block in model.sides:
+            stay = [r.source_stay if block == "source" else r.target_stay for r in chunk]
+            fields[f"{block}_embeds"] = _thinned(model, block, fields[f"{block}_ids"], stay, [r.draw for r in chunk])
+    logits = model.run(Rows(**fields, places=query))
     picked = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
     return picked.double().cpu()
 

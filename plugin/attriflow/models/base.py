@@ -41,6 +41,7 @@ class Rows:
     them all the same (see `feeding`). `encoder_states` `[row, source, hidden]` skips the encoder.
     Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden. With `past`, a cache
     of keys and values and the number of decoder positions in it, the target fields and `query` begin after these.
+    `places` is `query` as the host planned it (of the rows, or of the batch that they repeat): no device is asked.
     """
 
     target_ids: Tensor | None = None
@@ -52,6 +53,24 @@ class Rows:
     encoder_states: Tensor | None = None
     past: Any = None
     query: Tensor
+    places: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Rows:
+        """Those of a batch."""
+        read = {name: getattr(batch, name) for name in ("target_ids", "source_ids", "source_mask", "query")}
+        return cls(**read, places=batch.host.query)
+
+    @property
+    def planned(self) -> Tensor:
+        """`places`, or `query` brought home where nobody has said them."""
+        return self.query.cpu() if self.places is None else self.places
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last position that some row is read at."""
+        planned = self.planned
+        return int(planned.min()), int(planned.max())
 
     def cut(self, row: Tensor, width: int, query: Tensor) -> Rows:
         """Some of the rows, with decoder tokens up to a width, read at other positions."""
@@ -59,7 +78,8 @@ class Rows:
         kept: dict[str, Tensor] = {
             name: value[row.to(value.device)] for name, value in fields.items() if value is not None
         }
-        return replace(self, **{k: v[:, :width] if k.startswith("target") else v for k, v in kept.items()}, query=query)
+        kept = {k: v[:, :width] if k.startswith("target") else v for k, v in kept.items()}
+        return replace(self, **kept, query=query, places=None)
 
 
 class LanguageModel(ABC):
@@ -89,6 +109,8 @@ class LanguageModel(ABC):
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.plain_tables: dict[str, bool] = {}
+        """Block -> whether embeddings are rows of the table as they are; found out once."""
         self.shows_attention = False
         """Whether a pass outside the attention interface that returns its maps is the ordinary one; found out once."""
         self.shares_gradients: bool | None = None
@@ -325,9 +347,10 @@ class LanguageModel(ABC):
     def embedding_table(self, block: str) -> Tensor:
         """What `embed` gives for every id of the vocabulary, `[vocab, hidden]`."""
         weight = weight_of(self.embedding(block))
-        ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
-        embedded = self.embed(ids, block)
-        if not torch.equal(embedded, weight[ids]):  # else no copy of a large table
+        if block not in self.plain_tables:
+            ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
+            self.plain_tables[block] = torch.equal(self.embed(ids, block), weight[ids])
+        if not self.plain_tables[block]:  # else no copy of a large table
             weight = self.embed(torch.arange(weight.shape[0], device=weight.device), block)
         return weight.to(self.device)
 
@@ -345,7 +368,7 @@ class LanguageModel(ABC):
 
     def read(self, rows: Rows) -> Tensor:
         """The same without looking at what the check found."""
-        if self.rope is None or not self.rope.reached(rows.query):
+        if self.rope is None or not self.rope.reached(rows.planned):
             return self._run(rows)
         parts = []
         for width, chosen in self.rope.apart(rows.query):
@@ -360,16 +383,16 @@ class LanguageModel(ABC):
         keep, offset = None, -self.virtual_tokens
         if self._keeps_logits and not self.virtual_tokens:
             # the LM head runs only over the span of positions that some row asks for
-            low, high = int(rows.query.min()), int(rows.query.max())
+            low, high = rows.span
             keep, offset = slice(low, high + 1), low  # unlike a tensor at home on every device a head may be on
         logits = self._answered(rows, keep).to(rows.query.device)  # of a model laid over several, back to the batch
         if keep is not None and logits.shape[1] != keep.stop - keep.start:
             offset = 0  # a model that takes the argument and returns all positions all the same
-        index = rows.query - offset
-        if torch.equal(index, torch.arange(logits.shape[1], device=index.device).expand(len(index), -1)):
+        planned = rows.planned - offset
+        if torch.equal(planned, torch.arange(logits.shape[1]).expand(len(planned), -1)):
             picked = logits  # no copy of what is as large as the vocabulary
         else:
-            picked = at(logits, index)
+            picked = at(logits, rows.query - offset)
         return picked if picked.dtype == torch.float64 else picked.float()
 
     def logits(self, **given: Any) -> Tensor:
@@ -381,7 +404,7 @@ class LanguageModel(ABC):
         try:
             return self._call(rows, keep)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-            read, trained = int(rows.query.max()) + 1, self.reach["target"][1]
+            read, trained = rows.span[1] + 1, self.reach["target"][1]
             if isinstance(error, AttriflowError) or "memory" in str(error) or trained is None or read <= trained:
                 raise
             reason = str(error).strip().splitlines()[0][:200]

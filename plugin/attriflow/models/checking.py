@@ -124,11 +124,12 @@ class _Check:
     def call(self, texts: Sequence[tuple[list[int], list[int], Tensor]]) -> tuple[Rows, list[Tensor]]:
         targets, sources, wanted = (list(part) for part in zip(*texts, strict=True))
         ids, _ = pad(targets, self.model.pad_id, self.model.device)
-        query = torch.arange(ids.shape[1], device=ids.device).expand(len(texts), -1)
+        read = torch.arange(ids.shape[1]).expand(len(texts), -1)
+        where = {"query": read.to(ids.device), "places": read}
         if not self.model.is_encoder_decoder:
-            return Rows(target_ids=ids, query=query), wanted
+            return Rows(target_ids=ids, **where), wanted
         source, mask = pad(sources, self.model.pad_id, self.model.device)
-        return Rows(target_ids=ids, source_ids=source, source_mask=mask, query=query), wanted
+        return Rows(target_ids=ids, source_ids=source, source_mask=mask, **where), wanted
 
     def logits(self, rows: Rows) -> Tensor:
         self.rows += len(rows.query)
