@@ -7,6 +7,7 @@ uploads are counted, memory is accounted and can be limited. Compiled once per v
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -37,7 +38,7 @@ def compiled():
     """The extension; kept for further runs where temporary files are."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    age = f"{torch.__version__}-{SOURCE.stat().st_mtime_ns}"
+    age = f"{torch.__version__}-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}"
     built = Path(tempfile.gettempdir()) / f"attriflow-second-device-{os.getuid()}" / age / "second_device.so"
     if not built.exists():
         compiler = shutil.which("c++") or shutil.which("g++")
@@ -110,8 +111,11 @@ def present():
         torch.__future__.set_swap_module_params_on_conversion(swapped)
 
 
-def laid_over(hf: nn.Module, first: str, last: str) -> nn.Module:
-    """The model with the last block of its stacks on another device than all else, as `device_map="auto"` lays it."""
+def laid_over(hf: nn.Module, first: str, last: str, **options) -> nn.Module:
+    """The model with the last block of its stacks on another device than all else, as `device_map="auto"` lays it.
+
+    "cpu" and "disk" are where weights of blocks that compute on the first device are kept.
+    """
     ends = {owner: block for block, owner in find_blocks(hf).items()}.values()
     names = {module: name for name, module in hf.named_modules()}
     places = {names[block]: last for block in ends}
@@ -124,4 +128,4 @@ def laid_over(hf: nn.Module, first: str, last: str) -> nn.Module:
             places.update({f"{name}.{own}".lstrip("."): first for own, _ in held})
         else:
             places[name] = first
-    return dispatch_model(hf, places, main_device=first, force_hooks=True)
+    return dispatch_model(hf, places, main_device=first, force_hooks=True, **options)

@@ -106,9 +106,12 @@ def test_parameters_are_drawn_anew_from_the_output_on(model):
     before = {name: p.clone() for name, p in hf.named_parameters()}
     for share in (0.01, 0.5, 1.0):
         with random_parameters(hf, share, 0):
-            moved = [any(not torch.equal(p, before[n]) for n, p in stage if before[n].std() > 0) for stage in found]
+            moved = [
+                any(not torch.equal(w.parameter, before[w.name]) for w in stage if before[w.name].std() > 0)
+                for stage in found
+            ]
         k = max(1, round(share * len(found)))
-        varied = [any(p.std() > 0 for _, p in stage) for stage in found]
+        varied = [any(w.parameter.std() > 0 for w in stage) for stage in found]
         assert moved == [False] * (len(found) - k) + varied[len(found) - k :]
     name, parameter = max(hf.named_parameters(), key=lambda pair: pair[1].numel())
     with random_parameters(hf, 1.0, 0):

@@ -6,7 +6,7 @@ Every change is undone on exit: weights come back bit by bit, hooks are removed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -19,7 +19,7 @@ from attriflow.errors import InputError
 from attriflow.kernels.seeds import hashed
 from attriflow.models.base import BLOCKS, LanguageModel
 from attriflow.models.blocks import find_blocks
-from attriflow.models.offload import device_of
+from attriflow.models.offload import Weight, changed, device_of, weights_of
 from attriflow.registry import step_functions
 from attriflow.types import Forward
 
@@ -83,37 +83,40 @@ def random_parameters(hf: nn.Module, share: float, draw: int) -> Iterator[None]:
         draw: Which random numbers.
     """
     found = stages(hf)
-    chosen = found[len(found) - max(1, round(share * len(found))) :]
-    parameters = [pair for stage in chosen for pair in stage]
-    for name, parameter in parameters:
-        if not parameter.is_floating_point() or parameter.device.type == "meta":
-            raise NotApplicableError(f"parameter '{name}' cannot be randomised: it is quantised or not in memory")
-    before = [p.detach().to("cpu", copy=True) for _, p in parameters]
-    try:
-        with torch.no_grad():
-            for (name, parameter), value in zip(parameters, before, strict=True):
-                generator = torch.Generator().manual_seed(hashed(f"parameters/{draw}/{name}", size=6))
-                drawn = torch.randn(value.shape, generator=generator, dtype=torch.float32)
-                wide = value.float()
-                parameter.copy_(drawn * wide.std(correction=0) + wide.mean())
+    weights = [weight for stage in found[len(found) - max(1, round(share * len(found))) :] for weight in stage]
+    for weight in weights:
+        if weight.why_fixed is not None:
+            raise NotApplicableError(f"parameter '{weight.name}' cannot be randomised: {weight.why_fixed}")
+    with ExitStack() as stack:
+        for weight in weights:
+            for module, name in weight.copies:
+                stack.enter_context(changed(module, name, partial(_drawn, f"parameters/{draw}/{weight.name}")))
         yield
-    finally:
-        with torch.no_grad():
-            for (_, parameter), value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
 
 
-def stages(hf: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
-    """The model's parameters from the input to the output: one stage per block, one for what lies between blocks.
+def _drawn(seed: str, value: Tensor) -> Tensor:
+    """Normally distributed numbers of a tensor's shape, mean and standard deviation."""
+    generator = torch.Generator().manual_seed(hashed(seed, size=6))
+    wide = value.float()
+    drawn = torch.randn(value.shape, generator=generator, dtype=torch.float32)
+    return (drawn * wide.std(correction=0) + wide.mean()).to(value.dtype)
+
+
+def stages(hf: nn.Module) -> list[list[Weight]]:
+    """The model's weights from the input to the output: one stage per block, one for what lies between blocks.
 
     Blocks stand in the order in which the architecture declares them.
     """
+    weights = weights_of(hf)
     blocks: dict[int, int] = {}  # parameter -> its block
     for number, block in enumerate(find_blocks(hf)):
         for parameter in block.parameters():
             blocks.setdefault(id(parameter), number)
-    named = list(hf.named_parameters())  # each tensor once, under the first of its names
-    return [list(group) for _, group in groupby(named, key=lambda pair: blocks.get(id(pair[1])))]
+
+    def of(weight: Weight) -> int | None:
+        return min((n for copy in weight.copies if (n := blocks.get(id(getattr(*copy)))) is not None), default=None)
+
+    return [list(group) for _, group in groupby(weights, key=of)]
 
 
 @dataclass(frozen=True)

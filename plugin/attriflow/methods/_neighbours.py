@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attriflow.models.base import LanguageModel
+from attriflow.models.offload import changes_of
 
 _Found = tuple[Tensor, Tensor]  # neighbours `[vocabulary, k]` on the model's device, whose they are on the host
 _known: WeakKeyDictionary[LanguageModel, dict[tuple[object, ...], _Found]] = WeakKeyDictionary()
@@ -29,7 +30,7 @@ def neighbours(model: LanguageModel, block: str, ids: Tensor, k: int) -> Tensor:
     memory = _known.setdefault(model, {})
     # adapters of an embedding are further parameters of it; offloaded ones have no place of their own
     held = [(block if p.is_meta else p.data_ptr(), p._version, tuple(p.shape)) for p in module.parameters()]
-    key = (*held, k)
+    key = (*held, *changes_of(module), k)
     if key not in memory:
         memory.clear()
         memory[key] = (

@@ -5,8 +5,9 @@ Between forwards a module holds placeholders: shapes and types without numbers, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,115 @@ def devices_of(hf: nn.Module) -> list[torch.device]:
 
 def _executed(module: nn.Module) -> Iterator[torch.device]:
     """Where accelerate's hooks on a module have it run."""
-    hook: Any = vars(module).get("_hf_hook")
-    if hook is None:  # of almost all, and this is asked at every call
-        return
-    for one in (hook, *getattr(hook, "hooks", ())):
-        place = getattr(one, "execution_device", None)
+    for hook in _hooks(module):
+        place = getattr(hook, "execution_device", None)
         if place is not None:
             yield torch.device(place)
+
+
+def _hooks(module: nn.Module) -> tuple[Any, ...]:
+    hook: Any = vars(module).get("_hf_hook")  # not by `getattr`: see `handed.state_of`
+    return () if hook is None else (hook, *getattr(hook, "hooks", ()))
+
+
+# -- changes ----------------------------------------------------------------------------------------------------------
+
+
+class Weight(NamedTuple):
+    """A weight by the first of its names, and all its copies: modules, each with its own name for it."""
+
+    name: str
+    copies: list[tuple[nn.Module, str]]
+
+    @property
+    def parameter(self) -> Tensor:
+        """The first of the copies, a placeholder where it is kept elsewhere."""
+        return getattr(*self.copies[0])  # type: ignore[no-any-return]
+
+    @property
+    def why_fixed(self) -> str | None:
+        """Why it cannot be changed; None where it can."""
+        if not self.parameter.is_floating_point():
+            return "it is quantised"
+        unknown = any(getattr(*copy).is_meta and _kept(copy[0]) is None for copy in self.copies)
+        return "it is not in memory, and nothing says where it is kept" if unknown else None
+
+
+def weights_of(hf: nn.Module) -> list[Weight]:
+    """Every weight of a model once. A table that modules share has copies where accelerate keeps each one's apart."""
+    placed = any(hasattr(module, "_hf_hook") for module in hf.modules())
+    tables = {m.weight.shape for m in hf.modules() if placed and isinstance(m, nn.Embedding)}
+    found: list[Weight] = []
+    for name, parameter in list(hf.named_parameters()):
+        owner, _, own = name.rpartition(".")
+        here = hf.get_submodule(owner), own
+        alike = [w for w in found if parameter.shape in tables and w.parameter.shape == parameter.shape]
+        same = next((w for w in alike if torch.equal(weight_of(*w.copies[0]).cpu(), weight_of(*here).cpu())), None)
+        if same is None:
+            found.append(Weight(name, [here]))
+        else:
+            same.copies.append(here)
+    return found
+
+
+class Changed(Mapping[str, Tensor]):
+    """Weights as they are kept, one of them changed whenever it is brought: nothing is held or put back."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # one change is not another, whatever it holds
+
+    def __init__(self, kept: Mapping[str, Tensor], name: str, change: Callable[[Tensor], Tensor]) -> None:
+        self.kept, self.name, self.change = kept, name, change
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A weight, as it is brought."""
+        found = self.kept[name]
+        return self.change(found) if name == self.name else found
+
+    def __iter__(self) -> Iterator[str]:
+        """Names."""
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.kept)
+
+
+@contextmanager
+def changed(module: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """A weight of a module changed for a while.
+
+    Args:
+        module: The module.
+        name: Its own name for the weight.
+        change: From the weight's values, on the CPU, to others of the same shape.
+    """
+    parameter, hook = getattr(module, name), _kept(module)
+    if parameter.is_meta and hook is not None:
+        # a table's copy that is on the device already would be taken instead, or this one's for others at its address
+        before = {key: getattr(hook, key) for key in ("weights_map", "tied_params_map", "tied_params_names")}
+        hook.weights_map = Changed(hook.weights_map, name, change)
+        hook.tied_params_map, hook.tied_params_names = None, set()
+        try:
+            yield
+        finally:
+            vars(hook).update(before)
+        return
+    values = parameter.detach().to("cpu", copy=True)
+    try:
+        with torch.no_grad():
+            parameter.copy_(change(values))
+        yield
+    finally:
+        with torch.no_grad():
+            parameter.copy_(values)
+
+
+def changes_of(module: nn.Module) -> tuple[Changed, ...]:
+    """What changes the weights of a module at the moment that are kept elsewhere."""
+    maps = (getattr(hook, "weights_map", None) for hook in _hooks(module))
+    return tuple(kept for kept in maps if isinstance(kept, Changed))
+
+
+def _kept(module: nn.Module) -> Any:
+    """The hook that knows where a module's weights are kept."""
+    return next((hook for hook in _hooks(module) if getattr(hook, "weights_map", None) is not None), None)
