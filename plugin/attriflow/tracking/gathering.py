@@ -184,7 +184,8 @@ def _cells(
             if (part.index, name, metric) not in known:
                 missing.append((*place, name, metric, -1, math.nan))
                 if ok:
-                    problems[(*place, name, metric)] = _problem(reason, metric)
+                    key = (*place, name, metric)
+                    problems[key] = _problem(reason, metric)
     gaps = pd.DataFrame(missing, columns=list(EXAMPLES)).astype({"example": "int64", "value": "float64"})
     return pd.DataFrame(cells), gaps, problems
 
