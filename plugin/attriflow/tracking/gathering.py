@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from attriflow.errors import UnknownNameError
 from attriflow.registry import metrics as metric_registry
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
 from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
@@ -207,13 +206,8 @@ def _merged(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _families(names: Iterable[str]) -> dict[str, str]:
     """Families of metrics; empty for metrics that are not installed here."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metric_registry.info(name).meta["family"]
-        except UnknownNameError:
-            found[name] = ""
-    return found
+    parts = {name: metric_registry.known(name) for name in names}
+    return {name: "" if part is None else part.meta["family"] for name, part in parts.items()}
 
 
 def _notes(runs: Sequence[EvaluationRun], used: Sequence[EvaluationRun]) -> tuple[str, ...]:

@@ -136,12 +136,9 @@ def directions(noted: Mapping[str, bool]) -> dict[str, bool]:
     """Metric -> whether higher is better: as the registry knows it, else as the runs noted it."""
     out = dict(noted)
     for name in noted:
-        try:
-            known = metric_registry.info(name).meta["higher_is_better"]
-        except UnknownNameError:
-            continue
-        if isinstance(known, bool):
-            out[name] = known
+        part = metric_registry.known(name)
+        if part is not None and isinstance(part.meta["higher_is_better"], bool):
+            out[name] = part.meta["higher_is_better"]
     return out
 
 
@@ -184,7 +181,6 @@ def thresholds(
 
 
 def _direction(metric: str) -> bool | None:
-    if metric not in metric_registry.names():
-        return None
-    known = metric_registry.info(metric).meta["higher_is_better"]
+    part = metric_registry.known(metric)
+    known = None if part is None else part.meta["higher_is_better"]
     return known if isinstance(known, bool) else None
