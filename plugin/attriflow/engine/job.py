@@ -155,7 +155,7 @@ def explain_batch(
         revision=model.revision,
         versions=versions(),
         dtype=str(model.dtype).removeprefix("torch."),
-        device=", ".join(map(str, model.devices)),
+        device=", ".join(model.places),
         batch_size=len(batch),
         forward_rows=counter.forward_rows / len(batch),
         forward_calls=counter.forward_calls / len(batch),

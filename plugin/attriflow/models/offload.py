@@ -40,6 +40,26 @@ def devices_of(hf: nn.Module) -> list[torch.device]:
     return list(dict.fromkeys([*places, *(place for module in hf.modules() for place in _executed(module))]))
 
 
+def kept_elsewhere(hf: nn.Module) -> list[str]:
+    """Where weights are between forwards, for people: "offloaded: cpu", ..."""
+    if not any(p.is_meta for p in hf.parameters()):
+        return []
+    mapped = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
+    return [f"offloaded: {place}" for place in ("cpu", "disk") if place in mapped] or ["offloaded"]
+
+
+def bring_each(hf: nn.Module) -> None:
+    """Have every weight brought that is kept elsewhere, none taken for another that is on the device already.
+
+    accelerate knows shared weights by their address in memory, where by then another weight may lie that has just been
+    read from disk: the model then computes with the wrong one, or fails.
+    """
+    for module in hf.modules():
+        hook = _kept(module)
+        if hook is not None:
+            hook.tied_params_map, hook.tied_params_names = None, set()
+
+
 def _executed(module: nn.Module) -> Iterator[torch.device]:
     """Where accelerate's hooks on a module have it run."""
     for hook in _hooks(module):
@@ -126,14 +146,12 @@ def changed(module: nn.Module, name: str, change: Callable[[Tensor], Tensor]) ->
     """
     parameter, hook = getattr(module, name), _kept(module)
     if parameter.is_meta and hook is not None:
-        # a table's copy that is on the device already would be taken instead, or this one's for others at its address
-        before = {key: getattr(hook, key) for key in ("weights_map", "tied_params_map", "tied_params_names")}
-        hook.weights_map = Changed(hook.weights_map, name, change)
-        hook.tied_params_map, hook.tied_params_names = None, set()
+        kept = hook.weights_map
+        hook.weights_map = Changed(kept, name, change)
         try:
             yield
         finally:
-            vars(hook).update(before)
+            hook.weights_map = kept
         return
     values = parameter.detach().to("cpu", copy=True)
     try:

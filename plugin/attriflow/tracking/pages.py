@@ -105,7 +105,7 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
         "model": f"{names['model']} ({kind})" if "model" in names else kind,
         "model_name_or_uri": model.name,
         **({"data": names["data"]} if "data" in names else {}),
-        "device": str(model.device),
+        "device": ", ".join(model.wrapped.places),
         "dtype": str(model.dtype).removeprefix("torch."),
         "n_examples": len(evaluation.examples),
         "n_target_tokens": evaluation.n_tokens,
