@@ -70,9 +70,9 @@ test: $(STAMP) browser ## run all tests but the sweeps (test-models)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not sweep" $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## run all but the slow tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not sweep" $(PYTEST_ARGS)
 
-test-models: $(STAMP) ## compare every architecture of transformers, and half precision, with the docs' tables
+test-models: $(STAMP) ## the sweeps: every architecture, half precision, memory over 200 calls
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m sweep $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, types and the layering

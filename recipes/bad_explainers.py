@@ -107,11 +107,16 @@ def evaluate(examples: int, metric_names: str | Sequence[str] = "all") -> Evalua
     return evaluation
 
 
+def ranked(evaluation: Evaluation) -> list[str]:
+    """The metrics that say which direction is better."""
+    return [m for m in evaluation.config.metrics if metrics.info(m).meta["higher_is_better"] is not None]
+
+
 def caught(evaluation: Evaluation) -> dict[str, dict[str, bool]]:
     """Metric -> spoilt method -> whether it is scored worse than the honest one."""
     honest, *spoilt = evaluation.results
     out: dict[str, dict[str, bool]] = {}
-    for metric in evaluation.config.metrics:
+    for metric in ranked(evaluation):
         better = 1 if metrics.info(metric).meta["higher_is_better"] else -1
         for result in spoilt:
             pairs = [
@@ -129,7 +134,7 @@ def table(evaluation: Evaluation) -> str:
     """Means in Markdown, bold where the explainer is caught."""
     found = caught(evaluation)
     lines = [f"| metric | better | {HONEST} | {' | '.join(SPOILT)} |", "| --- " * (3 + len(SPOILT)) + "|"]
-    for metric in evaluation.config.metrics:
+    for metric in ranked(evaluation):
         cells = []
         for result in evaluation.results:
             value = result.metrics.get(metric)

@@ -27,9 +27,18 @@ class Answer(Removal):
     Only tokens of the given text (prompt or source) are removed: the generated prefix is part of the answer.
     """
 
+    def answer(self, attribution: Attribution) -> tuple[Step, str]:
+        """The explanation of the answer, or why there is nothing to measure."""
+        step, reason = answer_step(attribution)
+        return step, reason or self.undefined(step) or ""
+
+    def reduced(self, log_probabilities: Tensor) -> Tensor:
+        """From the answer's tokens to the answer: `[variant, step]` to `[variant]`, nats per token."""
+        return log_probabilities.mean(-1)
+
     def plan(self, attribution: Attribution) -> list[Variant]:
         """The changed inputs that a call will score, for all steps."""
-        step, reason = answer_step(attribution)
+        step, reason = self.answer(attribution)
         if reason:
             return []
         n = len(attribution.inputs)
@@ -47,12 +56,12 @@ class Answer(Removal):
         """
         if rescore is None:
             raise InputError(f"{type(self).__name__} needs `rescore`, a function that scores changed inputs")
-        step, reason = answer_step(attribution)
+        step, reason = self.answer(attribution)
         if reason:
             return MetricValues(values=(None,), skipped={0: reason}, per_step=False)
         asked = list(dict.fromkeys(self.asked(step)))
         keep = torch.tensor([ask.mask(step, len(attribution.inputs)) for ask in asked], dtype=torch.bool)
-        log_p = rescore(keep, None, how=self.how).mean(-1).tolist()
+        log_p = self.reduced(rescore(keep, None, how=self.how)).tolist()
         measured = self._measured(step, _Known(zip(asked, log_p, strict=True)))
         if measured.value is None:
             return MetricValues(values=(None,), skipped={0: measured.reason}, per_step=False)

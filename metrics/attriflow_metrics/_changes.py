@@ -15,9 +15,12 @@ from attriflow.errors import InputError
 from attriflow.types import Attribution, MetricValues, Perturbation, Rescore, Variant
 from attriflow_metrics._steps import NO_INPUT, Step, removable, select
 
-How = Literal["delete", "baseline", "mask"]
-"""What removing a token may mean."""
+How = Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token"] | int
+"""What removing a token may mean, see `Rescore`."""
 MODEL_NAN = "the model's score is NaN"
+SATURATED, ROUNDING = 1e-4, 1e-3
+"""Probabilities this near to 1, and differences of this part of the largest probability, are near float32's rounding:
+log-softmax errs by some 1e-6 there, in log space as well."""
 Curve = tuple[tuple[float, float], ...]
 
 
@@ -72,6 +75,10 @@ class Answers(dict[Ask, float]):
     def probability(self, ask: Ask) -> float:
         """Probability instead of its logarithm."""
         return math.exp(self[ask])
+
+    def saturated(self, ask: Ask) -> bool:
+        """Whether a probability is so near to 1 that the order of small drops from it is one of rounding errors."""
+        return math.exp(self[ask]) > 1 - SATURATED
 
 
 @dataclass
@@ -176,10 +183,15 @@ class Removal(FromChanges):
     """Base of the metrics that remove tokens.
 
     Attributes:
-        how: What removing a token means, see `Rescore`.
+        perturbation: What removing a token means, see `Rescore`.
     """
 
-    how: How = "delete"
+    perturbation: How = "delete"
+
+    @property
+    def how(self) -> How:
+        """As `rescore` calls it."""
+        return self.perturbation
 
     def whole(self, step: Step) -> Ask:
         """The unchanged input."""

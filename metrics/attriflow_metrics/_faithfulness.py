@@ -22,7 +22,7 @@ class Faithfulness(Removal):
     """Base of the faithfulness metrics whose number is ferret's.
 
     Attributes:
-        how: What removing a token means, see `Rescore`. ferret's default is to delete it.
+        perturbation: What removing a token means, see `Rescore`. ferret's default is to delete it.
     """
 
     evaluator: ClassVar[str]

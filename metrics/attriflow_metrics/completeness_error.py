@@ -48,11 +48,11 @@ class CompletenessError(Removal):
     NaN".
 
     Attributes:
-        how: "baseline" replaces tokens, see `Rescore`; the baseline is that of the methods, unless they were given
-            another.
+        perturbation: "baseline" replaces tokens, see `Rescore`; the baseline is that of the methods, unless they were
+            given another.
     """
 
-    how: How = "baseline"
+    perturbation: How = "baseline"
 
     def steps(self, attribution: Attribution) -> tuple[list[Step], dict[int, str]]:
         """All steps, where the explained function can be told from a log-probability."""
@@ -81,12 +81,10 @@ class CompletenessError(Removal):
 
 def _promised(provenance: Provenance) -> bool:
     """Whether the method says that its scores add up, or is not known to say anything."""
-    if provenance.method not in methods:
+    method = methods.known(provenance.method)
+    if method is None:
         return True
-    return (
-        bool(methods.info(provenance.method).meta.get("complete"))
-        and provenance.options.get("reduction", "sum") == "sum"
-    )
+    return bool(method.meta.get("complete")) and provenance.options.get("reduction", "sum") == "sum"
 
 
 def _function(provenance: Provenance) -> Callable[[float], float] | None:

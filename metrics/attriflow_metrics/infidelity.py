@@ -42,12 +42,12 @@ class Infidelity(Removal):
     Skipped: "no input to remove", "scores are not finite", "the model's score is NaN".
 
     Attributes:
-        how: "baseline" replaces tokens, see `Rescore`.
+        perturbation: "baseline" replaces tokens, see `Rescore`.
         n_samples: Random removals; the same for every method.
         seed: Seeds them.
     """
 
-    how: How = "baseline"
+    perturbation: How = "baseline"
     n_samples: int = 16
     seed: int = 0
 

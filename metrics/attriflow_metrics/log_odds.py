@@ -32,10 +32,10 @@ class LogOdds(Removing):
 
     Attributes:
         fractions: Shares of the removable tokens that are replaced.
-        how: "baseline" replaces tokens, see `Rescore`.
+        perturbation: "baseline" replaces tokens, see `Rescore`.
     """
 
-    how: How = "baseline"
+    perturbation: How = "baseline"
     fractions: tuple[float, ...] = (0.2,)
 
     def sizes(self, step: Step) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attriflow.registry import metrics
+from attriflow_metrics._changes import SATURATED, Answers, Measured
 from attriflow_metrics._faithfulness import Faithfulness
 from attriflow_metrics._steps import Step
 
@@ -38,7 +39,8 @@ class LeaveOneOutCorrelation(Faithfulness):
 
     Skipped, as the correlation is not defined: "constant scores" and "a single input has no order" (both cost no
     forward rows), "constant leave-one-out effects"; also "no input to remove", "scores are not finite", "the model's
-    score is NaN".
+    score is NaN". Left out as well: "saturated: p > 1 - 0.0001", where most drops are as small as float32's rounding,
+    in log space too, so that their order would be one of rounding errors. ferret ranks those.
     """
 
     evaluator: ClassVar[str] = "TauLOO_Evaluation"
@@ -47,6 +49,13 @@ class LeaveOneOutCorrelation(Faithfulness):
     def kept_inputs(self, step: Step) -> Iterator[tuple[int, ...]]:
         """All inputs but one, for each."""
         return (ask.kept for ask in self.without_one(step))
+
+    def measure(self, step: Step, answers: Answers) -> Measured:
+        """The number that ferret gives, unless it is one of rounding errors."""
+        found = super().measure(step, answers)
+        if found.value is not None and answers.saturated(self.whole(step)):
+            return Measured(None, f"saturated: p > 1 - {SATURATED:g}")
+        return found
 
     def undefined(self, step: Step) -> str | None:
         """What has no order."""

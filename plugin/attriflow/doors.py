@@ -26,6 +26,7 @@ DOORS: Mapping[str, str] = {
     "context.to_iframe": "attriflow.views.context:to_iframe",
     "report": "attriflow.measuring.inspection:inspect_model",
     "report.show": "attriflow.views.inspection:show",
+    "units": "attriflow.texts.units:input_units",
     "resolve_uri": "attriflow.tracking.loading:resolve_uri",
 }
 """Name -> "module:function"."""

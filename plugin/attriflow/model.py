@@ -29,6 +29,7 @@ from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, unknown
 from attriflow.kernels.devices import synchronize
+from attriflow.kernels.transfer import home
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.contrast import Alignments, add_contrasts, check_foils
 from attriflow.models.encoding import encode
@@ -438,7 +439,8 @@ class AttributionModel:
             for i, error in zip(index, reasons(engine), strict=True):
                 if error is not None:
                     raise named(i, len(examples), error)
-            values = {name: value.cpu() for name, value in step_values(engine, functions).items()}
+            found_values = step_values(engine, functions)
+            values = dict(zip(found_values, home(list(found_values.values())), strict=True))
             for row, i in enumerate(index):
                 found[i] = {name: v[row, : examples[i].n_steps] for name, v in values.items()}
 
@@ -459,9 +461,7 @@ class AttributionModel:
         """One plain forward of the same batches: the unit in which costs are stated."""
 
         def run(index: Sequence[int]) -> None:
-            b = self.wrapped.collate([examples[i] for i in index])
-            rows = Rows(target_ids=b.target_ids, source_ids=b.source_ids, source_mask=b.source_mask, query=b.query)
-            self.wrapped.run(rows)
+            self.wrapped.run(Rows.of(self.wrapped.collate([examples[i] for i in index])))
 
         self._each_batch(examples, batch_size, run)
         synchronize(self.device)

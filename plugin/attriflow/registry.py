@@ -300,6 +300,10 @@ class Registry:
         self._aliases[reference] = name
         return name
 
+    def known(self, name: object) -> PartInfo | None:
+        """The part of a name found in data; None unless it is registered, as data must not have anything imported."""
+        return self.info(str(name)) if name in self else None
+
     def get(self, name: str) -> Any:
         """The registered object."""
         return self.info(name).obj

@@ -17,7 +17,11 @@ from attriflow.doors import ShownAttributions, opened
 from attriflow.errors import InputError
 
 Segment = Literal["source", "prompt", "generated"]
-Perturbation = Literal["delete", "baseline", "mask", "soft"]
+Perturbation = (
+    Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"]
+    | int
+)
+"""What removing a token means, see `Rescore`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +179,11 @@ class Rescore(Protocol):
                 [0, 1], the chance of an element of the token's embedding to stay. Special tokens and inputs beyond a
                 step's prefix are not the caller's business: the former always stay, the latter are cut.
             steps: One step per variant, or None for all steps of every variant.
-            how: "delete" the token (later tokens move up), replace it by its "baseline" embedding, "mask" it out of
-                attention (positions kept), or "soft": zero each element of its embedding by chance.
+            how: "delete" the token (later tokens move up); "mask" it out of attention (positions kept); replace it by
+                the tokenizer's "unk", "pad", "eos", "bos" or "mask_token" or by the token with an id ("baseline" is
+                "unk", and what stands in for it, as in methods); "infill" it: the mean probability over 4 draws from
+                the tokens of all examples, or for "infill_model" from what the model expects there after the tokens
+                before it; or "soft": zero each element of its embedding by chance.
             draw: Number of the draw of "soft"; the same one uses the same random numbers for all inputs and methods.
 
         Returns:
@@ -325,6 +332,10 @@ class Attribution(ShownAttributions):
         for axis in reversed(self.axes[2:]):
             scores = scores.sum(-1) if axis == "embedding" else scores.mean(-1)
         return scores
+
+    def units(self, unit: str) -> list[int]:
+        """The number of each input's "word", "sentence", "segment" or "turn"; see `attriflow.texts.units`."""
+        return list(opened("units")(self, self.inputs, unit))
 
     def _rows(self, source: bool) -> Tensor | None:
         index = [i for i, t in enumerate(self.inputs) if (t.segment == "source") == source]

@@ -64,6 +64,7 @@ def log_evaluation(
     seed: int = 0,
     options: Mapping[str, Mapping[str, object]] | None = None,
     costs: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """Log one; returns its run's id."""
     found = client.create_run(experiment, run_name=f"evaluation of {model}")
@@ -83,6 +84,7 @@ def log_evaluation(
             "attriflow.model_name": model,
             "attriflow.data_name": "facts",
             "attriflow.inputs": inputs,
+            **{f"attriflow.{name}": value for name, value in (tags or {}).items()},
         }
     )
     board, scores = tables(values, costs)

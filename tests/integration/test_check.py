@@ -110,6 +110,28 @@ def test_runs_that_cannot_be_compared_are_2(log, tmp_path, capsys):
     assert "did you mean 'aopc_compr'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("what", ["targets", "evidence", "foils", "weights"])
+def test_other_evaluations_are_2_and_named(log, what, tmp_path, capsys):
+    tags = {"targets": "t", "evidence": "e", "foils": "f", "weights": "w"}
+    base, other = log.run(tags=tags), log.run(tags={**tags, what: "other"})
+    arguments = ("check", "--baseline-run", base, "--tracking-uri", log.store, "--run")
+    assert run(*arguments, other) == 2
+    assert f"explained different {what}: their examples cannot be paired" in capsys.readouterr().err
+    assert run(*arguments, log.run(tags=tags)) == 0
+    if what == "weights":
+        (tmp_path / "rules.yaml").write_text("model: any")
+        assert run(*arguments, other, "--rules", tmp_path / "rules.yaml") == 0
+    elif what != "targets":
+        gone = log.run(tags={k: v for k, v in tags.items() if k != what})
+        assert run(*arguments, gone) == 2 and f"different {what}" in capsys.readouterr().err
+
+
+def test_other_options_of_a_method_are_2(log, capsys):
+    base, other = log.run(), log.run(options={"lime": {"n_samples": 9}})
+    assert run("check", "--baseline-run", base, "--run", other, "--tracking-uri", log.store) == 2
+    assert 'lime: {} and {"n_samples": 9}' in capsys.readouterr().err
+
+
 def test_rules_as_thresholds_of_mlflow():
     before = {"saliency/aopc_compr": 0.6, "saliency/aopc_suff": 0.4, "saliency/forward_equivalents": 4.0, "n": 1.0}
     rules = Rules(max_drop=0.05, metrics={"aopc_compr": {"min_value": 0.58}})

@@ -67,12 +67,13 @@ def test_evaluate_validate_and_check(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_method_that_is_really_broken_fails(tmp_path):
-    """A method that does its work three times, and one that returns its scores in random order."""
+    """A method that does its work eight times, and one that returns its scores in random order."""
     script = FOLDER.parents[1] / "benchmarks" / "regression_checks.py"
-    arguments = ["--runs", "0", "--times", "3", "--examples", "16", "--timed", "mine", "--output", str(tmp_path)]
+    # what is measured beside other tests on the same cores may spread by more than three times
+    arguments = ["--runs", "0", "--times", "8", "--examples", "16", "--timed", "mine", "--output", str(tmp_path)]
     done = run_fresh(script, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"3 times: 1 of 1 failed\n  mine: slower: \d+\.\d\d times the cost", done.stdout), done.stdout
+    assert re.search(r"8 times: 1 of 1 failed\n  mine: slower: \d+\.\d\d times the cost", done.stdout), done.stdout
     worse = re.findall(r"^  mine/(\w+): worse by 0\.\d+", done.stdout, re.M)
     assert set(worse) == {"aopc_compr", "aopc_suff", "auprc_plau", "token_f1_plau"}
     assert "shuffled scores: 4 of 16 failed" in done.stdout

@@ -109,9 +109,9 @@ def test_evaluate_a_folder(causal_folder: Path, store: str, tmp_path: Path, caps
     assert run("evaluate", str(causal_folder), str(tmp_path / "data.csv"), *places, *chosen) == 0
     printed = capsys.readouterr()
     assert "saliency" in printed.out and "random" in printed.out and f"in {store}" in printed.out
-    plan, passes, spent = printed.err.splitlines()
+    plan, passes, most, spent = printed.err.splitlines()
     assert plan == "plan: 2 methods x 2 examples (3 steps), 1 metrics"
-    assert "forward passes" in passes and spent.startswith("time: ")
+    assert "forward passes" in passes and "; metric aopc_compr (67% of" in most and spent.startswith("time: ")
 
 
 def test_evaluate_with_a_settings_file_and_a_hugging_face_data_set(
@@ -168,7 +168,8 @@ def test_the_demo_leaves_a_report_a_picture_and_a_store(tmp_path: Path) -> None:
     code = "from attriflow.cli import main; main(['demo', '--output', 'out'])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert out.returncode == 0, out.stderr
-    assert [line[:5] for line in out.stderr.splitlines()] == ["plan:", " " * 5, "time:"] * 2
+    said = [line for line in out.stderr.splitlines() if not line.startswith("attribution methods: ")]  # how far it is
+    assert [line[:5] for line in said] == ["plan:", " " * 5, " " * 5, "time:"] * 2
     assert "Leaderboard: demo/recall" in out.stdout and "Leaderboard: demo/translate" in out.stdout
     assert "ui --backend-store-uri sqlite:///out/mlflow.db" in out.stdout
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

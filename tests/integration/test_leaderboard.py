@@ -97,6 +97,33 @@ def test_runs_by_id_and_other_options_are_rows_of_their_own(store, tmp_path, cap
     assert table.loc["lime (n_samples=10)", "aopc_compr_n"] == 16  # which are no more examples
 
 
+def test_versions_of_a_model_stand_side_by_side_and_runs_of_one_evaluation_are_joined(store, tmp_path, capsys):
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("test").experiment_id
+
+    def logged(weights, mean, metrics, **tags):
+        time.sleep(0.002)
+        values = {m: {k: numbers(x + mean, i)[k] for k in metrics} for i, (m, x) in enumerate(METHODS.items())}
+        return log_evaluation(client, experiment, "m", values, tags={"weights": weights, "targets": "t", **tags})
+
+    logged("old", 0.0, ["aopc_compr"])
+    logged("new", -0.05, ["aopc_compr", "aopc_suff"])
+    logged("old", 0.02, ["aopc_suff"])
+    logged("old", -0.09, ["aopc_compr", "aopc_suff"], targets="others")
+    target = str(tmp_path / "x.csv")
+    assert run("leaderboard", "-e", "test", "--tracking-uri", store, "--by", "both", "-o", target) == 0
+    assert "do not count" not in capsys.readouterr().out
+    table = pd.read_csv(target)
+    assert len(table) == 9
+    first = table[table["method"] == "occlusion"].set_index(["model", "aopc_compr"])
+    means = {mean: float(numbers(0.9 + mean, 0)["aopc_compr"].mean()) for mean in (0.0, -0.05, -0.09)}
+    found = {model: [c for m, c in first.index if m == model] for model in ("m (version 1)", "m (version 2)")}
+    assert found["m (version 2)"] == pytest.approx([means[-0.05]])
+    assert sorted(found["m (version 1)"]) == pytest.approx(sorted([means[0.0], means[-0.09]]))
+    joined = first["aopc_suff"].tolist()
+    assert numbers(0.92, 0)["aopc_suff"].mean() in [pytest.approx(v) for v in joined]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

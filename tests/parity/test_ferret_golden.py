@@ -26,8 +26,8 @@ METRICS = {name: metrics.get(name) for name in NAMES}
 ARGUMENT_SETS = {
     "default": {},
     "all_signs": {"only_pos": False},
-    "mask": {"how": "baseline"},
-    "mask_all_signs": {"only_pos": False, "how": "baseline"},
+    "mask": {"perturbation": "baseline"},
+    "mask_all_signs": {"only_pos": False, "perturbation": "baseline"},
     "k123": {"based_on": "k", "thresholds": (1, 2, 3), "only_pos": False},
     "th": {"based_on": "th", "thresholds": (0.0, 0.05, 0.1, 0.2)},
     "perc_eraser": {"thresholds": (0.01, 0.05, 0.1, 0.2, 0.5), "only_pos": False},

@@ -40,7 +40,6 @@ def test_what_used_to_lose_most(dtype):
 
 
 @pytest.mark.sweep
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", half_precision.DTYPES)
 @pytest.mark.parametrize("name", half_precision.MODELS)
 def test_every_method_agrees_with_float32_as_it_did(name, dtype):

@@ -261,7 +261,7 @@ class TestErrors:
         with pytest.raises(InputError, match="not a module of the model"):
             attribute(model("gpt2"), "layer_deeplift", target_layer=torch.nn.Linear(2, 2))
 
-    @pytest.mark.parametrize("layer", [3, [], ["a", "b", "c"], [None]])
+    @pytest.mark.parametrize("layer", [3, "", [], ["a", "b", "c"], [None], ["lm_head", ""]])
     @pytest.mark.parametrize("method", METHODS)
     def test_no_layers(self, model, method, layer):
         with pytest.raises(InputError, match=r"target_layer.* must be"):

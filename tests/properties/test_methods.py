@@ -71,14 +71,19 @@ def readable(name: str) -> bool:
 
 NEEDS_INTERFACE = [n for n in METHODS if methods.info(n).meta.get("interface")]
 UNREADABLE = [n for n in ARCHITECTURES if not readable(n)]
-# one architecture of each kind is tried by every run, their relatives by the full ones
+# one architecture of each kind is tried by every run, their relatives by the sweeps
 QUICK = ("gpt2", "llama-gqa", "bart", "t5")
 PAIRS = [
-    pytest.param(n, m, marks=() if n in QUICK else pytest.mark.slow)
+    pytest.param(n, m, marks=() if n in QUICK else pytest.mark.sweep)
     for n in ARCHITECTURES
     for m in METHODS
     if not (n in UNREADABLE and m in NEEDS_INTERFACE)
 ]
+
+
+def in_turn(*tried: str) -> list:
+    """All methods: some are tried by every run, the others by the sweeps."""
+    return [pytest.param(name, marks=() if name in tried else pytest.mark.sweep) for name in METHODS]
 
 
 @pytest.mark.parametrize("name", [*UNREADABLE, *OUTSIDE])
@@ -254,7 +259,7 @@ def test_completeness(model, name, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", in_turn("attention", "deeplift", "lime", "reagent", "smooth_grad"))
 def test_memory_does_not_grow_over_200_calls(tokenizers, method):
     """Neither tensors that stay alive nor memory of the process, as hooks or caches that pile up would show."""
     m = attriflow.load_model(build("llama-gqa", num_hidden_layers=1), tokenizer=tokenizers["gpt2"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
 
 from attriflow.datasets import open_dataset
-from attriflow.datasets.annotated import FORMATS, read_annotated
+from attriflow.datasets.annotated import FORMATS, read_annotated, read_rows
 from attriflow.errors import AttriflowError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
@@ -149,12 +150,70 @@ def test_hatexplain(hatexplain, tmp_path):
     assert found == {"input": "so bad", "target": "offensive", "rationale": [[3, 6]], "id": "9"}
 
 
-def test_they_are_data_of_an_evaluation(scat, eraser, hatexplain):
+AGREEMENT = [  # sentence, the subject's and the verb's numbers, tag of the verb, nouns of the other number between
+    ("the keys to the cabinet are on the table", 2, 6, "VBP", 1),
+    ("a man who the dogs chase runs", 2, 7, "VBZ", 1),
+    ("trees run along '' the road", 1, 2, "VBP", 0),
+    ("here stands a tree", 4, 2, "VBZ", 0),
+    ("the ship carries it", 2, 3, "VBZ", 0),
+]
+FIELDS = ("orig_sentence", "subj_index", "verb_index", "verb_pos", "n_diff_intervening")
+
+
+@pytest.fixture
+def agreement(tmp_path):
+    path = tmp_path / "agr.tsv"
+    path.write_text("\n".join("\t".join(map(str, row)) for row in (FIELDS, *AGREEMENT)) + "\n", encoding="utf-8")
+    return path
+
+
+def test_agreement(agreement):
+    rows = read_rows("agreement", agreement, prefix="Once ")
+    found = [
+        (r["input"], r["target"], [r["input"][a:b] for a, b in r["rationale"]], r["contrast_target"]) for r in rows
+    ]
+    assert found == [
+        ("Once the keys to the cabinet", "are", ["keys"], "is"),
+        ("Once a man who the dogs chase", "runs", ["man"], "run"),
+        ("Once trees", "run", ["trees"], "runs"),
+        ("Once the ship", "carries", ["ship"], None),  # "carry" is not in the file; the verb before its subject is out
+    ]
+    assert [(r["attractors"], r["distance"]) for r in rows] == [(1, 4), (1, 5), (0, 1), (0, 1)]
+    assert list(read_annotated("agreement", agreement, attractors=1)["target"]) == ["are", "runs"]
+
+
+def test_agreement_in_other_files(agreement):
+    plain = read_rows("agreement", agreement)
+    packed = agreement.with_suffix(".tsv.gz")
+    packed.write_bytes(gzip.compress(agreement.read_bytes()))
+    lines = agreement.with_suffix(".jsonl")
+    lines.write_text("\n".join(json.dumps(dict(zip(FIELDS, row, strict=True))) for row in AGREEMENT), encoding="utf-8")
+    assert plain == read_rows("agreement", packed)
+    assert plain == read_rows("agreement", lines)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("a b", 3, 2, "VBZ", 0), "row 0: 'subj_index' is 3, but the sentence has 2 words"),
+        (("a b", 0, 2, "VBZ", 0), "row 0: 'subj_index' is 0"),
+        (("a b", 1, "x", "VBZ", 0), "row 0: expected a whole number in 'verb_index'"),
+        (("a b", 1, 2, "VBD", 0), "row 0: expected VBZ or VBP in 'verb_pos', not 'VBD'"),
+    ],
+)
+def test_malformed_agreement(tmp_path, row, message):
+    (tmp_path / "bad.tsv").write_text("\n".join("\t".join(map(str, r)) for r in (FIELDS, row)), encoding="utf-8")
+    with pytest.raises(AttriflowError, match=message):
+        read_annotated("agreement", tmp_path / "bad.tsv")
+
+
+def test_they_are_data_of_an_evaluation(scat, eraser, hatexplain, agreement):
     """The frames pass the evaluator's checks, and the evidence arrives at the right tokens."""
     import attriflow
 
     model = attriflow.load_model("demo/translate")  # knows none of the words, but where they are
     names = {f"scat:{scat}": "train", f"eraser:{eraser}": "val", f"hatexplain:{hatexplain}": "train[:1]"}
+    names[f"agreement:{agreement}"] = "train"
     for name, split in names.items():
         frame = read_data(name, split)
         features = frame.drop(columns=["target"])

@@ -32,7 +32,13 @@ BAD = [
     ({"method_options": {"nope": {}}}, "'method_options': unknown attribution method 'nope'"),
     ({"method_options": {"saliency": 3}}, "'method_options' must be a dictionary"),
     ({"methods": "random", "method_options": {"saliency": {}}}, "'saliency'. Allowed: random"),
-    ({"metric_options": {"aopc_compr": {"how": "burn"}}}, "how"),
+    ({"metric_options": {"aopc_compr": {"perturbation": "burn"}}}, "perturbation"),
+    ({"metric_options": {"aopc_compr": {"how": "burn"}}}, "perturbation"),
+    ({"metric_options": {"aopc_compr": {"perturbation": True}}}, "perturbation"),
+    (
+        {"metrics": "soft_nc", "metric_options": {"soft_nc": {"how": "mask"}}},
+        "unknown option of metric 'soft_nc' 'how'",
+    ),
     ({"batch_size": 0}, "'batch_size' must be at least 1, not 0"),
     ({"batch_size": "big"}, "'batch_size' must be int | 'auto', not 'big'"),
     ({"batch_size": True}, "'batch_size' must be int | 'auto', not True"),
@@ -192,3 +198,10 @@ def test_a_part_that_needs_an_option_is_left_out_of_all_but_not_of_a_list() -> N
 def test_unhashable_names_are_an_error_not_a_crash() -> None:
     with pytest.raises((UnknownNameError, InputError)):
         EvaluationConfig.from_dict({"methods": [["saliency"]]})
+
+
+def test_the_former_name_of_perturbation():
+    found = EvaluationConfig.from_dict(
+        {"metric_options": {"aopc_compr": {"how": "mask", "only_pos": False}}}, **COLUMNS
+    )
+    assert found.metric_options["aopc_compr"] == {"perturbation": "mask", "only_pos": False}

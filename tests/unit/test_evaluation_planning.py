@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -66,6 +67,29 @@ def test_a_plan_is_printed_and_holds(model, monkeypatch, capsys):
     assert "s explaining, " in said.splitlines()[-1]
 
 
+def test_the_costliest_method_and_metric_are_named_with_what_would_halve_them(model):
+    """And that it does."""
+
+    def plan(**more):
+        made = evaluation(model, ("attention", "smooth_grad"), metrics=["aopc_compr", "noise_stability"], **more)
+        next(iter(made.run()))  # step functions, before which nothing is planned
+        made._make_plan(made._metric_runner())
+        return made.plan
+
+    whole = plan()
+    method, metric = whole.costliest
+    assert re.fullmatch(r"method smooth_grad \(\d+% of the passes; n_samples=12 would at least halve it\)", method)
+    assert re.fullmatch(r"metric noise_stability \(\d+% of the passes; n_samples=1 would at least halve it\)", metric)
+    assert str(whole).endswith(f"\n      costliest: {method}; {metric}")
+    fewer = plan(method_options={"smooth_grad": {"n_samples": 12}})
+    assert fewer.explaining - 3 == pytest.approx((whole.explaining - 3) * 12 / 25)
+    assert plan(metric_options={"noise_stability": {"n_samples": 1}}).again == whole.again / 3
+    assert plan(reexplain_examples=1).again == whole.again / 3
+    share = (whole.explaining - 3) / whole.passes
+    assert f"({share:.0%} of the passes" in method
+    assert f"({whole.again / whole.passes:.0%} of the passes" in metric
+
+
 def test_shared_changes_count_once(model):
     one, two = (evaluation(model, names) for names in (("attention",), ("attention", "saliency")))
     for each in (one, two):
@@ -112,4 +136,4 @@ def test_a_metric_without_a_plan_is_not_counted_and_the_plan_says_so(model):
     for _ in evaluated.run():
         pass
     assert evaluated.plan.unplanned == ("asks_late",)
-    assert str(evaluated.plan).endswith("; not counted: asks_late (no plan)")
+    assert str(evaluated.plan).splitlines()[1].endswith("; not counted: asks_late (no plan)")

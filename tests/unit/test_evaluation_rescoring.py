@@ -59,6 +59,16 @@ def test_changes_a_step_cannot_see_are_the_same_change(examples: list) -> None:
     assert model.rescored[0][1].keep == keep_all_but(5, 0)
 
 
+def test_all_of_one_step_is_that_step() -> None:
+    """Metrics of whole answers and of steps share what they ask for where an answer has one token."""
+    model = FakeModel()
+    scorer = VariantScorer(model, [causal_example("a b c", "d")])
+    found = scorer.scores(
+        (0, Variant(keep=keep_all_but(4, 0, *more), step=step)) for step in (None, 0) for more in ((), (3,))
+    )
+    assert [v.tolist() for v in found] == [[-1.0]] * 4 and len(model.rescored) == 1
+
+
 def test_special_tokens_stay() -> None:
     model = FakeModel()
     example = seq2seq_example("a b", "c d")

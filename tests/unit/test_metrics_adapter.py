@@ -121,7 +121,7 @@ def test_wrong_options():
     with pytest.raises(UnknownNameError, match="perc"):
         metrics.build("aopc_compr", based_on="percent")
     with pytest.raises(UnknownNameError, match="delete"):
-        metrics.build("taucorr_loo", how="remove")
+        metrics.build("taucorr_loo", perturbation="remove")
     with pytest.raises(InputError, match="needs thresholds"):
         aopc(based_on="k")
     for options in ({"thresholds": ()}, {"thresholds": (10,)}, {"based_on": "k", "thresholds": (0,)}):

@@ -111,7 +111,7 @@ def test_values_are_python_floats_and_extra_axes_are_reduced():
 OPTIONS = [
     {},
     {"only_pos": False},
-    {"how": "mask"},
+    {"perturbation": "mask"},
     {"based_on": "k", "thresholds": (1, 3, 100)},
     {"based_on": "th", "thresholds": (-0.5, 0.0, 9.0)},
     {"thresholds": [0.01, 0.5], "only_pos": False},
@@ -122,7 +122,7 @@ OPTIONS = [
 @pytest.mark.parametrize("name", FAITHFULNESS)
 def test_the_plan_is_what_is_asked_in_one_call(name, options, monkeypatch):
     if name == "taucorr_loo":
-        options = {k: v for k, v in options.items() if k == "how"}
+        options = {k: v for k, v in options.items() if k == "perturbation"}
     attribution, model = random_case()
     metric = METRICS[name](**options)
     plan = metric.plan(attribution)

@@ -84,6 +84,19 @@ def test_maps_of_another_computation_are_refused():
     wrapped(hf).attribute(PROMPT, TEXT, method="saliency", show_progress=False)
 
 
+def test_what_is_refused_while_attention_is_read_is_told_as_it_is():
+    """What is wrong is not the attention, so nothing is said of it."""
+    hf = built("gpt_neo", **SMALL, **WIDE, num_layers=2, num_heads=2, attention_types=[[["global"], 2]])
+
+    def refuse(*_):
+        if hf.config.output_attentions:
+            raise UnsupportedModelError("not this one")
+
+    hf.register_forward_pre_hook(refuse)
+    with pytest.raises(UnsupportedModelError, match=r"^not this one$"):
+        wrapped(hf).attribute(PROMPT, TEXT, method="attention", show_progress=False)
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

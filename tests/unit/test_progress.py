@@ -1,4 +1,4 @@
-"""A progress bar for long work in terminals, nothing anywhere else."""
+"""A progress bar for long work in terminals, a line now and then anywhere else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from attriflow import progress
 
 CODE = """
 import time
@@ -45,8 +47,21 @@ def test_appears_after_two_seconds_in_a_terminal():
     assert in_terminal(False, 0.35) == ""
 
 
-def test_silent_in_a_pipe():
+def test_short_work_is_silent_in_a_pipe():
     done = subprocess.run(
         [sys.executable, "-c", CODE.format(show=True, pause=0.3)], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_long_work_says_how_far_it_is_in_a_log(monkeypatch, capsys, known):
+    now = iter(range(0, 10_000, 20))  # each look at the clock is 20 seconds after the last
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    assert list(progress.track(range(6) if known else iter(range(6)), "methods")) == list(range(6))
+    lines = ["methods: 2 of 6 done after 40 s", "methods: 4 of 6 done after 80 s"]
+    if not known:
+        lines = [line.replace(" of 6", "") for line in [*lines, "methods: 6 done after 120 s"]]
+    assert capsys.readouterr().err.splitlines() == lines
+    assert list(progress.track(range(6), "methods", show=False)) == list(range(6))
+    assert capsys.readouterr().err == ""

@@ -50,7 +50,8 @@ class TestNorms:
         with torch.no_grad():
             affine, wanted = Affine.of(norm, width, x, torch.float64), norm(x)
             assert affine.centred == (kind is nn.LayerNorm)
-            scale = affine.frozen(x, wanted)
+            scale, explained = affine.frozen(x, wanted)
+            assert explained
             found = affine.linear(x) * scale + affine.bias
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
         parts = torch.randn(3, 2, 5, width, dtype=torch.float64)
@@ -64,7 +65,7 @@ class TestNorms:
 
         x = torch.randn(2, 5, 16, dtype=torch.float64)
         affine = Affine.of(NormLike(), 16, x, torch.float64)
-        assert affine.frozen(x, NormLike()(x)) is None
+        assert not affine.frozen(x, NormLike()(x))[1]
 
 
 class TestMixing:
@@ -91,7 +92,7 @@ class TestMixing:
         layer = self.layer(causal)
         state = torch.randn(2, 7, 12, dtype=torch.float64)
         gain = 1 + 0.2 * torch.randn(12, dtype=torch.float64)
-        affine = Affine(gain, 0.1 * torch.randn(12, dtype=torch.float64), centred=True)
+        affine = Affine(gain, 0.1 * torch.randn(12, dtype=torch.float64), centred=torch.ones(()))
         scale = torch.rand(2, 7, 1, dtype=torch.float64) + 0.5
         own, shares = mixing(layer, [(affine, scale)], state)
         assert (own >= 0).all()

@@ -79,9 +79,9 @@ class SpanMerger:
         """How the values of a step score combine over a span."""
         if name in self.step_scores:
             return self.step_scores[name]
-        if name not in step_functions:  # convergence deltas, say; and a name in a file must not import anything
+        info = step_functions.known(name)
+        if info is None:  # convergence deltas, say
             return "absmax"
-        info = step_functions.info(name)
         known = info.meta.get("aggregate_map") or {}
         for key in (self.name, "spans"):
             if key in known:

@@ -27,7 +27,7 @@ class EvaluateOptions(RowsOptions):
     data: Annotated[
         str,
         typer.Argument(
-            help="A .csv, .json, .jsonl or .parquet file; demo/<name>; scat:FILE, eraser:FOLDER, hatexplain:FILE; "
+            help="A .csv, .json, .jsonl or .parquet file; demo/<name>; scat:, eraser:, hatexplain:, agreement:FILE; "
             "or a Hugging Face data set."
         ),
     ]

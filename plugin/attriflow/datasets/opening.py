@@ -30,9 +30,9 @@ def open_dataset(
 
     Args:
         name: A .csv, .tsv, .json, .jsonl or .parquet file (text files also as .gz); "csv", "json" or "parquet" with
-            `files`; "demo/recall" or "demo/translate"; "scat:FILE", "eraser:FOLDER" or "hatexplain:FILE" for local
-            copies of data with human rationales (see `attriflow.datasets.annotated`); or what `datasets.load_dataset`
-            takes: a name on the Hugging Face hub, a folder.
+            `files`; "demo/recall" or "demo/translate"; "scat:FILE", "eraser:FOLDER", "hatexplain:FILE" or
+            "agreement:FILE" for local copies of data with rationales (see `attriflow.datasets.annotated`); or what
+            `datasets.load_dataset` takes: a name on the Hugging Face hub, a folder.
         config: Configuration of a Hugging Face data set.
         files: Data files; patterns with * are allowed.
         folder: Folder of the data files.

@@ -69,14 +69,13 @@ def _used(bound: Bound, baseline: str | int) -> int:
 
 
 def baseline_ids(bound: Bound, block: str, baseline: str | int) -> Tensor:
-    """Token ids that stand for absent tokens, `[batch, position]`; those that `baseline_embeddings` keeps are kept."""
-    ids = bound.ids(block)
-    return torch.where(_kept(bound, block), ids, _used(bound, baseline))
+    """Token ids that stand for absent tokens, `[batch, position]` on the host; see `baseline_embeddings`."""
+    ids = bound.planned_ids(block)
+    return torch.where(_kept(bound, block, ids), ids, _used(bound, baseline))
 
 
-def _kept(bound: Bound, block: str) -> Tensor:
-    """Tokens that are their own baseline, `[batch, position]`."""
-    ids = bound.ids(block)
+def _kept(bound: Bound, block: str, ids: Tensor) -> Tensor:
+    """Which of the ids `[batch, position]` of a block are their own baseline."""
     keep = torch.zeros_like(ids, dtype=torch.bool)
     if not bound.include_eos_baseline and bound.model.tokenizer.eos_token_id is not None:
         keep = ids == bound.model.tokenizer.eos_token_id
@@ -92,7 +91,7 @@ def baseline_embeddings(bound: Bound, block: str, baseline: str | int) -> Tensor
     content, and the decoder start token of encoder-decoders. They are their own baseline and get no credit.
     """
     ids = bound.ids(block)
-    keep = _kept(bound, block)
+    keep = _kept(bound, block, ids)
     original = bound.embeddings(block)
     if baseline == "zero":
         replaced = torch.zeros_like(original)

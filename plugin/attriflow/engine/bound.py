@@ -104,6 +104,7 @@ class Bound:
         """Pad the examples once; a model that nothing can be said about is refused."""
         self.model.checked.require(*ALWAYS)
         self.batch = self.model.collate(self.examples)
+        self._visible: dict[str, Tensor] = {}
         self.sizes = Sizes(self.model, self.batch)
         self.absent_ids = set[int]()  # of tokens that stood for absent ones
         self._base: Forward | None = None
@@ -126,29 +127,31 @@ class Bound:
 
     def ids(self, block: str) -> Tensor:
         """Token ids of a block, `[batch, position]`."""
-        ids = self.batch.source_ids if block == "source" else self.batch.target_ids
+        return self._ids(self.batch, block)
+
+    def planned_ids(self, block: str) -> Tensor:
+        """The same on the host."""
+        return self._ids(self.batch.host, block)
+
+    def _ids(self, batch: Batch, block: str) -> Tensor:
+        ids = batch.source_ids if block == "source" else batch.target_ids
         if ids is None:
             raise UnsupportedModelError(f"{self.model.name} has no {block} side")
         return ids
 
     def present(self, block: str) -> Tensor:
         """Bool `[batch, position]`: real tokens, not padding."""
-        mask = self.batch.source_mask if block == "source" else self.batch.target_mask
-        if mask is None:
-            raise UnsupportedModelError(f"{self.model.name} has no {block} side")
-        return mask.bool()
+        return self.batch.present(block)
 
     def visible(self, block: str) -> Tensor:
         """Bool `[batch, step, position]`: which inputs a step can see."""
-        present = self.present(block).unsqueeze(1)
-        if block == "source":
-            return present & self.batch.step_mask.unsqueeze(-1)
-        position = torch.arange(present.shape[-1], device=present.device)
-        return present & (position <= self.batch.query.unsqueeze(-1)) & self.batch.step_mask.unsqueeze(-1)
+        if block not in self._visible:
+            self._visible[block] = self.batch.visible(block)
+        return self._visible[block]
 
     def steps_after(self, position: int) -> slice:
         """Steps that see something at or after a position, for some example of the batch."""
-        moved = (self.batch.query >= position).any(0).nonzero()
+        moved = (self.batch.host.query >= position).any(0).nonzero()
         return slice(int(moved[0]) if len(moved) else self.batch.n_steps, self.batch.n_steps)
 
     def embeddings(self, block: str) -> Tensor:
@@ -163,8 +166,9 @@ class Bound:
         fields: dict[str, Any] = {"target_ids": b.target_ids, "query": b.query}
         if b.source_ids is not None:
             fields |= {"source_ids": b.source_ids, "source_mask": b.source_mask}
-        fields = {k: v if v is None else v.repeat(n, *([1] * (v.ndim - 1))) for k, v in fields.items()}
-        return Rows(**{**fields, **changes})
+        fields = {k: v if v is None else _repeated(v, n) for k, v in fields.items() if k not in changes}
+        places = None if "query" in changes else b.host.query
+        return Rows(**{**fields, "places": places, **changes})
 
     def watched(self) -> None:
         """To be called by whoever looks into a pass over the batch: it has to be one pass.
@@ -173,7 +177,7 @@ class Bound:
             UnsupportedModelError: Steps are run apart.
         """
         rope = self.model.rope
-        if rope is not None and rope.reached(self.batch.query):
+        if rope is not None and rope.reached(self.batch.host.query):
             raise UnsupportedModelError(
                 f"{self.model.name} has other rotary frequencies for texts beyond {rope.length} tokens, so that steps "
                 "are run apart; what looks inside a pass (attention, layers, dropout) needs shorter texts"
@@ -194,8 +198,8 @@ class Bound:
         repeat = logits.shape[0] // self.batch.size
         forward = Forward(
             logits=logits,
-            target_ids=self.batch.step_ids[:, steps].repeat(repeat, 1),
-            mask=self.batch.step_mask[:, steps].repeat(repeat, 1),
+            target_ids=_repeated(self.batch.step_ids[:, steps], repeat),
+            mask=_repeated(self.batch.step_mask[:, steps], repeat),
             model=self.model,
             passes=self.passes(self.rows(repeat) if rows is None else rows, steps),
         )
@@ -227,9 +231,8 @@ class Bound:
         """Logits of the contrastive input, `[batch, step, vocab]`; a constant, run once."""
         if self._contrast_logits is None and self._contrast is not None:
             c = self._contrast
-            rows = Rows(target_ids=c.target_ids, source_ids=c.source_ids, source_mask=c.source_mask, query=c.query)
             with torch.no_grad():
-                self._contrast_logits = self.logits(rows)
+                self._contrast_logits = self.logits(Rows.of(c))
         if self._contrast_logits is None:
             raise UnsupportedModelError("the examples have no contrastive inputs")
         return self._contrast_logits
@@ -255,14 +258,12 @@ class Bound:
                 self._base = self.run(self.rows())
         return self._base
 
-    def offer_base(self, forward: Forward, inputs: Mapping[str, Tensor], steps: slice = slice(0, None)) -> None:
-        """Keep a pass that turns out to have run on the unchanged input, so that it need not be run again.
+    def offer_base(self, forward: Forward, steps: slice = slice(0, None)) -> None:
+        """Keep a pass that has run on the unchanged input, so that it need not be run again.
 
         A range of steps is kept until the others have come: later tokens do not change what earlier steps read.
         """
         if self._base is not None or not shortcuts():
-            return
-        if not all(torch.equal(t.detach(), self.embeddings(b)) for b, t in inputs.items()):
             return
         self._pieces[steps.start] = forward.logits.detach()
         if sum(piece.shape[1] for piece in self._pieces.values()) == self.batch.n_steps:
@@ -308,6 +309,10 @@ class Bound:
         if missing := set(sites) - set(found):
             raise UnsupportedModelError(f"the target layer of the {sorted(missing)[0]} side did not run")
         return found
+
+
+def _repeated(t: Tensor, n: int) -> Tensor:
+    return t if n == 1 else t.repeat(n, *([1] * (t.ndim - 1)))
 
 
 def site_output(output: Any, shape: Sequence[int]) -> Tensor:

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from attriflow.models.base import Rows
+
 
 class Cut(ABC):
     """The part of a graph that every step needs a product of its own through.
@@ -40,25 +42,25 @@ class AtValues(Cut):
         """Ones."""
         (values,) = self.roots
         out = values.new_zeros((steps.stop - steps.start, *values.shape))
-        for i, t in enumerate(range(steps.start, steps.stop)):
-            out[i, :, t] = 1
+        torch.diagonal(out[:, :, steps], dim1=0, dim2=2).fill_(1)
         return [out]
 
 
 class AtHead(Cut):
     """The input of the LM head."""
 
-    def __init__(self, hidden: Tensor, values: Tensor, query: Tensor, before: int = 0) -> None:
+    def __init__(self, hidden: Tensor, values: Tensor, rows: Rows, before: int = 0) -> None:
         """Send all values through the head.
 
         Args:
             hidden: `[row, position, hidden]`, of all positions or of the span between the first and the last query.
             values: `[row, step]`.
-            query: The position each step is read at, `[row, step]`.
+            rows: What was run, and where each step is read.
             before: Positions that the model puts before the text.
         """
-        low, high = int(query.min()), int(query.max())
-        self.place = (query - low if hidden.shape[1] == high - low + 1 else query + before).to(hidden.device)
+        low, high = rows.span
+        whole = hidden.shape[1] != high - low + 1
+        self.place = (rows.query + before if whole else rows.query - low).to(hidden.device)
         self.roots = [hidden]
         (self.cotangent,) = torch.autograd.grad(values.sum(), hidden, retain_graph=True)
 
@@ -70,7 +72,6 @@ class AtHead(Cut):
 def at_places(cotangent: Tensor, place: Tensor, steps: slice) -> Tensor:
     """`[step, row, position, hidden]`: what steps find at their `place [row, step]` in that of all, zero elsewhere."""
     out = cotangent.new_zeros((steps.stop - steps.start, *cotangent.shape))
-    row = torch.arange(cotangent.shape[0], device=cotangent.device)
-    for i, t in enumerate(range(steps.start, steps.stop)):
-        out[i, row, place[:, t]] = cotangent[row, place[:, t]]
+    row, place = torch.arange(cotangent.shape[0], device=cotangent.device), place[:, steps].T
+    out[torch.arange(len(place), device=cotangent.device).unsqueeze(1), row, place] = cotangent[row, place]
     return out

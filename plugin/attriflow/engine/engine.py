@@ -20,7 +20,7 @@ from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
 from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
-from attriflow.errors import InputError, UnsupportedModelError, check_keywords, out_of_memory
+from attriflow.errors import AttriflowError, InputError, UnsupportedModelError, check_keywords, out_of_memory
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import AttentionRecord, attentions_returned, interface_works, listen
 from attriflow.models.base import BLOCKS, Rows
@@ -59,7 +59,7 @@ class Engine(Bound):
         self,
         points: Callable[[float], Mapping[str, Tensor]] | None = None,
         alphas: Sequence[float] = (1.0,),
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | Tensor | None = None,
         max_rows: int | None = None,
         *,
         sites: Sites | None = None,
@@ -87,7 +87,6 @@ class Engine(Bound):
         Yields:
             Slices of steps with block -> `[batch, step, position, hidden]`.
         """
-        weights = [1.0] * len(alphas) if weights is None else weights
         yield from Gradients(
             self,
             self.reusable_prefix,
@@ -164,7 +163,7 @@ class Engine(Bound):
             return None
         if self.objective.passes or not shortcuts():
             return None
-        if self.model.rope is not None and self.model.rope.reached(self.batch.query):
+        if self.model.rope is not None and self.model.rope.reached(self.batch.host.query):
             return None  # keys of a prefix are others in a longer text
         if self._prefix is None:
             self._prefix = record(self)
@@ -218,7 +217,7 @@ class Engine(Bound):
             with attentions_returned(hf):
                 forward = self.run(self.rows())
         except (AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            if out_of_memory(error):
+            if isinstance(error, AttriflowError) or out_of_memory(error):
                 raise
             raise self._no_attention(f" ({str(error).strip().splitlines()[0]})") from error
         finally:

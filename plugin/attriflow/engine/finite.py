@@ -12,13 +12,14 @@ from torch import Tensor
 from attriflow.engine.engine import Engine
 from attriflow.engine.scores import Scores
 from attriflow.errors import NotFiniteError
+from attriflow.kernels.transfer import home
 
 
 def not_finite(engine: Engine, scores: Scores) -> tuple[bool, bool]:
     """Whether there are scores that are not finite, and logits of which that is known; one look at the device."""
-    logits = _bad_logits(engine) if engine.has_run else torch.zeros_like(engine.batch.step_mask, dtype=torch.bool)
-    found = torch.stack([_bad_scores(engine, scores), logits]).flatten(1).any(1).tolist()
-    return found[0], found[1]
+    logits = [_bad_logits(engine)] if engine.has_run else []
+    found = [bool(t) for t in home([t.any() for t in (*_bad_scores(engine, scores), *logits)])]
+    return any(found[: len(found) - len(logits)]), any(found[len(found) - len(logits) :])
 
 
 def _bad_logits(engine: Engine) -> Tensor:
@@ -30,14 +31,21 @@ def _bad_logits(engine: Engine) -> Tensor:
     return ~engine.base().logits.amax(-1).isfinite().to(mask.device) & mask
 
 
-def _bad_scores(engine: Engine, scores: Scores) -> Tensor:
-    """Bool `[batch, step]`: a visible score that is not finite."""
-    wrong = torch.zeros_like(engine.batch.step_mask, dtype=torch.bool)
+def _bad_scores(engine: Engine, scores: Scores) -> list[Tensor]:
+    """Bool `[batch, step]`, where the scores and the norms of each block are: a visible one that is not finite."""
+    found = []
     for block, values in _numbers(engine, scores):
         bad = ~values.isfinite()
         bad = bad.flatten(3).any(-1) if bad.ndim > 3 else bad
-        wrong = wrong | (bad.to(wrong.device) & engine.visible(block)).any(-1)
-    return wrong
+        found.append((bad & _visible(engine, block, bad)).any(-1))
+    return found
+
+
+def _visible(engine: Engine, block: str, like: Tensor) -> Tensor:
+    """Which tokens a step sees, `[batch, step, position]`, where other numbers are."""
+    if like.device.type == "cpu":
+        return engine.batch.host.visible(block)
+    return engine.visible(block).to(like.device)
 
 
 def _numbers(engine: Engine, scores: Scores) -> list[tuple[str, Tensor]]:
@@ -52,10 +60,10 @@ def reasons(engine: Engine, scores: Scores | None = None, name: str = "") -> lis
 
     None where nothing is.
     """
-    wrong = _bad_logits(engine) if scores is None else _bad_scores(engine, scores)
+    wrong = home([_bad_logits(engine)] if scores is None else _bad_scores(engine, scores))
     return [
         NotFiniteError(_reason(engine, row, steps.index(True), scores, name)) if any(steps) else None
-        for row, steps in enumerate(wrong.tolist())
+        for row, steps in enumerate(torch.stack(wrong).any(0).tolist())
     ]
 
 
@@ -80,7 +88,7 @@ def _first(engine: Engine, row: int, step: int, scores: Scores) -> tuple[str, st
     for block, numbers in _numbers(engine, scores):
         values = numbers[row, step].detach()
         bad = ~values.isfinite().flatten(1).all(-1) if values.ndim > 1 else ~values.isfinite()
-        bad = bad & engine.visible(block)[row, step].to(bad.device)
+        bad = bad & _visible(engine, block, bad)[row, step]
         if bool(bad.any()):
             place = int(bad.long().argmax())
             tokens = engine.examples[row].source if block == "source" else engine.examples[row].target

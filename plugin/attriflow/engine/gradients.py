@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class Gradients:
     prefix: Callable[[], Prefix | None]
     points: Callable[[float], Mapping[str, Tensor]] | None
     alphas: Sequence[float]
-    weights: Sequence[float]
+    weights: Sequence[float] | Tensor | None
     max_rows: int | None
     sites: Sites | None
     within: Callable[[], AbstractContextManager[Any]] | None
@@ -57,6 +58,13 @@ class Gradients:
     embed: Embed | None
     unchanged: int = 0
     together: int | None = None
+
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        """Weights of the points on the model's device; None where they are all 1."""
+        if self.weights is None:
+            return None
+        return torch.as_tensor(self.weights, dtype=self.bound.dtype, device=self.bound.model.device)
 
     def __iter__(self) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Run."""
@@ -79,13 +87,13 @@ class Gradients:
         what does not depend on its length (starting operations, reading weights). The number of equal ranges with the
         least cost is taken, counted in tokens.
         """
-        batch, n = self.bound.batch, self.bound.batch.n_steps
+        batch, n = self.bound.batch.host, self.bound.batch.n_steps
         first = int((batch.query >= self.unchanged).any(0).long().argmax())  # earlier steps see nothing that moves
         whole = self.within is not None or self.sites is not None or not self.bound.objective.stepwise
         if whole or not shortcuts():
             return [slice(0, n)]
         source = 0 if batch.source_ids is None else batch.source_ids.shape[1]
-        reach = [int(q) + 1 for q in batch.query.max(0).values]
+        reach = (batch.query.max(0).values + 1).tolist()
         rows = len(self.alphas) * batch.size
         graphs = -(-rows // min(rows, max(batch.size, self.bound.sizes.rows_at_once(grad=True))))
         fixed = graphs * (_FIXED_TOKENS + _FIXED_WIDTH / self.bound.model.hidden_size**2) / rows
@@ -102,7 +110,7 @@ class Gradients:
 
     def _prefix(self, steps: slice) -> int:
         """Decoder tokens that a range of steps reads."""
-        return int(self.bound.batch.query[:, steps].max()) + 1
+        return int(self.bound.batch.host.query[:, steps].max()) + 1
 
     def _group(self, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """One range of steps."""
@@ -156,7 +164,8 @@ class Gradients:
 
     def _chunk(self, first: int, last: int, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Points `first:last` in one graph, products of a range of steps."""
-        bound, alphas, weights = self.bound, self.alphas[first:last], self.weights[first:last]
+        bound, alphas = self.bound, self.alphas[first:last]
+        weights = None if self._weights is None else self._weights[first:last]
         n, size = len(alphas), bound.batch.size
         made = [self._point(a) for a in alphas]
         dtype = bound.model.dtype
@@ -185,7 +194,7 @@ class Gradients:
         return grads.sum(1, dtype=self.bound.dtype).transpose(0, 1)
 
     def _cut(
-        self, leaves: Mapping[str, Tensor], alphas: Sequence[float], weights: Sequence[float], steps: slice
+        self, leaves: Mapping[str, Tensor], alphas: Sequence[float], weights: Tensor | None, steps: slice
     ) -> Cut | None:
         """One graph, and how far all steps go down in it together; None where no value depends on the leaves."""
         model = self.bound.model
@@ -199,7 +208,7 @@ class Gradients:
 
     def _separable(self, points: int, steps: slice) -> bool:
         """Whether to try to tell the steps apart below the last block (see `last_block`)."""
-        bound, objective, query = self.bound, self.bound.objective, self.bound.batch.query[:, steps]
+        bound, objective, query = self.bound, self.bound.objective, self.bound.batch.host.query[:, steps]
         if self.within is not None or not objective.stepwise or objective.passes or not shortcuts():
             return False
         rope = bound.model.rope
@@ -217,7 +226,7 @@ class Gradients:
         self,
         leaves: Mapping[str, Tensor],
         alphas: Sequence[float],
-        weights: Sequence[float],
+        weights: Tensor | None,
         steps: slice,
         *,
         apart: bool,
@@ -231,7 +240,7 @@ class Gradients:
         head = model.hf.get_output_embeddings() if bound.objective.stepwise and shortcuts() else None
         if isinstance(head, nn.Embedding):  # some give the table that the head is tied to
             head = None
-        last = LastBlock(rows.query) if apart else None
+        last = LastBlock(rows) if apart else None
         with ExitStack() as stack:
             if head is not None:
                 stack.enter_context(_hook(head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))))
@@ -249,22 +258,25 @@ class Gradients:
         if last is not None:
             last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
             model.last_block_separable = True
-        if n == 1 and self.sites is None and not self.unchanged:
-            bound.offer_base(forward, embeds, steps)
+        if n == 1 and self.points is None and self.sites is None and not self.unchanged:
+            bound.offer_base(forward, steps)
         if not forward.logits.requires_grad:  # never zeros for what is missing
             raise UnsupportedModelError(f"a forward of {type(model.hf).__name__} makes no gradient")
         if not values.requires_grad:
             return None
-        weight = torch.tensor(list(weights), dtype=values.dtype, device=values.device)
-        counted = bound.batch.step_mask[:, steps] & (bound.batch.query[:, steps] >= self.unchanged)
-        values = values * weight.repeat_interleave(bound.batch.size).unsqueeze(-1) * counted.repeat(n, 1)
+        counted = bound.batch.step_mask[:, steps]
+        if self.unchanged:
+            counted = counted & (bound.batch.query[:, steps] >= self.unchanged)
+        if weights is not None:
+            values = values * weights.to(values).repeat_interleave(bound.batch.size).unsqueeze(-1)
+        values = values * counted.repeat(n, 1)
         scale = self._scale(values, forward.logits)
         values = values if scale is None else values * scale
         cut: Cut
         if last is not None:
             cut = last.cut(values)
         elif len(caught) == 1 and caught[0].requires_grad and caught[0].ndim == 3:
-            cut = AtHead(caught[0], values, rows.query, model.virtual_tokens)
+            cut = AtHead(caught[0], values, rows, model.virtual_tokens)
         else:
             cut = AtValues(values)
         cut.scale = scale
@@ -286,9 +298,9 @@ class Gradients:
 
     def _shortened(self, rows: Rows, steps: slice) -> Rows:
         """The rows without what comes after the prefix of a range of steps, and without what does not change."""
-        width, query = self._prefix(steps), rows.query[:, steps]
+        width, query, places = self._prefix(steps), rows.query[:, steps], rows.planned[:, steps]
         if self.sites is not None or (width == self.bound.ids("target").shape[1] and not self.unchanged):
-            return dataclasses.replace(rows, query=query)
+            return dataclasses.replace(rows, query=query, places=places)
         cut: dict[str, Any] = {
             name: value[:, self.unchanged : width]
             for name in ("target_ids", "target_embeds", "target_mask")
@@ -298,7 +310,9 @@ class Gradients:
         if prefix is not None:
             cache = prefix.cache(self.unchanged, query.shape[0] // self.bound.batch.size)
             cut["past"] = (cache, self.unchanged)
-        return dataclasses.replace(rows, query=(query - self.unchanged).clamp(min=0), **cut)
+        if self.unchanged:
+            query, places = ((q - self.unchanged).clamp(min=0) for q in (query, places))
+        return dataclasses.replace(rows, query=query, places=places, **cut)
 
     def _products(
         self, cut: Cut | None, steps: slice, n_rows: int, leaves: list[Tensor]
@@ -356,7 +370,7 @@ def shared_work_agrees(model: LanguageModel) -> bool:
 
 
 def _gradients_of_input(bound: Bound) -> dict[str, Tensor]:
-    parts = list(Gradients(bound, lambda: None, None, (1.0,), (1.0,), None, None, None, None, None))
+    parts = list(Gradients(bound, lambda: None, None, (1.0,), None, None, None, None, None, None))
     return {block: torch.cat([part[block] for _, part in parts], 1) for block in bound.blocks}
 
 

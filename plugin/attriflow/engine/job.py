@@ -29,6 +29,7 @@ from attriflow.errors import (
 )
 from attriflow.kernels.annotations import check_value
 from attriflow.kernels.devices import synchronize
+from attriflow.kernels.transfer import home
 from attriflow.models.base import LanguageModel
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
@@ -139,6 +140,7 @@ def explain_batch(
     with torch.no_grad():
         values = step_values(engine, job.steps)
     values.update(scores.step_scores)
+    scores, values = _at_home(scores, values)
     synchronize(model.device)
     seconds = time.perf_counter() - begin
     if seconds >= LONG:
@@ -168,7 +170,16 @@ def explain_batch(
         baseline_ids=tuple(absent),
         baseline_tokens=tuple(t.text for t in model.tokens(absent)),
     )
-    return [_unbatch(engine, i, scores, values, provenance) for i in range(len(batch))]
+    visible = {block: engine.batch.host.visible(block) for block in engine.blocks}
+    return [_unbatch(engine, i, scores, values, visible, provenance) for i in range(len(batch))]
+
+
+def _at_home(scores: Scores, values: Mapping[str, Tensor]) -> tuple[Scores, dict[str, Tensor]]:
+    """All that comes out of a batch on the host."""
+    stores = (scores.blocks, scores.norms or {}, scores.sequence_scores, values)
+    found = iter(home([t for store in stores for t in store.values()]))
+    blocks, norms, squares, steps = ({name: next(found) for name in store} for store in stores)
+    return dataclasses.replace(scores, blocks=blocks, norms=norms or None, sequence_scores=squares), steps
 
 
 def _scores(engine: Engine, job: Job) -> Scores | None:
@@ -304,16 +315,21 @@ def _checked(name: str, engine: Engine, scores: Any) -> Scores:
 
 
 def _unbatch(
-    engine: Engine, row: int, scores: Scores, values: Mapping[str, Tensor], provenance: Provenance
+    engine: Engine,
+    row: int,
+    scores: Scores,
+    values: Mapping[str, Tensor],
+    visible: Mapping[str, Tensor],
+    provenance: Provenance,
 ) -> Attribution:
-    """One example's attribution, without padding and with NaN where a step cannot see an input."""
+    """One example's attribution, without padding and with NaN where a step cannot see an input; all on the host."""
     example: Example = engine.examples[row]
     n_steps = example.n_steps
     parts, norms, tokens = [], [], list[Token]()
     for block in engine.blocks:
         shown = example.source if block == "source" else example.target[: example.stop]
         tokens += shown
-        seen = engine.visible(block)[row, :n_steps]
+        seen = visible[block][row, :n_steps]
         parts.append(_masked(scores.blocks[block][row, :n_steps], seen, len(shown)))
         if scores.norms is not None:
             norms.append(_masked(scores.norms[block][row, :n_steps], seen, len(shown)))
@@ -324,7 +340,7 @@ def _unbatch(
         targets=example.target[example.start : example.stop],
         start=example.start,
         norms=torch.cat(norms, 1) if norms else None,
-        step_scores={name: v[row, :n_steps].detach().cpu() for name, v in values.items()},
+        step_scores={name: v[row, :n_steps].clone() for name, v in values.items()},
         sequence_scores={name: _square(example, name, v[row]) for name, v in scores.sequence_scores.items()},
         provenance=_with_foil(provenance, engine.model, example),
         input_text=example.input_text,
@@ -355,13 +371,13 @@ def _with_foil(provenance: Provenance, model: LanguageModel, example: Example) -
 def _square(example: Example, name: str, scores: Tensor) -> Tensor:
     """Scores between the tokens of one side, without padding; the last decoder token is never read."""
     n = len(example.source) if name.startswith("encoder") else example.stop - 1
-    return scores[:n, :n].detach().cpu()
+    return scores[:n, :n]
 
 
 def _masked(scores: Tensor, seen: Tensor, width: int) -> Tensor:
-    """Scores on the CPU, `[step, width, ...]`, NaN where not seen (and beyond what the model read)."""
+    """Scores `[step, width, ...]`, NaN where not seen (and beyond what the model read)."""
     n = min(width, scores.shape[1])
-    out = scores.new_full((scores.shape[0], width, *scores.shape[2:]), torch.nan, device="cpu")
-    seen = seen[:, :n].cpu().view(seen.shape[0], n, *([1] * (scores.ndim - 2)))
-    out[:, :n] = torch.where(seen, scores[:, :n].detach().cpu(), torch.nan)
+    out = scores.new_full((scores.shape[0], width, *scores.shape[2:]), torch.nan)
+    seen = seen[:, :n].view(seen.shape[0], n, *([1] * (scores.ndim - 2)))
+    out[:, :n] = torch.where(seen, scores[:, :n], torch.nan)
     return out

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from attriflow.engine.cuts import Cut, at_places
 from attriflow.kernels.attention import Operands, scores
+from attriflow.models.base import Rows
 from attriflow.models.blocks import find_blocks
 
 
@@ -61,10 +62,10 @@ class _Attention:
 class LastBlock:
     """Watches the last block of one pass."""
 
-    def __init__(self, query: Tensor) -> None:
-        """Take the position each step is read at, `[row, step]`."""
-        self.query = query
-        self.low, self.high = int(query.min()), int(query.max()) + 1
+    def __init__(self, rows: Rows) -> None:
+        """Take the rows of the pass, which know where each step is read."""
+        self.query, (self.low, last) = rows.query, rows.span
+        self.high = last + 1
         self.entry: Tensor | None = None
         self.calls: list[_Attention] = []
         self.passed = 0

@@ -56,7 +56,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     if len(states) != len(blocks) or len(read) != 1 or not rows_first:
         raise UnsupportedModelError(f"{type(hf).__name__} does not run its layers one after the other")
     last = at(states[-1] if norm is None else norm(states[-1]), rows.query)
-    scale = _scale(last, read[0], rows.query)
+    scale = _scale(last, read[0], rows)
 
     def logits_of(state: Tensor) -> Tensor:
         normed = at(state, rows.query) if norm is None else norm(at(state, rows.query))
@@ -74,13 +74,13 @@ def _chosen(layer: int | None, n: int) -> Sequence[int]:
     return [layer - 1 if layer > 0 else n + layer]
 
 
-def _scale(last: Tensor, read: Tensor, query: Tensor) -> float:
+def _scale(last: Tensor, read: Tensor, rows: Rows) -> Tensor:
     """Factor between the normed state and what the head reads (some models scale it)."""
-    low = int(query.min())
-    whole = read.shape[1] > int(query.max()) - low + 1
-    last, there = last.detach(), at(read.detach(), query if whole else query - low)
-    norm = last.norm()
-    return float((there * last).sum() / (norm * norm)) if norm > 0 else 1.0
+    low, high = rows.span
+    whole = read.shape[1] > high - low + 1
+    last, there = last.detach(), at(read.detach(), rows.query if whole else rows.query - low)
+    square = last.square().sum()
+    return torch.where(square > 0, (there * last).sum() / square, 1.0)
 
 
 def _capped(hf: Any, logits: Tensor) -> Tensor:
@@ -91,8 +91,8 @@ def _capped(hf: Any, logits: Tensor) -> Tensor:
 def _check(hf: Any, mine: Tensor, own: Tensor) -> None:
     bias = getattr(hf, "final_logits_bias", None)
     wanted = own if bias is None else own - bias.to(own)
-    tolerance = (1e-4 if own.dtype in (torch.float32, torch.float64) else 5e-2) * float(wanted.abs().max())
-    if not torch.allclose(mine, wanted, atol=tolerance, rtol=0):
+    tolerance = (1e-4 if own.dtype in (torch.float32, torch.float64) else 5e-2) * wanted.abs().max()
+    if not bool(((mine - wanted).abs() <= tolerance).all()):
         raise UnsupportedModelError(
             f"{type(hf).__name__} reads its last state in a way that the logit lens does not know"
         )

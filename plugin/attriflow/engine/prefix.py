@@ -6,6 +6,7 @@ unchanged input are kept once, and changed versions run only from their first ch
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,20 +36,19 @@ class Prefix:
 
     Attributes:
         bound: The batch, and what its values are.
-        keys, states: Keys and values of every layer on the unchanged batch, `[batch, head, position, dim]`.
+        whole: Keys and values of every layer on the unchanged batch, `[batch, head, position, dim]`.
     """
 
     bound: Bound
-    keys: list[Tensor]
-    states: list[Tensor]
+    whole: Any
 
     def cache(self, length: int, repeat: int) -> Any:
         """A fresh cache of the first `length` positions for `repeat` versions of the batch."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer, (k, v) in enumerate(zip(self.keys, self.states, strict=True)):
-            cache.update(k[:, :, :length].repeat(repeat, 1, 1, 1), v[:, :, :length].repeat(repeat, 1, 1, 1), layer)
+        cache = copy.copy(self.whole)
+        cache.layers = [copy.copy(layer) for layer in self.whole.layers]  # a new one would begin with uploads
+        for layer in cache.layers:
+            layer.keys = layer.keys[:, :, :length].repeat(repeat, 1, 1, 1)
+            layer.values = layer.values[:, :, :length].repeat(repeat, 1, 1, 1)
         return cache
 
     def values(self, changed: Mapping[str, Any]) -> tuple[Tensor, int] | None:
@@ -99,11 +99,13 @@ class Prefix:
             for which examples each of them may change, bool `[batch, step]`; the rows that were run.
         """
         bound, repeat = self.bound, embeds.shape[0] // self.bound.batch.size
-        moved = bound.batch.query[:, bound.steps_after(length)]
-        affected, query = moved >= length, (moved - length).clamp(min=0).repeat(repeat, 1)
+        steps = bound.steps_after(length)
+        affected = bound.batch.query[:, steps] >= length
+        query, places = ((q[:, steps] - length).clamp(min=0) for q in (bound.batch.query, bound.batch.host.query))
         ids = bound.ids("target")[:, length:].repeat(repeat, 1)
         past = (self.cache(length, repeat), length)
-        rows = Rows(target_ids=ids, target_embeds=embeds[:, length:], query=query, past=past)
+        query = query.repeat(repeat, 1)
+        rows = Rows(target_ids=ids, target_embeds=embeds[:, length:], query=query, places=places, past=past)
         return bound.logits(rows), affected, rows
 
     def agrees(self) -> bool:
@@ -125,12 +127,11 @@ def record(bound: Bound) -> Prefix | None:
     ids = bound.ids("target")
     try:
         forward = bound.run(bound.rows(past=(cache, 0)))
-        keys = [layer.keys for layer in cache.layers]
-        states = [layer.values for layer in cache.layers]
-        fits = bool(keys) and all(k.shape[2] == ids.shape[1] for k in keys)
+        shapes = [layer.keys.shape[2] for layer in cache.layers]
+        fits = bool(shapes) and set(shapes) == {ids.shape[1]}
     except Exception:
         return None  # recurrent states, caches of their own: such models run whole sequences
     if not fits:
         return None
-    bound.offer_base(forward, {})
-    return Prefix(bound, keys, states)
+    bound.offer_base(forward)
+    return Prefix(bound, cache)

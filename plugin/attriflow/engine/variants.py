@@ -6,7 +6,7 @@ packed into full calls, and every row answers all the steps that were asked of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,17 +15,20 @@ from torch import Tensor
 
 from attriflow.engine.baselines import baseline_id
 from attriflow.engine.bound import Counter
+from attriflow.engine.infill import DRAWS, INFILLS, Fill, Fills, averaged
 from attriflow.engine.memory import Halving
 from attriflow.engine.sizes import CHUNK_BYTES
 from attriflow.errors import InputError, check_choice
 from attriflow.kernels.plain import shortcuts
 from attriflow.kernels.seeds import hashed
+from attriflow.kernels.transfer import sent
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
-from attriflow.types import Example, Token, Variant
+from attriflow.types import Example, Perturbation, Token, Variant
 
-HOW = ("delete", "baseline", "mask", "soft")
-
+TOKENS = {"baseline": "unk", "unk": "unk", "pad": "pad", "eos": "eos", "bos": "bos", "mask_token": "mask"}
+"""How a token is replaced -> the name of the token that replaces it."""
+HOW = ("delete", "mask", *INFILLS, *TOKENS, "soft")
 
 _Wanted = tuple[int, int, int]  # step, variant, place in the variant's answer
 
@@ -80,11 +83,14 @@ def score_variants(
 
     Complexity: one forward per distinct changed sequence, whatever the number of steps and thresholds that ask for it.
     """
-    rows, answers = _planned(model, examples, variants, attribute_target)
+    rows, answers = _planned(model, examples, variants, attribute_target, Fills(model, examples, counter))
     for soft in (False, True):
         some = [r for r in rows if bool(r.source_stay or r.target_stay) is soft]
         _run(model, sorted(some, key=lambda r: (len(r.source), len(r.target))), answers, batch_size, counter)
-    return answers
+    return [
+        averaged(answer) if variant.how in INFILLS else answer
+        for (_, variant), answer in zip(variants, answers, strict=True)
+    ]
 
 
 def count_rows(
@@ -95,7 +101,8 @@ def count_rows(
     attribute_target: bool = False,
 ) -> int:
     """How many sequences `score_variants` would send through the model; nothing is run."""
-    return len(_planned(model, examples, variants, attribute_target)[0])
+    drawn = Fills(model, examples)
+    return len(_planned(model, examples, variants, attribute_target, lambda index, _how: drawn(index, INFILLS[0]))[0])
 
 
 def _planned(
@@ -103,16 +110,19 @@ def _planned(
     examples: Sequence[Example],
     variants: Sequence[tuple[int, Variant]],
     attribute_target: bool,
+    fills: Callable[[int, str], list[Fill]],
 ) -> tuple[list[_Row], list[Tensor]]:
-    """Distinct rows with who reads them, and the answers they will fill."""
+    """Distinct rows with who reads them, and the answers they will fill; infilled ones one draw after the other."""
     answers: list[Tensor] = []
     rows: dict[tuple[object, ...], _Row] = {}
-    grouped: dict[tuple[int, str, int, tuple[float, ...]], list[_Wanted]] = {}
+    grouped: dict[tuple[int, Perturbation, int, tuple[float, ...]], list[_Wanted]] = {}
     for number, (index, variant) in enumerate(variants):
         example = examples[index]
-        check_choice("perturbation", variant.how, HOW)
+        if not isinstance(variant.how, int):
+            check_choice("perturbation", variant.how, HOW)
         steps = range(example.n_steps) if variant.step is None else [variant.step]
-        answers.append(torch.zeros(len(steps), dtype=torch.float64))
+        draws = DRAWS if variant.how in INFILLS else 1
+        answers.append(torch.zeros(draws * len(steps), dtype=torch.float64))
         keep = _with_specials(example, variant, attribute_target)
         group = grouped.setdefault((index, variant.how, variant.draw, keep), [])
         for place, step in enumerate(steps):
@@ -120,8 +130,20 @@ def _planned(
                 raise InputError(f"step {step} is outside the example's {example.n_steps} steps")
             group.append((step, number, place))
     for (index, how, draw, keep), wanted in grouped.items():
-        made = _soft_row if how == "soft" else _rows
-        for row in made(model, examples[index], how, draw, keep, wanted):
+        if how == "soft":
+            made = _soft_row(model, examples[index], draw, keep, wanted)
+        elif isinstance(how, str) and how in INFILLS:
+            widths = {number: len(answers[number]) // DRAWS for _, number, _ in wanted}
+            made = [
+                row
+                for draw, fill in enumerate(fills(index, how))
+                for row in _rows(
+                    model, examples[index], how, keep, [(s, n, p + draw * widths[n]) for s, n, p in wanted], fill
+                )
+            ]
+        else:
+            made = _rows(model, examples[index], how, keep, wanted)
+        for row in made:
             key = (row.source, row.source_mask, row.target, row.target_mask, row.query, row.target_ids)
             same = rows.setdefault((*key, row.source_stay, row.target_stay, row.draw), row)
             if same is not row:
@@ -141,7 +163,7 @@ def _with_specials(example: Example, variant: Variant, attribute_target: bool) -
 
 
 def _soft_row(
-    model: LanguageModel, example: Example, _how: str, draw: int, stay: tuple[float, ...], wanted: list[_Wanted]
+    model: LanguageModel, example: Example, draw: int, stay: tuple[float, ...], wanted: list[_Wanted]
 ) -> list[_Row]:
     """One row for all steps: nothing moves, only elements of embeddings are zeroed."""
     n_source, steps = len(example.source), sorted({step for step, _, _ in wanted})
@@ -166,20 +188,26 @@ def _soft_row(
 
 
 def _rows(
-    model: LanguageModel, example: Example, how: str, _draw: int, keep: tuple[float, ...], wanted: list[_Wanted]
+    model: LanguageModel,
+    example: Example,
+    how: Perturbation,
+    keep: tuple[float, ...],
+    wanted: list[_Wanted],
+    fill: Fill | None = None,
 ) -> list[_Row]:
     n_source = len(example.source)
     keep_source = [bool(k) for k in keep[:n_source]]
     keep_target = [bool(k) for k in keep[n_source:]] or [True] * example.stop
     if model.is_encoder_decoder:
         keep_target[0] = True  # the decoder start token is no evidence
-    source, source_mask = _changed(model, example.source, keep_source, how)
+    fill_source, fill_target = fill or (None, None)
+    source, source_mask = _changed(model, example.source, keep_source, how, fill_source)
     if model.is_encoder_decoder and not any(source_mask):
         source, source_mask = (_substitute(model),), (1,)
     by_length: dict[bool, list[_Wanted]] = {}
     for step, number, place in wanted:
-        # a text of nothing but baseline tokens is no empty one
-        readable = how == "baseline" or any(keep_target[: example.start + step])
+        # a text of nothing but other tokens is no empty one
+        readable = how not in ("delete", "mask") or any(keep_target[: example.start + step])
         by_length.setdefault(readable, []).append((step, number, place))
     out = []
     for nonempty, asked in by_length.items():
@@ -189,7 +217,7 @@ def _rows(
         query: list[int] = [0] * len(steps)
         if nonempty:
             end = example.start + steps[-1]
-            ids, mask = _changed(model, example.target[:end], keep_target[:end], how)
+            ids, mask = _changed(model, example.target[:end], keep_target[:end], how, fill_target)
             ends = [example.start + s for s in steps]
             query = [(sum(keep_target[:e]) if how == "delete" else e) - 1 for e in ends]
         row = _Row(
@@ -207,16 +235,17 @@ def _rows(
 
 
 def _changed(
-    model: LanguageModel, tokens: Sequence[Token], keep: Sequence[bool], how: str
+    model: LanguageModel, tokens: Sequence[Token], keep: Sequence[bool], how: Perturbation, fill: Sequence[int] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids and attention mask of a token sequence with some tokens deleted, replaced or masked."""
     if how == "delete":
         ids = tuple(t.id for t, k in zip(tokens, keep, strict=True) if k)
         return ids, (1,) * len(ids)
-    if how == "baseline":
-        absent = baseline_id(model, "unk")
-        return tuple(t.id if k else absent for t, k in zip(tokens, keep, strict=True)), (1,) * len(tokens)
-    return tuple(t.id for t in tokens), tuple(int(k) for k in keep)
+    if how == "mask":
+        return tuple(t.id for t in tokens), tuple(int(k) for k in keep)
+    if fill is None:
+        fill = [baseline_id(model, how if isinstance(how, int) else TOKENS[how])] * len(tokens)
+    return tuple(t.id if k else f for t, k, f in zip(tokens, keep, fill, strict=False)), (1,) * len(tokens)
 
 
 def _substitute(model: LanguageModel) -> int:
@@ -259,26 +288,24 @@ def _run(
 
 def _call(model: LanguageModel, chunk: list[_Row]) -> Tensor:
     """Log-probabilities `[row, column]` on the CPU."""
-    device = model.device
-    target_ids, present = pad([r.target for r in chunk], model.pad_id, device)
-    target_mask, _ = pad([r.target_mask for r in chunk], 1, device)
-    query, _ = pad([r.query for r in chunk], chunk[0].query[0], device)
-    wanted, _ = pad([r.target_ids for r in chunk], 0, device)
-    fields: dict[str, Tensor] = {}
-    if model.is_encoder_decoder:
-        source_ids, source_present = pad([r.source for r in chunk], model.pad_id, device)
-        source_mask, _ = pad([r.source_mask for r in chunk], 0, device)
-        fields = {"source_ids": source_ids, "source_mask": source_mask * source_present}
-    if not bool(target_mask.all()):
-        fields["target_mask"] = target_mask
-    if chunk[0].source_stay or chunk[0].target_stay:
-        target = _thinned(model, "target", target_ids, [r.target_stay for r in chunk], [r.draw for r in chunk])
-        fields["target_embeds"] = target
-        if model.is_encoder_decoder:
-            source = _thinned(model, "source", source_ids, [r.source_stay for r in chunk], [r.draw for r in chunk])
-            fields["source_embeds"] = source
+    target_ids, present = pad([r.target for r in chunk], model.pad_id)
+    target_mask, _ = pad([r.target_mask for r in chunk], 1)
+    query, _ = pad([r.query for r in chunk], chunk[0].query[0])
     query = torch.minimum(query, present.sum(1, keepdim=True) - 1)
-    logits = model.run(Rows(target_ids=target_ids, query=query, **fields))
+    made = {"wanted": pad([r.target_ids for r in chunk], 0)[0], "query": query, "target_ids": target_ids}
+    if model.is_encoder_decoder:
+        source_ids, source_present = pad([r.source for r in chunk], model.pad_id)
+        source_mask, _ = pad([r.source_mask for r in chunk], 0)
+        made |= {"source_ids": source_ids, "source_mask": source_mask * source_present}
+    if not bool(target_mask.all()):
+        made["target_mask"] = target_mask
+    fields = dict(zip(made, sent(list(made.values()), model.device), strict=True))
+    wanted = fields.pop("wanted")
+    if chunk[0].source_stay or chunk[0].target_stay:
+        for block in model.sides:
+            stay = [r.source_stay if block == "source" else r.target_stay for r in chunk]
+            fields[f"{block}_embeds"] = _thinned(model, block, fields[f"{block}_ids"], stay, [r.draw for r in chunk])
+    logits = model.run(Rows(**fields, places=query))
     picked = logits.log_softmax(-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
     return picked.double().cpu()
 

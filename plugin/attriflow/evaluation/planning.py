@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.measuring.cost import forward_time
-from attriflow.types import Attribution, Example, Provenance
+from attriflow.types import Attribution, Example, Provenance, Variant
 
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
@@ -39,6 +39,8 @@ class Plan:
         changed: Changed inputs of all methods that depend on their explanations, at most.
         untried: Methods whose passes are not known.
         unplanned: Metrics that score changed inputs and have no `plan` that tells which.
+        costliest: The method and the metric that take most, their share of the passes and what would at least halve
+            it. A change that several metrics ask for counts for each of them.
         seconds_per_pass: Measured; None when it was not.
     """
 
@@ -53,6 +55,7 @@ class Plan:
     changed: float
     untried: tuple[str, ...] = ()
     unplanned: tuple[str, ...] = ()
+    costliest: tuple[str, ...] = ()
     seconds_per_pass: float | None = None
 
     @property
@@ -66,7 +69,7 @@ class Plan:
         return None if self.seconds_per_pass is None else self.passes * self.seconds_per_pass
 
     def __str__(self) -> str:
-        """Two lines for the console."""
+        """Two or three lines for the console."""
         parts = [f"{_count(self.explaining)} to explain"] if len(self.untried) < self.n_methods else []
         if self.again:
             parts.append(f"{_count(self.again)} to explain again")
@@ -77,10 +80,11 @@ class Plan:
         unplanned = [f"{name} (no plan)" for name in self.unplanned]
         uncounted = f"; not counted: {', '.join([*untried, *unplanned])}" if untried or unplanned else ""
         kinds = f" ({', '.join(parts)})" if parts else ""
+        most = f"\n      costliest: {'; '.join(self.costliest)}" if self.costliest else ""
         return (
             f"plan: {self.n_methods} methods x {self.n_examples} examples ({self.n_steps} steps), "
             f"{self.n_metrics} metrics\n"
-            f"      {_count(self.passes)} forward passes{kinds}{time_}{uncounted}"
+            f"      {_count(self.passes)} forward passes{kinds}{time_}{uncounted}{most}"
         )
 
 
@@ -89,6 +93,7 @@ def make_plan(
     examples: Sequence[Example],
     methods: Mapping[str, Callable[[Example], Attribution] | None],
     runner: MetricRunner,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """Count, and try what must be tried.
 
@@ -96,32 +101,47 @@ def make_plan(
         model, examples: What is explained.
         methods: Name -> explains one example; None for methods that are not to be tried.
         runner: The metrics.
+        options: Method or metric -> its options, defaults included, among which those that cost are looked for.
     """
+
+    def count(variants: Sequence[tuple[int, Variant]]) -> float:
+        return share * model.count_rows(examples, variants, attribute_target=runner.scorer.attribute_target)
+
     indices = spread(len(examples), SAMPLE)
     share = len(examples) / len(indices)
     stand_ins = {i: stand_in(examples[i], runner.scorer.attribute_target) for i in indices}
     planned = [runner.planned(runner.metrics, stand_ins, indices, shared) for shared in (True, False)]
-    shared, every = (
-        share * model.count_rows(examples, some, attribute_target=runner.scorer.attribute_target)
-        for some in (planned[0], [*planned[0], *planned[1]])
-    )
+    shared, every = count(planned[0]), count([*planned[0], *planned[1]])
     typical = sorted(examples, key=lambda e: e.n_steps * len(e.target))[len(examples) // 2]
     passes, untried = {}, []
     for name, explain in methods.items():
-        found = None if explain is None else _tried(explain, typical)
-        if found is None:
+        needed = None if explain is None else _tried(explain, typical)
+        if needed is None:
             untried.append(name)
         else:
-            passes[name] = found
-    again = 0 if runner.reexplainer is None else len(runner.changes()) * len(runner.reexplainer.sample)
+            passes[name] = needed
+    sample = 0 if runner.reexplainer is None else len(runner.reexplainer.sample)
+    again, explaining = len(runner.changes()) * sample, sum(passes.values())
+    of_metrics = {
+        name: sample * len(runner.changes([name])) * explaining
+        + count(runner.planned([name], stand_ins, indices, True))
+        + count(runner.planned([name], stand_ins, indices, False)) * len(methods)
+        for name in runner.metrics
+    }
+    of_methods = {name: n * len(examples) for name, n in passes.items()}
+    every_pass = explaining * (len(examples) + again) + shared + (every - shared) * len(methods)
+    fewer = {
+        name: f"reexplain_examples={sample // 2}" for name in runner.metrics if runner.changes([name]) and sample > 1
+    }
+    fewer |= {name: found for name, given in (options or {}).items() if (found := _half(given)) is not None}
     return Plan(
         n_examples=len(examples),
         n_steps=sum(e.n_steps for e in examples),
         n_methods=len(methods),
         n_metrics=len(runner.metrics),
-        explaining=sum(passes.values()) * len(examples),
+        explaining=explaining * len(examples),
         n_again=again * len(methods),
-        again=sum(passes.values()) * again,
+        again=explaining * again,
         shared=shared,
         changed=(every - shared) * len(methods),
         untried=tuple(untried),
@@ -130,8 +150,27 @@ def make_plan(
             for name, metric in runner.metrics.items()
             if "rescore" in runner.parts[name].meta["needs"] and not hasattr(metric, "plan")
         ),
+        costliest=tuple(
+            _costliest(kind, costs, every_pass, fewer)
+            for kind, costs in (("method", of_methods), ("metric", of_metrics))
+            if max(costs.values(), default=0) > 0
+        ),
         seconds_per_pass=_seconds_per_pass(model, [examples[i] for i in indices]),
     )
+
+
+def _half(options: Mapping[str, Any]) -> str | None:
+    """The first option that counts something (samples, points of a path, draws), with half its value."""
+    counts = (
+        (name, value) for name, value in options.items() if name.startswith(("n_", "num_")) and type(value) is int
+    )
+    return next((f"{name}={value // 2}" for name, value in counts if value > 1), None)
+
+
+def _costliest(kind: str, costs: Mapping[str, float], every: float, fewer: Mapping[str, str]) -> str:
+    name = max(costs, key=lambda n: costs[n])
+    less = f"{fewer[name]} would at least halve it" if name in fewer else "fewer examples take less"
+    return f"{kind} {name} ({costs[name] / every:.0%} of the passes; {less})"
 
 
 def _tried(explain: Callable[[Example], Attribution], example: Example) -> float | None:

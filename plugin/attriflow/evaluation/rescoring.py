@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from attriflow.types import Example, Perturbation, Rescore, Variant
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
-Key = tuple[int, int, str, int, bytes]
+Key = tuple[int, int, Perturbation, int, bytes]
 CHUNK = 4096
 """Variants handed to the model at once: enough to fill batches, few enough to bound memory."""
 
@@ -129,6 +130,8 @@ class VariantScorer:
         removable, position = self._layout(index)
         if len(variant.keep) != len(removable):
             raise InputError(f"keep has {len(variant.keep)} inputs, the attribution has {len(removable)}")
+        if variant.step is None and self.examples[index].n_steps == 1:
+            variant = replace(variant, step=0)  # all of the steps, or the one that there is: the same answer
         soft = variant.how == "soft"
         keep = np.array(variant.keep, dtype=np.float32 if soft else bool)
         keep[~removable] = 1
@@ -138,7 +141,7 @@ class VariantScorer:
         draw = variant.draw if soft else 0
         code = keep.tobytes() if soft else np.packbits(keep).tobytes()
         key = (index, -1 if variant.step is None else variant.step, variant.how, draw, code)
-        return key, Variant(keep=tuple(keep.tolist()), step=variant.step, how=variant.how, draw=draw)
+        return key, replace(variant, keep=tuple(keep.tolist()), draw=draw)
 
     def _layout(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Which inputs can be removed, and each one's decoder position (negative: source, seen by all)."""

@@ -114,7 +114,10 @@ class Evaluation:
             return (lambda example: self._explain(name, [example])[0]) if tried else None
 
         try:
-            self.plan = make_plan(self.model, self.examples, {n: explain_one(n) for n in self.config.methods}, runner)
+            explained = {name: explain_one(name) for name in self.config.methods}
+            options = {n: {**methods.info(n).options, **self.config.method_options.get(n, {})} for n in explained}
+            options |= {n: {**part.options, **self.metric_options.get(n, {})} for n, part in runner.parts.items()}
+            self.plan = make_plan(self.model, self.examples, explained, runner, options)
         except Exception as error:
             _logger.debug("no plan: %s", error)  # whatever is wrong is reported by the part that fails
             return

@@ -95,10 +95,11 @@ class MetricRunner:
             for variant in self.metrics[name].plan(attributions[i])
         ]
 
-    def changes(self) -> list[dict[str, Any]]:
-        """Changed circumstances in which methods will explain again, each once."""
+    def changes(self, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Changed circumstances in which methods will explain again for some metrics (None: all), each once."""
         found: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
-        for name, metric in self.metrics.items():
+        for name in self.metrics if names is None else names:
+            metric = self.metrics[name]
             if "reexplain" in self.parts[name].meta["needs"] and hasattr(metric, "changes"):
                 found |= {tuple(sorted(change.items())): dict(change) for change in metric.changes()}
         return list(found.values())

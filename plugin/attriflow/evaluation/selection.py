@@ -47,6 +47,8 @@ def checked_options(key: str, value: Any, names: Sequence[str], registry: Regist
         if name not in names:
             raise UnknownNameError(unknown(f"name in '{key}' (it is not selected)", given, names))
         part = registry.info(name)
+        if "how" in options and "how" not in part.options and "perturbation" in part.options:  # its former name
+            options = {"perturbation": options["how"], **{k: v for k, v in options.items() if k != "how"}}
         out[name] = part.checked(options)
         part.build(**out[name])
     return out

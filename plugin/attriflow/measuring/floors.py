@@ -191,9 +191,9 @@ def floor(method: str, options: Mapping[str, Any], problem: Problem) -> float | 
 
     A method's registration gives its `floor`, a function `(problem, **options)`, or the cost it states is counted.
     """
-    if method not in methods:
+    part = methods.known(method)
+    if part is None:
         return None
-    part = methods.info(method)
     given, own = {**part.options, **options}, part.meta["floor"]
     return _stated(part.meta["cost"], given, problem) if own is None else float(own(problem, **given))
 

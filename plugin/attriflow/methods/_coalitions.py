@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
+from attriflow.kernels.transfer import home
 from attriflow.methods._draws import generator
 from attriflow.methods._units import joint_index
 
@@ -57,9 +58,8 @@ class Coalitions:
         self._original = {b: engine.embeddings(b) for b in engine.blocks}
         self._absent = {b: engine.baseline_embeddings(b, baseline) for b in engine.blocks}
         # which tokens look different when they are absent, [batch, position]
-        self._changes = {
-            b: (self._absent[b] != self._original[b]).any(-1) & (self.index[b] >= 0) for b in engine.blocks
-        }
+        changes = home([(self._absent[b] != self._original[b]).any(-1) for b in engine.blocks])
+        self._changes = {b: c & (self.index[b] >= 0) for b, c in zip(engine.blocks, changes, strict=True)}
         if not generated:
             for block in engine.blocks:
                 self._changes[block] &= ~self._is_generated(block)
@@ -71,15 +71,15 @@ class Coalitions:
         for row, example in enumerate(self.engine.examples):
             tokens = example.source if block == "source" else example.target[: example.stop - 1]
             out[row, : len(tokens)] = torch.tensor([t.segment == "generated" for t in tokens])
-        return out.to(self.index[block].device)
+        return out
 
     def _tokens_seen(self, wanted: dict[str, Tensor]) -> Tensor:
-        """Number of wanted tokens of each unit that a step sees, `[batch, step, unit]`, on the CPU."""
+        """Number of wanted tokens of each unit that a step sees, `[batch, step, unit]`."""
         total = torch.zeros((self.engine.batch.size, self.engine.batch.n_steps, self.n_units))
         for block, index in self.index.items():
             member = torch.nn.functional.one_hot(index.clamp(min=0), self.n_units) * (index >= 0).unsqueeze(-1)
-            seen = self.engine.visible(block) & wanted[block].unsqueeze(1)
-            total += torch.bmm(seen.float(), member.float()).cpu()
+            seen = self.engine.batch.host.visible(block) & wanted[block].unsqueeze(1)
+            total += torch.bmm(seen.float(), member.float())
         return total.round()
 
     # -- scores -----------------------------------------------------------------------------------------------------
@@ -88,27 +88,32 @@ class Coalitions:
         """The objective with everything there, `[batch, step]`, float64 on the CPU."""
         return self.engine.values().cpu().double()
 
-    def empty(self) -> Tensor:
-        """The objective with every unit absent, `[batch, step]`; one forward."""
-        return self.values(1, lambda _a, _b: torch.zeros((1, self.engine.batch.size, self.n_units), dtype=torch.bool))[
-            0
-        ]
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The objective with every unit absent, `[batch, step]`, by one forward, and with everything there."""
+        nothing = torch.zeros((1, self.engine.batch.size, self.n_units), dtype=torch.bool)
+        empty, full = home([self._values(1, lambda _a, _b: nothing)[0], self.engine.values()])
+        return empty.double(), full.double()
 
     def values(self, n: int, keep: Keep, *, in_order: bool = False) -> Tensor:
         """The objective on `n` versions, `[version, batch, step]`, float64 on the CPU (see `Engine.rescore`)."""
+        return self._values(n, keep, in_order).cpu().double()
+
+    def _values(self, n: int, keep: Keep, in_order: bool = False) -> Tensor:
 
         def changes(start: int, stop: int) -> dict[str, Tensor]:
             kept = keep(start, stop)
             changed = {}
             for block, index in self.index.items():
-                there = kept.to(index.device).gather(2, index.clamp(min=0).expand(len(kept), -1, -1))
+                there = kept.gather(2, index.clamp(min=0).expand(len(kept), -1, -1))
                 gone = self._changes[block] & ~there  # [version, batch, position]
                 if gone.any():
-                    replaced = torch.where(gone.unsqueeze(-1), self._absent[block], self._original[block])
-                    changed[f"{block}_embeds"] = replaced.flatten(0, 1)
+                    gone = gone.to(self.engine.model.device).unsqueeze(-1)
+                    changed[f"{block}_embeds"] = torch.where(gone, self._absent[block], self._original[block]).flatten(
+                        0, 1
+                    )
             return changed
 
-        return self.engine.rescore(n, changes, in_order=in_order).cpu().double()
+        return self.engine.rescore(n, changes, in_order=in_order)
 
     def uniform(self, n: int, purpose: str) -> Tensor:
         """Uniform numbers `[sample, batch, unit]`, the same for an example in any batch and with any continuation."""
@@ -127,7 +132,7 @@ class Coalitions:
 
     def scores(self, effects: Tensor, step_scores: dict[str, Tensor] | None = None) -> Scores:
         """Every token gets the score of its unit; `effects` is `[batch, step, unit]`."""
-        effects = torch.where(self.players, effects, 0.0).to(self.engine.dtype).to(self.engine.model.device)
+        effects = torch.where(self.players, effects, 0.0).to(self.engine.dtype)
         blocks = {}
         for block, index in self.index.items():
             wanted = index.clamp(min=0).unsqueeze(1).expand(-1, effects.shape[1], -1)

@@ -27,7 +27,7 @@ def check_layers(target_layer: Layers) -> None:
     """Raise `InputError` for an option that names no layers."""
     if target_layer is None:
         return
-    if not 1 <= len(_listed(target_layer)) <= 2:
+    if not 1 <= len(_listed(target_layer)) <= 2 or "" in _listed(target_layer):
         raise InputError(
             f"target_layer must be the dotted name of a module, one per block, or None, not {target_layer!r}"
         )

@@ -10,14 +10,15 @@ from torch import Tensor
 from attriflow.models.base import LanguageModel
 from attriflow.models.offload import changes_of
 
-_known: WeakKeyDictionary[LanguageModel, dict[tuple[object, ...], Tensor]] = WeakKeyDictionary()
+_Found = tuple[Tensor, Tensor]  # neighbours `[vocabulary, k]` on the model's device, whose they are on the host
+_known: WeakKeyDictionary[LanguageModel, dict[tuple[object, ...], _Found]] = WeakKeyDictionary()
 _CHUNK = 2**24
 """Distances computed at once."""
 
 
 @torch.no_grad()
 def neighbours(model: LanguageModel, block: str, ids: Tensor, k: int) -> Tensor:
-    """The `k` nearest other tokens by Euclidean distance, nearest first, `[len(ids), k]`.
+    """The `k` nearest other tokens by Euclidean distance, nearest first, `[len(ids), k]` on the model's device.
 
     Rows are computed for the tokens that are asked for (not for the whole vocabulary) and remembered; the memory is
     keyed by the table's parameters and their versions, so changed weights are looked up again.
@@ -32,10 +33,13 @@ def neighbours(model: LanguageModel, block: str, ids: Tensor, k: int) -> Tensor:
     key = (*held, *changes_of(module), k)
     if key not in memory:
         memory.clear()
-        memory[key] = torch.full((rows, k), -1, dtype=torch.long)
-    found = memory[key]
+        memory[key] = (
+            torch.zeros((rows, k), dtype=torch.int32, device=model.device),
+            torch.zeros(rows, dtype=torch.bool),
+        )
+    found, known = memory[key]
     wanted = torch.unique(ids.cpu())
-    wanted = wanted[found[wanted, 0] < 0]
+    wanted = wanted[~known[wanted]]
     if len(wanted):
         table = model.embedding_table(block)
         # double precision: near-ties must not be decided by which other tokens were asked for at the same time
@@ -46,5 +50,7 @@ def neighbours(model: LanguageModel, block: str, ids: Tensor, k: int) -> Tensor:
             rows = wanted[at : at + size].to(table.device)
             distance = squares - 2 * wide[rows] @ wide.T
             distance[torch.arange(len(rows), device=table.device), rows] = torch.inf
-            found[wanted[at : at + size]] = distance.topk(k, largest=False).indices.cpu()
-    return found[ids.cpu()].to(ids.device)
+            nearest = distance.topk(k, largest=False).indices
+            found[rows.to(found.device)] = nearest.to(found.device, found.dtype)
+        known[wanted] = True
+    return found[ids.to(found.device)].long()

@@ -8,21 +8,41 @@ from torch import Tensor
 from attriflow.engine import Engine
 from attriflow.methods._draws import generator
 
+BLOCK = 2**22
+"""Numbers that are drawn, and go to a device, at once."""
 
-def gaussian(engine: Engine, block: str, sample: int, scale: float) -> Tensor:
-    """Noise `[batch, position, hidden]` with a standard deviation of `scale` times that of the embedding table.
+
+class Noise:
+    """Noise by block and sample, with a standard deviation of `scale` times that of the embedding table.
 
     The table's spread is the unit because the spread of one input would change with its later tokens.
     """
-    n = engine.ids(block).shape[1]
-    width = engine.embeddings(block).shape[-1]
-    rows = []
-    for example in engine.examples:
-        rng = generator(engine.seed, example, f"noise/{block}/{sample}")
-        rows.append(torch.from_numpy(rng.standard_normal((n, width))))
-    spread = engine.model.embedding_table(block).std() * scale
-    noise = torch.stack(rows).to(engine.model.device)
-    return noise.to(engine.dtype) * spread.to(engine.dtype)
+
+    def __init__(self, engine: Engine, scale: float, n: int) -> None:
+        """For `n` samples."""
+        self.engine, self.scale, self.n = engine, scale, n
+        self._spread: dict[str, Tensor] = {}
+        self._drawn: dict[str, tuple[int, Tensor]] = {}
+
+    def __call__(self, block: str, sample: int) -> Tensor:
+        """The noise of a sample, `[batch, position, hidden]`."""
+        first, drawn = self._drawn.get(block, (0, None))
+        if drawn is None or not first <= sample < first + len(drawn):
+            first, drawn = self._drawn[block] = sample, self._draw(block, sample)
+        return drawn[sample - first]
+
+    def _draw(self, block: str, first: int) -> Tensor:
+        """Samples from one on, `[sample, batch, position, hidden]`."""
+        engine, shape = self.engine, self.engine.embeddings(block).shape
+        if block not in self._spread:
+            self._spread[block] = (engine.model.embedding_table(block).std() * self.scale).to(engine.dtype)
+        last = min(self.n, first + max(1, BLOCK // shape.numel()))
+        out = torch.empty((last - first, *shape), dtype=engine.dtype)
+        for sample in range(first, last):
+            for row, example in enumerate(engine.examples):
+                rng = generator(engine.seed, example, f"noise/{block}/{sample}")
+                out[sample - first, row] = torch.from_numpy(rng.standard_normal(shape[1:]))
+        return out.to(engine.model.device) * self._spread[block]
 
 
 def uniform(engine: Engine, n: int, purpose: str) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ N_NEIGHBOURS = 20
 
 
 class Replacements:
-    """Draws replacement ids for every token of a batch: `(purpose, n) -> [n, batch, input]` (blocks side by side)."""
+    """Draws replacement ids for every token of a batch (blocks side by side)."""
 
     def __init__(self, engine: Engine, sampler: str, model: Any = None) -> None:
         """Prepare the candidates: at most one pass of the model or of the replacement model."""
@@ -32,33 +34,32 @@ class Replacements:
                 self._conditional(other, block) if other is not None else getattr(self, f"_{sampler}")(block)
             )
 
-    def __call__(self, purpose: str, n: int) -> Tensor:
-        """Ids `[n, batch, input]`; the draws of a position do not depend on later ones."""
+    def __call__(self, purpose: str | Sequence[str], n: int) -> Tensor:
+        """Ids `[n, batch, input]`, those of several purposes one after the other.
+
+        The draws of a position do not depend on later ones.
+        """
         out = []
         for block in self.engine.blocks:
             candidates, cumulative = self._tables[block]
-            width = self.engine.ids(block).shape[1]
-            rows = [
-                torch.from_numpy(generator(self.engine.seed, e, f"replace/{purpose}/{block}").random((width, n)))
-                for e in self.engine.examples
-            ]
-            draws = torch.stack(rows).to(self.engine.model.device)  # [batch, position, n]
+            draws = drawn(self.engine, purpose, f"replace/{{}}/{block}", block, n).to(cumulative.device)
             last = cumulative.shape[-1] - 1
             if cumulative.ndim == 1:
                 index = torch.searchsorted(cumulative, draws.contiguous(), right=True).clamp(max=last)
             else:
                 index = torch.searchsorted(cumulative, draws, right=True).clamp(max=last)
+            index = index.to(self.engine.model.device)
             ids = index if candidates is None else candidates.gather(-1, index)
             out.append(ids.permute(2, 0, 1))
-        return torch.cat(out, -1)
+        return torch.cat(out, -1) if len(out) > 1 else out[0]
 
     def _neighbours(self, block: str) -> tuple[Tensor, Tensor]:
-        ids = self.engine.ids(block)
+        ids = self.engine.planned_ids(block)
         near = neighbours(self.engine.model, block, ids.flatten(), N_NEIGHBOURS).unflatten(0, ids.shape)
-        return near, _even(near.shape[-1], ids.device)
+        return near, _even(near.shape[-1])
 
     def _uniform(self, block: str) -> tuple[None, Tensor]:
-        return None, _even(self.engine.model.embedding(block).weight.shape[0], self.engine.model.device)
+        return None, _even(self.engine.model.embedding(block).weight.shape[0])
 
     @torch.no_grad()
     def _unconditional(self, _block: str) -> tuple[None, Tensor]:
@@ -80,11 +81,11 @@ class Replacements:
     def _conditional(self, other: Any, block: str) -> tuple[None, Tensor]:
         """What the replacement model predicts at each place, without the token itself, `[batch, position, vocab]`."""
         ids, present = self.engine.ids(block), self.engine.present(block)
-        known = int(other.get_input_embeddings().weight.shape[0])
-        if known < int(ids.max()) + 1:
+        known, largest = int(other.get_input_embeddings().weight.shape[0]), int(self.engine.planned_ids(block).max())
+        if known < largest + 1:
             raise InputError(
                 f"the replacement model has a vocabulary of {known} tokens, "
-                f"but the input has the id {int(ids.max())}: it must share the model's vocabulary"
+                f"but the input has the id {largest}: it must share the model's vocabulary"
             )
         device = device_of(other.get_input_embeddings())
         training = other.training
@@ -103,8 +104,21 @@ class Replacements:
         return None, places.softmax(-1).cumsum(-1)
 
 
-def _even(n: int, device: torch.device) -> Tensor:
-    return torch.arange(1, n + 1, device=device, dtype=torch.float64) / n
+def drawn(engine: Engine, purpose: str | Sequence[str], name: str, block: str, n: int) -> Tensor:
+    """Uniform numbers of each example `[batch, position, n]`, those of several purposes one after the other.
+
+    `name` is that of the draw, with {} for the purpose.
+    """
+    width, purposes = engine.ids(block).shape[1], [purpose] if isinstance(purpose, str) else purpose
+    rows = [
+        np.concatenate([generator(engine.seed, e, name.format(p)).random((width, n)) for p in purposes], 1)
+        for e in engine.examples
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+def _even(n: int) -> Tensor:
+    return torch.arange(1, n + 1, dtype=torch.float64) / n
 
 
 def _is_masked(model: Any) -> bool:

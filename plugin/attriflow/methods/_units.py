@@ -26,7 +26,7 @@ def check_groups(groups: Sequence[Sequence[int]] | None) -> None:
 
 
 def unit_index(engine: Engine, block: str, unit: str) -> Tensor:
-    """Index of the unit each token of a block belongs to, `[batch, position]`; -1 on padding.
+    """Index of the unit each token of a block belongs to, `[batch, position]` on the host; -1 on padding.
 
     See `attriflow.texts.units.unit_numbers`.
     """
@@ -44,7 +44,7 @@ def joint_index(
         groups: In place of `unit`: positions in the attribution's inputs that belong together; others are single.
 
     Returns:
-        Block -> `[batch, position]` (-1 on padding), and the number of units of each example.
+        Block -> `[batch, position]` on the host (-1 on padding), and the number of units of each example.
     """
     rows: dict[str, list[list[int]]] = {b: [] for b in engine.blocks}
     counts = []
@@ -69,11 +69,10 @@ def _read(example: Example, block: str) -> tuple[Token, ...]:
 
 
 def _padded(engine: Engine, block: str, rows: Sequence[Sequence[int]]) -> Tensor:
-    present = engine.present(block)
-    index = torch.full(present.shape, -1, dtype=torch.long)
+    index = torch.full(engine.ids(block).shape, -1, dtype=torch.long)
     for row, numbers in enumerate(rows):
         index[row, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
-    return index.to(present.device)
+    return index
 
 
 def _grouped(example: Example, n: int, groups: Sequence[Sequence[int]], decoder: bool) -> list[int]:

@@ -92,7 +92,7 @@ class ContextCite:
     @staticmethod
     def _logit(engine: Engine, values: Tensor) -> Tensor:
         """Log-odds of probabilities, `[..., batch, step]`; those that rounding made 0 or 1 are moved inside."""
-        real = torch.where(engine.batch.step_mask.cpu(), values, 0.5)
+        real = torch.where(engine.batch.host.step_mask, values, 0.5)
         if not ((real >= 0) & (real <= 1 + 1e-3)).all():
             raise InputError(
                 "target='logit' needs an attributed function that gives probabilities, such as 'probability'"

@@ -90,8 +90,9 @@ def contributions(
         outside = value_at(engine, sites, baselines)
     out = EmbeddingReducer(engine, options.reduction)
     total = torch.zeros_like(outside, dtype=engine.dtype)
+    points = None if sites is None else lambda _: inputs
     within = pair.replay if pair.rules else None  # without a rule to apply, multipliers are gradients
-    for steps, grads in engine.gradients(lambda _: inputs, sites=sites, within=within, together=together):
+    for steps, grads in engine.gradients(points, sites=sites, within=within, together=together):
         for block, g in grads.items():
             scores = g * (inputs[block] - baselines[block]).unsqueeze(1)
             total[:, steps] += scores.sum((-1, -2))

@@ -13,6 +13,7 @@ from attriflow.engine import EmbeddingReducer, Engine, Scores
 from attriflow.engine.baselines import TokenBaseline, baseline_ids
 from attriflow.engine.scores import Reduction
 from attriflow.errors import check_least
+from attriflow.kernels.transfer import sent
 from attriflow.methods._neighbours import neighbours
 from attriflow.registry import methods
 
@@ -75,8 +76,9 @@ class DiscretizedIntegratedGradients:
             return {block: path[int(k)] for block, path in paths.items()}
 
         def reduce(block: str, grads: Tensor, points: Sequence[float]) -> Tensor:
-            at = torch.tensor([int(k) for k in points], device=grads.device)
-            return torch.einsum("tpbih,pbih->tbih", grads, paths[block][at + 1] - paths[block][at])
+            first, last = int(points[0]), int(points[-1]) + 1  # points come in order
+            path = paths[block]
+            return torch.einsum("tpbih,pbih->tbih", grads, path[first + 1 : last + 1] - path[first:last])
 
         out = EmbeddingReducer(engine, self.reduction)
         sums = torch.zeros_like(engine.batch.step_ids, dtype=engine.dtype)
@@ -94,10 +96,11 @@ class DiscretizedIntegratedGradients:
     @torch.no_grad()
     def _paths(self, engine: Engine, block: str) -> Tensor:
         """From baseline to input, `[point, batch, position, hidden]`; equal pairs of tokens share one path."""
-        ids, base = engine.ids(block), baseline_ids(engine, block, self.baseline)
+        ids, base = engine.planned_ids(block), baseline_ids(engine, block, self.baseline)
         pairs, place = torch.unique(torch.stack([ids.flatten(), base.flatten()], 1), dim=0, return_inverse=True)
-        special = torch.tensor(sorted(engine.model.tokenizer.all_special_ids), device=ids.device, dtype=ids.dtype)
-        words = self._words(engine, block, pairs[:, 0], pairs[:, 1], torch.isin(pairs[:, 0], special))
+        still = torch.isin(pairs[:, 0], torch.tensor(sorted(engine.model.tokenizer.all_special_ids), dtype=ids.dtype))
+        pairs, place, still = sent([pairs, place, still], engine.model.device)
+        words = self._words(engine, block, pairs[:, 0], pairs[:, 1], still)
         table = engine.model.embedding_table(block)
         end, points = table[pairs[:, 1]], [table[words[:, 0]]]
         for k in range(1, words.shape[1]):

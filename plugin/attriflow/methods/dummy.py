@@ -29,9 +29,4 @@ class Dummy:
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
         shape = (engine.batch.size, engine.batch.n_steps)
-        return Scores(
-            {
-                b: torch.zeros((*shape, engine.ids(b).shape[1]), dtype=engine.dtype, device=engine.model.device)
-                for b in engine.blocks
-            }
-        )
+        return Scores({b: torch.zeros((*shape, engine.ids(b).shape[1]), dtype=engine.dtype) for b in engine.blocks})

@@ -13,7 +13,7 @@ from attriflow.engine.baselines import Baseline
 from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError, check_least
 from attriflow.methods._draws import generator
-from attriflow.methods._noise import gaussian, uniform
+from attriflow.methods._noise import Noise, uniform
 from attriflow.registry import methods
 
 
@@ -78,13 +78,15 @@ class GradientShap:
             for b in engine.blocks
         }
         alphas = uniform(engine, self.n_samples, "alpha")  # [sample, batch]
-        chosen = self._choices(engine)
+        chosen = self._choices(engine).to(engine.model.device) if len(self._names) > 1 else None
+        row = torch.arange(engine.batch.size, device=engine.model.device)
+        noise = Noise(engine, self.stdev, self.n_samples)
 
         def ends(block: str, sample: int) -> tuple[Tensor, Tensor]:
-            start = choices[block][chosen[sample], torch.arange(engine.batch.size)]
+            start = choices[block][0] if chosen is None else choices[block][chosen[sample], row]
             stop = inputs[block]
             if self.stdev:
-                stop = stop + gaussian(engine, block, sample, self.stdev)
+                stop = stop + noise(block, sample)
             return start, stop
 
         def point(number: float) -> dict[str, Tensor]:

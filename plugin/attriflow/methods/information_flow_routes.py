@@ -15,6 +15,7 @@ from attriflow.errors import UnsupportedModelError
 from attriflow.kernels.positions import at
 from attriflow.methods._internals.recording import record_layers
 from attriflow.methods._internals.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
+from attriflow.models.base import Rows
 from attriflow.registry import methods
 
 
@@ -120,9 +121,14 @@ def _shares(unit: Unit) -> tuple[Tensor, Tensor]:
     return unit.own, unit.shares
 
 
-def trace(engine: Engine) -> Flow:
-    """Record one pass and split the readout of every step among the parts of its state."""
-    hf, stream = engine.model.hf, Stream(engine)
+def trace(engine: Engine, odd: frozenset[int] = frozenset()) -> Flow:
+    """Record one pass and split the readout of every step among the parts of its state.
+
+    Args:
+        engine: The batch.
+        odd: Calls of norms that are not what they are taken for; once more where that is found out.
+    """
+    hf, stream = engine.model.hf, Stream(engine, odd)
     head = hf.get_output_embeddings()
     if head is None:
         raise UnsupportedModelError(f"{type(hf).__name__} has no LM head (output embeddings) to read from")
@@ -145,6 +151,8 @@ def trace(engine: Engine) -> Flow:
     with ExitStack() as stack:
         stack.callback(head.register_forward_pre_hook(catch).remove)
         forward = record_layers(engine, stream.attended, stream.watching())
+    if strange := stream.strange():
+        return trace(engine, odd | strange)
     hidden, top = caught[0] if len(caught) == 1 else (None, None)
     if hidden is None or top is None:
         raise UnsupportedModelError(f"the residual stream of {type(hf).__name__} cannot be followed to its LM head")
@@ -159,7 +167,7 @@ def trace(engine: Engine) -> Flow:
 def _readout(engine: Engine, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of each step's value at its own state, and that state, `[batch, step, hidden]`."""
     query = engine.batch.query
-    low, high = int(query.min()), int(query.max())
+    low, high = Rows.of(engine.batch).span
     place = query - low if hidden.shape[1] == high - low + 1 else query
 
     def gradient(value: Tensor) -> Tensor:
@@ -199,7 +207,7 @@ def _split(engine: Engine, stream: Stream, top: Node, readout: Tensor, values: T
             flow.constant.add_((c * affine.bias.to(c)).sum(-1))
             gained = c * affine.gain.to(c)
             c = gained if node.scale is None else gained * at(node.scale, query, 1).to(c)
-            c = c - c.mean(-1, keepdim=True) if affine.centred else c
+            c = affine.less_mean(c)
             pulled[node.child] = pulled[node.child] + c if node.child in pulled else c
         elif isinstance(node, Attended):
             _attention(flow, node.unit, c)

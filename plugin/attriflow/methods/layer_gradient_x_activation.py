@@ -50,7 +50,8 @@ class LayerGradientXActivation:
         sites = resolve(engine, self.target_layer)
         outputs, _ = endpoints(engine, sites, None)
         out = EmbeddingReducer(engine, self.reduction)
-        for _, grads in engine.gradients(lambda _: outputs, sites=sites):
+        points = None if sites is None else lambda _: outputs
+        for _, grads in engine.gradients(points, sites=sites):
             for block, g in grads.items():
                 out.add(block, g * outputs[block].unsqueeze(1) if self.multiply_by_inputs else g)
         return out.scores()

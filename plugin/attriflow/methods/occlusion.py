@@ -52,9 +52,9 @@ class Occlusion:
         return Scores({block: self._block(engine, block) for block in engine.blocks})
 
     def _block(self, engine: Engine, block: str) -> Tensor:
-        units = unit_index(engine, block, self.unit)  # [batch, position], -1 on padding
+        planned = unit_index(engine, block, self.unit)  # [batch, position], -1 on padding
+        units, n_units = planned.to(engine.model.device), int(planned.max()) + 1
         original, baseline = engine.embeddings(block), engine.baseline_embeddings(block, self.baseline)
-        n_units = int(units.max()) + 1
         n_windows = max(1, n_units - self.window + 1)
 
         def hidden(start: int, stop: int) -> Tensor:  # [window, batch, position]

@@ -38,7 +38,7 @@ class Random:
                 drawn = torch.rand((example.n_steps, n), generator=generator, dtype=torch.float64)
                 n = min(n, scores.shape[-1])
                 scores[row, : example.n_steps, :n] = drawn[:, :n].to(scores.dtype)
-        return Scores({b: s.to(engine.model.device) for b, s in blocks.items()})
+        return Scores(blocks)
 
 
 def example_seed(seed: int, example: Example) -> int:

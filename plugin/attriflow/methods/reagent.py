@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from attriflow.engine import Engine, Scores
 from attriflow.engine.memory import Halving
 from attriflow.errors import InputError, check_least
-from attriflow.methods._draws import generator
-from attriflow.methods._replacements import Replacements, Sampler
+from attriflow.methods._replacements import Replacements, Sampler, drawn
 from attriflow.models.base import Rows
 from attriflow.registry import methods
 
@@ -39,7 +38,8 @@ class Reagent:
 
     One replaced sequence per chain and iteration updates all steps, as each reads its own prefix of it. Whether a
     chain is done needs a prefix of its own for each step, so it is looked at after 1, 2, 4, 8, ... iterations instead
-    of every one. $\delta$ is cut to (-1, 1), the range it has for probabilities.
+    of every one; the replaced sequences of iterations run together, up to the 1st, 4th, 16th, 64th, ... of them.
+    $\delta$ is cut to (-1, 1), the range it has for probabilities.
 
     Attributes:
         keep_top_n: Tokens kept in the stopping condition.
@@ -79,90 +79,114 @@ class Reagent:
         replacements = Replacements(engine, self.sampler, self.replacement_model)
         chains, dtype = self.num_probes, engine.dtype
         visible = torch.cat([engine.visible(b) for b in engine.blocks], -1)  # [batch, step, input]
-        importance = self._draw(engine, "start", lambda rng, n: rng.random((n, chains)))
-        importance = importance.to(dtype).unsqueeze(2).expand(-1, -1, visible.shape[1], -1).clone()
-        done = (~engine.batch.step_mask).expand(chains, -1, -1).clone()  # [chain, batch, step]
-        base = engine.values()
-        for iteration in range(1, self.max_probe_steps + 1):
-            replaced = self._draw(engine, f"mask/{iteration}", lambda rng, n: rng.random((n, chains)))
-            replaced = replaced < self.replacing_ratio  # [chain, batch, input]
-            ids = replacements(f"probe/{iteration}", chains)
-            delta = base - self._probe(engine, ids, replaced)  # [chain, batch, step]
-            edge = 1 - 1e-6
-            update = torch.logit((delta.clamp(-edge, edge).to(dtype) + 1) / 2).unsqueeze(-1)
-            update = torch.where(replaced.unsqueeze(2), update, -update)
-            importance = torch.where(done.unsqueeze(-1), importance, importance + update)
-            if iteration & (iteration - 1) == 0 or iteration == self.max_probe_steps:
-                done |= self._suffices(engine, importance, visible, done, replacements(f"check/{iteration}", chains))
-                if bool(done.all()):
+        top = self._kept(visible.sum(-1))
+        importance = self._draw(engine, ["start"]).to(engine.model.device, dtype)
+        importance = importance.unsqueeze(2).expand(-1, -1, visible.shape[1], -1)
+        running = engine.batch.host.step_mask.expand(chains, -1, -1)  # [chain, batch, step], on the host
+        done, last = torch.zeros_like(engine.batch.step_mask).expand(chains, -1, -1), 0
+        while last < self.max_probe_steps and running.any():
+            first, last = last, min(self.max_probe_steps, max(1, 4 * last))
+            for checked, update in self._updates(engine, first, last, replacements):
+                importance = torch.where(done.unsqueeze(-1), importance, importance + update)
+                ranked = importance.masked_fill(~visible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+                replaced = ((ranked.argsort(-1) >= top) ^ self.invert_keep) & visible
+                ids = replacements(f"check/{checked}", chains)
+                done = done | self._suffices(engine, replaced, running, ids)
+                running = running & ~done.cpu()
+                if not running.any():
                     break
         shares = importance.masked_fill(~visible, -torch.inf).softmax(-1).nan_to_num()
         counted = torch.where(done.any(0), done, True).to(dtype).unsqueeze(-1)
         scores = (shares * counted).sum(0) / counted.sum(0)
         return Scores(dict(zip(engine.blocks, scores.split(self._widths(engine), -1), strict=True)))
 
+    def _kept(self, n_visible: Tensor) -> Tensor:
+        """How many tokens are kept where the stopping condition is looked at, `[batch, step, 1]`."""
+        if self.keep_ratio is not None:
+            return torch.ceil(n_visible * self.keep_ratio).long().unsqueeze(-1)
+        return n_visible.clamp(max=self.keep_top_n).unsqueeze(-1)
+
     @staticmethod
     def _widths(engine: Engine) -> list[int]:
         return [engine.ids(b).shape[1] for b in engine.blocks]
 
-    def _draw(self, engine: Engine, purpose: str, draw: Any) -> Tensor:
-        """`[chain, batch, input]` from draws `[position, chain]` per example and block."""
-        parts = []
-        for block, width in zip(engine.blocks, self._widths(engine), strict=True):
-            rows = [draw(generator(engine.seed, e, f"reagent/{purpose}/{block}"), width) for e in engine.examples]
-            parts.append(torch.stack([torch.from_numpy(r) for r in rows]).permute(2, 0, 1))
-        return torch.cat(parts, -1).to(engine.model.device)
+    def _draw(self, engine: Engine, purposes: Sequence[str]) -> Tensor:
+        """Uniform numbers on the host, `[purpose * chain, batch, input]`."""
+        parts = [drawn(engine, purposes, f"reagent/{{}}/{block}", block, self.num_probes) for block in engine.blocks]
+        return torch.cat(parts, 1).permute(2, 0, 1)
+
+    def _updates(
+        self, engine: Engine, first: int, last: int, replacements: Replacements
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What the iterations after `first` add to the importance of chains that are not done.
+
+        Their replaced sequences depend on nothing but their number, so they run together.
+
+        Yields:
+            The iteration after which chains are looked at, and the sum since the last time,
+            `[chain, batch, step, input]`.
+        """
+        iterations, shape = range(first + 1, last + 1), (last - first, self.num_probes)
+        real = torch.cat([engine.batch.host.present(b) for b in engine.blocks], -1)
+        replaced = (self._draw(engine, [f"mask/{i}" for i in iterations]) < self.replacing_ratio) & real
+        # twice the inverse hyperbolic tangent is the logit, of which the others get the negative
+        sign = torch.where(replaced, 2.0, -2.0).to(engine.model.device, engine.dtype)
+        ids = replacements([f"probe/{i}" for i in iterations], self.num_probes)
+        delta = engine.values() - self._probe(engine, ids, sign > 0)  # [iteration * chain, batch, step]
+        edge = 1 - 1e-6
+        size, sign = (t.unflatten(0, shape) for t in (delta.clamp(-edge, edge).to(engine.dtype).atanh(), sign))
+        at = first
+        while at < last:
+            part = slice(at - first, min(last, max(1, 2 * at)) - first)
+            at = first + part.stop
+            yield at, torch.einsum("kcbt,kcbi->cbti", size[part], sign[part])
 
     def _probe(self, engine: Engine, ids: Tensor, replaced: Tensor) -> Tensor:
-        """The objective with some tokens replaced, `[chain, batch, step]`."""
+        """The objective with some tokens replaced, `[version, batch, step]`."""
 
         def changes(start: int, stop: int) -> dict[str, Tensor]:
             mixed = self._mixed(engine, ids[start:stop], replaced[start:stop])
             return {f"{b}_ids": m.flatten(0, 1) for b, m in mixed.items()}
 
-        return engine.rescore(self.num_probes, changes)
+        return engine.rescore(len(ids), changes)
 
     def _mixed(self, engine: Engine, ids: Tensor, replaced: Tensor) -> dict[str, Tensor]:
-        """Block -> ids `[chain, batch, position]`, replaced where the mask says so and the token is a real one."""
+        """Block -> ids `[chain, batch, position]`, replaced where the mask says so."""
         out, widths = {}, self._widths(engine)
-        parts = zip(engine.blocks, ids.split(widths, -1), replaced.split(widths, -1), strict=True)
-        for block, new, mask in parts:
-            out[block] = torch.where(mask & engine.present(block), new, engine.ids(block))
+        for block, new, mask in zip(engine.blocks, ids.split(widths, -1), replaced.split(widths, -1), strict=True):
+            out[block] = torch.where(mask, new, engine.ids(block))
         return out
 
     @torch.no_grad()
-    def _suffices(self, engine: Engine, importance: Tensor, visible: Tensor, done: Tensor, ids: Tensor) -> Tensor:
-        """Whether the most important tokens alone bring the target into the top predictions, `[chain, batch, step]`."""
-        ranked = importance.masked_fill(~visible, -torch.inf).argsort(dim=-1, descending=True, stable=True).argsort(-1)
-        n_visible = visible.sum(-1)
-        top = n_visible.clamp(max=self.keep_top_n)
-        if self.keep_ratio is not None:
-            top = torch.ceil(n_visible * self.keep_ratio).long()
-        replaced = (ranked >= top.unsqueeze(-1)) ^ self.invert_keep  # [chain, batch, step, input]
-        found = torch.zeros_like(done)
-        asked = (~done).nonzero()  # rows of (chain, example, step)
-        asked = asked[engine.batch.query[asked[:, 1], asked[:, 2]].argsort(stable=True)]
+    def _suffices(self, engine: Engine, replaced: Tensor, running: Tensor, ids: Tensor) -> Tensor:
+        """Whether the tokens that are left alone bring the target into the top predictions, `[chain, batch, step]`."""
+        host = engine.batch.host
+        asked = running.nonzero()  # rows of (chain, example, step)
+        query, order = host.query[asked[:, 1], asked[:, 2]].sort(stable=True)
+        asked = asked[order]
+        table = torch.cat([asked, query.unsqueeze(1), host.step_ids[asked[:, 1], asked[:, 2]].unsqueeze(1)], 1)
+        table = table.to(engine.model.device)
+        found = torch.zeros(running.shape, dtype=torch.bool, device=table.device)
 
         def ask(start: int, stop: int) -> None:
-            rows = asked[start:stop]
-            found[rows[:, 0], rows[:, 1], rows[:, 2]] = self._in_top(engine, rows, replaced, ids)
+            rows = table[start:stop]
+            chain, example, step = rows[:, :3].T
+            fields = self._replaced(engine, example, replaced[chain, example, step], ids[chain, example])
+            end = int(query[stop - 1]) + 1  # they come in order
+            fields["target_ids"] = fields["target_ids"][:, :end]
+            logits = engine.logits(Rows(query=rows[:, 3:4], places=query[start:stop].unsqueeze(1), **fields)).squeeze(1)
+            target = logits.gather(1, rows[:, 4:])
+            found[chain, example, step] = (logits > target).sum(1) < self.stopping_condition_top_k
 
         Halving("a single replaced sequence").each(len(asked), engine.sizes.rows_at_once(), ask)
         return found
 
-    def _in_top(self, engine: Engine, rows: Tensor, replaced: Tensor, ids: Tensor) -> Tensor:
-        chain, example, step = rows.unbind(1)
-        query = engine.batch.query[example, step]
-        mask, new = replaced[chain, example, step], ids[chain, example]
-        stop = int(query.max()) + 1
-        fields: dict[str, Tensor] = {"target_ids": engine.ids("target")[example, :stop]}
-        if engine.model.is_encoder_decoder:
-            fields |= {"source_ids": engine.ids("source")[example], "source_mask": engine.batch.source_mask[example]}  # type: ignore[index]
+    def _replaced(self, engine: Engine, example: Tensor, replaced: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """Inputs of sequences `[row, ...]` of examples with some tokens replaced."""
+        sides = {f"{side}_ids": engine.ids(side)[example] for side in engine.model.sides}
         widths = self._widths(engine)
-        for block, m, n in zip(engine.blocks, mask.split(widths, -1), new.split(widths, -1), strict=True):
-            m = m & engine.present(block)[example]
-            width = fields[f"{block}_ids"].shape[1]
-            fields[f"{block}_ids"] = torch.where(m, n, engine.ids(block)[example])[:, :width]
-        logits = engine.logits(Rows(query=query.unsqueeze(1), **fields)).squeeze(1)
-        target = logits.gather(1, engine.batch.step_ids[example, step].unsqueeze(1))
-        return (logits > target).sum(1) < self.stopping_condition_top_k
+        for block, mask, new in zip(engine.blocks, replaced.split(widths, -1), ids.split(widths, -1), strict=True):
+            sides[f"{block}_ids"] = torch.where(mask, new, sides[f"{block}_ids"])
+        if engine.batch.source_mask is not None:
+            sides["source_mask"] = engine.batch.source_mask[example]
+        return sides

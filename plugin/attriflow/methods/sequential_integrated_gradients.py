@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,15 +116,17 @@ class SequentialIntegratedGradients:
         out = _Part(*(torch.zeros(shape, dtype=engine.dtype, device=x.device) for _ in range(3)))
         if engine.granular:
             out.whole = torch.zeros((*shape, x.shape[-1]), dtype=engine.dtype, device=x.device)
+        nodes = quadrature(self.quadrature, self.n_steps, self.captum_compatible)
+        alphas, weights = torch.tensor(nodes, dtype=engine.dtype).to(x.device)
         reuse = block == "target" and engine.reusable_prefix() is not None
         size = max(1, -(-width // 16)) if reuse else width
         for first in range(0, width, size):
             tokens = range(first, min(width, first + size))
             unchanged = first if reuse and first >= SHORTEST else 0
             here = slice(tokens.start, tokens.stop)
-            if not bool((engine.batch.query >= first).any()):
+            if engine.steps_after(first).start == engine.batch.n_steps:
                 break
-            for steps, g in self._gradients(engine, block, x, start, tokens, unchanged):
+            for steps, g in self._gradients(engine, block, x, start, tokens, unchanged, (alphas, weights)):
                 moved = g * (x - start)[:, here].unsqueeze(1)
                 scores = moved if self.multiply_by_inputs else g
                 out.sums[:, steps, here], out.scores[:, steps, here] = moved.sum(-1), scores.sum(-1)
@@ -134,33 +137,47 @@ class SequentialIntegratedGradients:
         return out
 
     def _gradients(
-        self, engine: Engine, block: str, x: Tensor, start: Tensor, tokens: range, unchanged: int
+        self,
+        engine: Engine,
+        block: str,
+        x: Tensor,
+        start: Tensor,
+        tokens: range,
+        unchanged: int,
+        rule: tuple[Tensor, Tensor],
     ) -> Iterator[tuple[slice, Tensor]]:
         """Mean gradient on the own paths of some tokens, slices of steps with `[batch, step, token, hidden]`.
 
-        The moved token alone is the leaf of the graph, so no gradient of the others is kept.
+        The moved token alone is the leaf of the graph, so no gradient of the others is kept. `rule` is the quadrature:
+        points of a path and their weights.
         """
-        alphas, weights = quadrature(self.quadrature, self.n_steps, self.captum_compatible)
+        alphas, weights = rule
         width, n = x.shape[1], self.n_steps
+
+        @functools.lru_cache(maxsize=1)
+        def path(i: int) -> Tensor:  # of a token, [point, batch, 1, hidden]
+            a, b = start[:, i : i + 1], x[:, i : i + 1]
+            return a + alphas.view(-1, 1, 1, 1) * (b - a)
 
         def point(number: float) -> dict[str, Tensor]:
             i, k = divmod(int(number), n)
-            i += tokens.start
-            return {block: (start + alphas[k] * (x - start))[:, i : i + 1]}
+            return {block: path(tokens.start + i)[k]}
+
+        def tokens_of(numbers: Sequence[float]) -> Tensor:  # come in order
+            return torch.arange(int(numbers[0]), int(numbers[-1]) + 1, device=x.device) // n
 
         def embed(leaves: Mapping[str, Tensor], numbers: Sequence[float]) -> dict[str, Tensor]:
-            moved = torch.tensor([tokens.start + int(v) // n for v in numbers], device=x.device)
+            moved = tokens_of(numbers) + tokens.start
             here = torch.arange(width, device=x.device) == moved.repeat_interleave(engine.batch.size).unsqueeze(1)
             still = engine.embeddings(block).repeat(len(numbers), 1, 1)
             return {block: torch.where(here.unsqueeze(-1), leaves[block], still)}
 
         def reduce(_block: str, grads: Tensor, numbers: Sequence[float]) -> Tensor:
             out = grads.new_zeros((grads.shape[0], grads.shape[2], len(tokens), grads.shape[-1]))
-            index = torch.tensor([int(v) // n for v in numbers], device=grads.device)
-            return out.index_add_(2, index, grads.squeeze(3).transpose(1, 2))
+            return out.index_add_(2, tokens_of(numbers), grads.squeeze(3).transpose(1, 2))
 
         numbers = [float(v) for v in range(len(tokens) * n)]
-        every = weights * len(tokens)
+        every = weights.repeat(len(tokens))
         runs = engine.gradients(
             point, numbers, every, self.internal_batch_size, reduce=reduce, embed=embed, unchanged=unchanged
         )

@@ -58,7 +58,7 @@ class ShapleySampling:
         """Scores of a batch."""
         coalitions = Coalitions(engine, self.unit, self.baseline)
         ranks = self._ranks(coalitions)  # [permutation, batch, unit]
-        empty, full = coalitions.empty(), coalitions.full()
+        empty, full = coalitions.ends()
         effects = torch.zeros_like(coalitions.players, dtype=torch.float64)
         size = max(1, VALUES // (full.numel() * coalitions.n_units))
         for some in ranks.split(size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from attriflow.engine import EmbeddingReducer, Engine, Scores
 from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError, check_least
-from attriflow.methods._noise import gaussian
+from attriflow.methods._noise import Noise
 from attriflow.registry import methods
 
 
@@ -50,10 +51,7 @@ class SmoothGrad:
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
-
-        def point(number: float) -> dict[str, Tensor]:
-            return noisy(engine, int(number), self.stdev)
-
+        point = noisy(engine, self.n_samples, self.stdev)
         out = EmbeddingReducer(engine, self.reduction)
         samples = [float(i) for i in range(self.n_samples)]
         for _, grads in engine.gradients(point, samples, max_rows=self.internal_batch_size):
@@ -63,9 +61,11 @@ class SmoothGrad:
         return out.scores()
 
 
-def noisy(engine: Engine, sample: int, stdev: float) -> dict[str, Tensor]:
-    """Noisy input embeddings by block, `[batch, position, hidden]`."""
-    return {b: engine.embeddings(b).to(engine.dtype) + gaussian(engine, b, sample, stdev) for b in engine.blocks}
+def noisy(engine: Engine, n: int, stdev: float) -> Callable[[float], dict[str, Tensor]]:
+    """Noisy input embeddings by block, `[batch, position, hidden]`, of the number of a sample."""
+    noise = Noise(engine, stdev, n)
+    inputs = {b: engine.embeddings(b).to(engine.dtype) for b in engine.blocks}
+    return lambda number: {b: x + noise(b, int(number)) for b, x in inputs.items()}
 
 
 def check_noise(n_samples: int, stdev: float, internal_batch_size: int | None, least: int) -> None:

@@ -17,6 +17,7 @@ from attriflow.engine.memory import Halving, fits
 from attriflow.errors import InputError, UnsupportedModelError, out_of_memory
 from attriflow.kernels.plain import shortcuts
 from attriflow.kernels.positions import at
+from attriflow.kernels.transfer import home, sent
 from attriflow.models.attention import interface_works
 from attriflow.models.blocks import BlockRecord, record_blocks
 from attriflow.registry import methods
@@ -100,7 +101,7 @@ class ValueZeroing:
             engine.run_foil()
             with record_blocks(model.hf, receiving, layers.add, model.is_encoder_decoder):
                 forward = engine.run(engine.rows())
-        engine.offer_base(forward, {}, slice(0, engine.batch.n_steps))
+        engine.offer_base(forward)
         engine.counter.forward_rows += layers.replayed()
         return self._scores(engine, layers)
 
@@ -187,8 +188,10 @@ class _Layers:
     ) -> Tensor | None:
         """Change of the output for the needed pairs, `[batch, row, token]`; None if the block mixes positions."""
         n_rows, n_tokens = needed.shape[1:]
-        size, safe = self._positions_per_call(block, number), block.separable(number)
-        safe, block = safe and block.attention[number].is_linear(), block.in_single()
+        if not (shortcuts() and block.separable(number)):
+            return None
+        size, found = self._positions_per_call(block, number), [needed, block.attention[number].is_linear()]
+        block = block.in_single()
         rows = block.attention[number]
 
         # every other row, backwards: whatever mixes positions, even by their mean, gives something else for these
@@ -196,19 +199,19 @@ class _Layers:
         order = torch.cat([order[::2], order[1::2]]).expand(needed.shape[0], -1)
 
         def check(start: int, stop: int) -> None:
-            nonlocal safe
             row = order[:, start:stop]
-            safe = safe and block.reproduces(row, number)
+            found.append(block.reproduces(row, number))
             self.sequences[kind] += row.numel() / block.width
 
-        if safe and shortcuts():
-            self._each(n_rows, min(size, (n_rows + 1) // 2), check)
-        if not (safe and shortcuts()):
+        self._each(n_rows, min(size, (n_rows + 1) // 2), check)
+        planned, *safe = home(found)
+        if not all(safe):
             return None
-        pairs = [example.flatten().nonzero()[:, 0] for example in needed]
+        pairs = [example.flatten().nonzero()[:, 0] for example in planned]
         index = pad_sequence(pairs, batch_first=True)  # [batch, pair]
-        real = torch.arange(index.shape[1], device=index.device) < index.new_tensor([len(p) for p in pairs])[:, None]
-        raw = torch.zeros(needed.shape, dtype=self.engine.dtype, device=needed.device)
+        real = torch.arange(index.shape[1]) < torch.tensor([len(p) for p in pairs]).unsqueeze(1)
+        index, places = sent([index, torch.where(real, index, n_rows * n_tokens)], needed.device)
+        raw = torch.zeros((len(pairs), n_rows * n_tokens + 1), dtype=self.engine.dtype, device=needed.device)
         clean = block.final(self._clean(block, number, size)).to(self.engine.dtype)
 
         def score(start: int, stop: int) -> None:
@@ -216,12 +219,11 @@ class _Layers:
             changed = rows.without(row, pair % n_tokens, heads)
             output = block.final(block.at(row, {number: changed})).to(clean.dtype)
             batch = torch.arange(len(row), device=row.device).unsqueeze(1).expand_as(row)
-            keep = real[:, start:stop]
-            raw.flatten(1)[batch[keep], pair[keep]] = self._distance(clean[batch, row], output)[keep]
+            raw.scatter_(1, places[:, start:stop], self._distance(clean[batch, row], output))
             self.sequences[kind] += row.numel() / block.width
 
         self._each(index.shape[1], size, score)
-        return raw
+        return raw[:, :-1].view(needed.shape)
 
     def _clean(self, block: BlockRecord, number: int, size: int) -> Tensor:
         """Output at all rows, in the precision of those that it is compared with, `[batch, row, hidden]`."""

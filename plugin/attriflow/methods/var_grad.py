@@ -50,14 +50,12 @@ class VarGrad:
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
 
-        def point(number: float) -> dict[str, Tensor]:
-            return noisy(engine, int(number), self.stdev)
-
         def moments(_block: str, grads: Tensor, _numbers: Sequence[float]) -> Tensor:
             grads = grads.double()  # the difference of two moments would lose digits in single precision
             return torch.cat([grads.sum(1), grads.square().sum(1)], -1)
 
         out, n = EmbeddingReducer(engine, self.reduction), self.n_samples
+        point = noisy(engine, n, self.stdev)
         samples = [float(i) for i in range(n)]
         for _, grads in engine.gradients(point, samples, max_rows=self.internal_batch_size, reduce=moments):
             for block, g in grads.items():

@@ -41,6 +41,7 @@ class Rows:
     them all the same (see `feeding`). `encoder_states` `[row, source, hidden]` skips the encoder.
     Masks are 1 = token; a decoder mask is only needed where tokens before the end are hidden. With `past`, a cache
     of keys and values and the number of decoder positions in it, the target fields and `query` begin after these.
+    `places` is `query` as the host planned it (of the rows, or of the batch that they repeat): no device is asked.
     """
 
     target_ids: Tensor | None = None
@@ -52,6 +53,24 @@ class Rows:
     encoder_states: Tensor | None = None
     past: Any = None
     query: Tensor
+    places: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Rows:
+        """Those of a batch."""
+        read = {name: getattr(batch, name) for name in ("target_ids", "source_ids", "source_mask", "query")}
+        return cls(**read, places=batch.host.query)
+
+    @property
+    def planned(self) -> Tensor:
+        """`places`, or `query` brought home where nobody has said them."""
+        return self.query.cpu() if self.places is None else self.places
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last position that some row is read at."""
+        planned = self.planned
+        return int(planned.min()), int(planned.max())
 
     def cut(self, row: Tensor, width: int, query: Tensor) -> Rows:
         """Some of the rows, with decoder tokens up to a width, read at other positions."""
@@ -59,7 +78,8 @@ class Rows:
         kept: dict[str, Tensor] = {
             name: value[row.to(value.device)] for name, value in fields.items() if value is not None
         }
-        return replace(self, **{k: v[:, :width] if k.startswith("target") else v for k, v in kept.items()}, query=query)
+        kept = {k: v[:, :width] if k.startswith("target") else v for k, v in kept.items()}
+        return replace(self, **kept, query=query, places=None)
 
 
 class LanguageModel(ABC):
@@ -73,7 +93,8 @@ class LanguageModel(ABC):
     def __init__(self, hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> None:
         """Wrap a model; nothing of it is changed."""
         self.hf, self.tokenizer, self.name, self.revision = hf, tokenizer, name, revision
-        self._seen = state_of(hf)
+        self._seen = state_of(hf, list(hf.modules()))
+        self._is_frozen = False
         self._forget()
 
     def _forget(self) -> None:
@@ -88,6 +109,8 @@ class LanguageModel(ABC):
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.plain_tables: dict[str, bool] = {}
+        """Block -> whether embeddings are rows of the table as they are; found out once."""
         self.shows_attention = False
         """Whether a pass outside the attention interface that returns its maps is the ordinary one; found out once."""
         self.shares_gradients: bool | None = None
@@ -329,9 +352,10 @@ class LanguageModel(ABC):
     def embedding_table(self, block: str) -> Tensor:
         """What `embed` gives for every id of the vocabulary, `[vocab, hidden]`."""
         weight = weight_of(self.embedding(block))
-        ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
-        embedded = self.embed(ids, block)
-        if not torch.equal(embedded, weight[ids]):  # else no copy of a large table
+        if block not in self.plain_tables:
+            ids = torch.arange(min(8, weight.shape[0]), device=weight.device)
+            self.plain_tables[block] = torch.equal(self.embed(ids, block), weight[ids])
+        if not self.plain_tables[block]:  # else no copy of a large table
             weight = self.embed(torch.arange(weight.shape[0], device=weight.device), block)
         return weight.to(self.device)
 
@@ -349,7 +373,7 @@ class LanguageModel(ABC):
 
     def read(self, rows: Rows) -> Tensor:
         """The same without looking at what the check found."""
-        if self.rope is None or not self.rope.reached(rows.query):
+        if self.rope is None or not self.rope.reached(rows.planned):
             return self._run(rows)
         parts = []
         for width, chosen in self.rope.apart(rows.query):
@@ -364,16 +388,16 @@ class LanguageModel(ABC):
         keep, offset = None, -self.virtual_tokens
         if self._keeps_logits and not self.virtual_tokens:
             # the LM head runs only over the span of positions that some row asks for
-            low, high = int(rows.query.min()), int(rows.query.max())
+            low, high = rows.span
             keep, offset = slice(low, high + 1), low  # unlike a tensor at home on every device a head may be on
         logits = self._answered(rows, keep).to(rows.query.device)  # of a model laid over several, back to the batch
         if keep is not None and logits.shape[1] != keep.stop - keep.start:
             offset = 0  # a model that takes the argument and returns all positions all the same
-        index = rows.query - offset
-        if torch.equal(index, torch.arange(logits.shape[1], device=index.device).expand(len(index), -1)):
+        planned = rows.planned - offset
+        if torch.equal(planned, torch.arange(logits.shape[1]).expand(len(planned), -1)):
             picked = logits  # no copy of what is as large as the vocabulary
         else:
-            picked = at(logits, index)
+            picked = at(logits, rows.query - offset)
         return picked if picked.dtype == torch.float64 else picked.float()
 
     def logits(self, **given: Any) -> Tensor:
@@ -385,7 +409,7 @@ class LanguageModel(ABC):
         try:
             return self._call(rows, keep)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-            read, trained = int(rows.query.max()) + 1, self.reach["target"][1]
+            read, trained = rows.span[1] + 1, self.reach["target"][1]
             if isinstance(error, AttriflowError) or "memory" in str(error) or trained is None or read <= trained:
                 raise
             reason = str(error).strip().splitlines()[0][:200]
@@ -448,24 +472,33 @@ class LanguageModel(ABC):
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no parameter gradients, nothing compiled, gradients possible; all is restored on exit."""
         with self.lock:
-            yield from self._frozen()
+            if self._is_frozen:  # by a caller, who has this lock
+                yield
+                return
+            self._is_frozen = True
+            try:
+                yield from self._frozen()
+            finally:
+                self._is_frozen = False
 
     def _frozen(self) -> Iterator[None]:
-        if (state := state_of(self.hf)) != self._seen:  # adapters, hooks or masks are others than last time
+        modules = list(self.hf.modules())
+        if (state := state_of(self.hf, modules)) != self._seen:  # adapters, hooks or masks are others than last time
             self._seen = state
             self._forget()
-        training = [(m, m.training) for m in self.hf.modules()]
+        training = [module for module in modules if module.training]
         # by name: parameters that are offloaded between forwards are other objects afterwards
-        named = ((m, name, p) for m in self.hf.modules() for name, p in m.named_parameters(recurse=False))
+        named = ((m, name, p) for m in modules for name, p in m.named_parameters(recurse=False))
         wanted = [(m, name) for m, name, p in named if p.requires_grad and not p.is_inference()]
-        self.hf.eval()
+        if training:
+            self.hf.eval()
         for module, name in wanted:
             getattr(module, name).requires_grad_(False)
         try:
-            with torch.inference_mode(False), uncompiled(self.hf):
+            with torch.inference_mode(False), uncompiled(modules):
                 yield
         finally:
             for module, name in wanted:
                 getattr(module, name).requires_grad_(True)
-            for module, mode in training:
-                module.training = mode
+            for module in training:
+                module.training = True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from attriflow.errors import UnsupportedModelError
+from attriflow.kernels.transfer import sent
 from attriflow.types import Contrast, Example
 
 BATCH_TOKENS = 4096
@@ -28,6 +31,7 @@ class Batch:
         query: `[batch, step]`, the decoder position whose output predicts each step (its prefix's last position).
         step_ids: `[batch, step]`, the token at each step.
         step_mask: `[batch, step]`, False on steps that only pad shorter examples.
+        planned: The batch as the host made it, where the tensors are elsewhere.
     """
 
     source_ids: Tensor | None
@@ -37,6 +41,12 @@ class Batch:
     query: Tensor
     step_ids: Tensor
     step_mask: Tensor
+    planned: Batch | None = None
+
+    @property
+    def host(self) -> Batch:
+        """The batch on the host, which knows its numbers without waiting for a device."""
+        return self.planned or self
 
     @property
     def size(self) -> int:
@@ -48,15 +58,39 @@ class Batch:
         """Steps of the longest example."""
         return self.query.shape[1]
 
+    def present(self, block: str) -> Tensor:
+        """Bool `[batch, position]`: tokens of a block, not padding."""
+        mask = self.source_mask if block == "source" else self.target_mask
+        if mask is None:
+            raise UnsupportedModelError(f"a decoder-only model has no {block} side")
+        return mask.bool()
 
-def pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def visible(self, block: str) -> Tensor:
+        """Bool `[batch, step, position]`: which tokens of a block a step can see."""
+        seen = self.present(block).unsqueeze(1) & self.step_mask.unsqueeze(-1)
+        if block == "source":
+            return seen
+        return seen & (torch.arange(seen.shape[-1], device=seen.device) <= self.query.unsqueeze(-1))
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device, sent in one piece."""
+        if device.type == "cpu":
+            return self
+        given = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = dict(zip(given, sent(list(given.values()), device), strict=True))
+        return replace(self, **moved, planned=self)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Right-pad id lists: ids `[row, position]` and mask (1 = token)."""
     width = max(1, max(len(r) for r in rows))
     # plain lists: for rows this short several times faster than a tensor per row
     ids = torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
     lengths = torch.tensor([len(row) for row in rows])
     mask = (torch.arange(width) < lengths[:, None]).long()
-    return ids.to(device), mask.to(device)
+    if device is not None:
+        ids, mask = sent([ids, mask], device)
+    return ids, mask
 
 
 def collate(examples: Sequence[Example], pad_id: int, device: torch.device, encoder: bool) -> Batch:
@@ -93,22 +127,23 @@ def _padded(
     device: torch.device,
 ) -> Batch:
     """A batch of rows whose steps are the tokens at `positions`, each read one position earlier."""
-    target_ids, target_mask = pad(targets, pad_id, device)
-    ids, step_mask = pad(step_ids, 0, device)
-    query = torch.zeros_like(ids, device="cpu")
+    target_ids, target_mask = pad(targets, pad_id)
+    ids, step_mask = pad(step_ids, 0)
+    query = torch.zeros_like(ids)
     for i, row in enumerate(positions):
         query[i] = row[0] - 1  # padding steps repeat the first position, so that the span of positions stays short
         query[i, : len(row)] = torch.tensor(list(row)) - 1
-    source_ids, source_mask = (None, None) if sources is None else pad(sources, pad_id, device)
-    return Batch(
+    source_ids, source_mask = (None, None) if sources is None else pad(sources, pad_id)
+    batch = Batch(
         source_ids=source_ids,
         source_mask=source_mask,
         target_ids=target_ids,
         target_mask=target_mask,
-        query=query.to(device),
+        query=query,
         step_ids=ids,
         step_mask=step_mask.bool(),
     )
+    return batch.to(device)
 
 
 def alike(

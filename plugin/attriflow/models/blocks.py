@@ -79,14 +79,14 @@ class AttentionRows:
         value = value.repeat_interleave(weights.shape[2] // value.shape[2], 2)
         return at(self.output, row) - weights.unsqueeze(-1) * value
 
-    def is_linear(self) -> bool:
-        """Whether the output is the weighted sum of the value vectors, as `without` takes for granted."""
+    def is_linear(self) -> Tensor:
+        """Bool: whether the output is the weighted sum of the value vectors, as `without` takes for granted."""
         groups, rest = divmod(self.weights.shape[1], self.value.shape[1])
         if rest or self.weights.shape[-1] != self.value.shape[2]:
-            return False
+            return torch.tensor(False)
         summed = self.weights.unflatten(1, (-1, groups)) @ self.value.unsqueeze(2)
         summed = summed.flatten(1, 2).transpose(1, 2)
-        return summed.shape == self.output.shape and _close(summed.flatten(2), self.output.flatten(2))
+        return _close(summed.flatten(2), self.output.flatten(2))
 
     def attend(self, module: nn.Module, query: Tensor, row: Tensor) -> Tensor:
         """Attention output of other queries `[batch, head, n, dim]` that stand at rows `[batch, n]`."""
@@ -174,16 +174,15 @@ class BlockRecord:
         with replaced(attention):
             return hidden_states(self._call(self.module, *args, **kwargs))
 
-    def reproduces(self, row: Tensor, layer: int) -> bool:
-        """Whether `at` gives the recorded output at rows `[batch, n]` when nothing is changed."""
+    def reproduces(self, row: Tensor, layer: int) -> Tensor:
+        """Bool: whether `at` gives the recorded output at rows `[batch, n]` when nothing is changed."""
         try:
             found = self.at(row, {layer: at(self.attention[layer].output, row)})
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
             if out_of_memory(error):
                 raise
-            return False  # a shape that this architecture insists on
-        wanted = at(self.output, row)
-        return found.shape == wanted.shape and _close(found, wanted)
+            return torch.tensor(False)  # a shape that this architecture insists on
+        return _close(found, at(self.output, row))
 
     def separable(self, layer: int) -> bool:
         """Whether a change of an attention layer's output leaves what later layers attend to as it is."""
@@ -386,7 +385,9 @@ def _crop(t: Tensor, positions: Tensor, width: int) -> Tensor:
     return at(t, positions.to(t.device))
 
 
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding at every position; some positions are far larger than others."""
+def _close(found: Tensor, wanted: Tensor) -> Tensor:
+    """Bool: equal but for rounding at every position; some positions are far larger than others."""
+    if found.shape != wanted.shape:
+        return torch.tensor(False)
     error = (found - wanted).norm(dim=-1)
-    return bool((error <= torch.finfo(wanted.dtype).eps ** 0.5 * wanted.norm(dim=-1)).all())
+    return (error <= torch.finfo(wanted.dtype).eps ** 0.5 * wanted.norm(dim=-1)).all()

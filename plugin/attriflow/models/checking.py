@@ -22,7 +22,7 @@ from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import pad
 from attriflow.models.feeding import Feed
 from attriflow.models.findings import Finding, ModelCheck, State
-from attriflow.models.handed import compiled_parts
+from attriflow.models.handed import compiled
 
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _ROUGH = 5e-2
@@ -124,11 +124,12 @@ class _Check:
     def call(self, texts: Sequence[tuple[list[int], list[int], Tensor]]) -> tuple[Rows, list[Tensor]]:
         targets, sources, wanted = (list(part) for part in zip(*texts, strict=True))
         ids, _ = pad(targets, self.model.pad_id, self.model.device)
-        query = torch.arange(ids.shape[1], device=ids.device).expand(len(texts), -1)
+        read = torch.arange(ids.shape[1]).expand(len(texts), -1)
+        where = {"query": read.to(ids.device), "places": read}
         if not self.model.is_encoder_decoder:
-            return Rows(target_ids=ids, query=query), wanted
+            return Rows(target_ids=ids, **where), wanted
         source, mask = pad(sources, self.model.pad_id, self.model.device)
-        return Rows(target_ids=ids, source_ids=source, source_mask=mask, query=query), wanted
+        return Rows(target_ids=ids, source_ids=source, source_mask=mask, **where), wanted
 
     def logits(self, rows: Rows) -> Tensor:
         self.rows += len(rows.query)
@@ -160,7 +161,7 @@ class _Check:
 
     def compiled(self) -> None:
         """Compiled code, which hides its parts."""
-        parts = compiled_parts(self.model.hf)
+        parts = [name for name, module in self.model.hf.named_modules() if compiled(module)]
         if parts:
             what = "the whole model" if parts[0] in ("", "_orig_mod") else ", ".join(parts[:3])
             self.note("compiled", "off", f"{what} runs as it was written: torch.compile is left out meanwhile")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
 
@@ -35,40 +35,48 @@ def parameters_of(hf: Any) -> set[str]:
 _OURS = ("attriflow", "transformers", "accelerate", "peft", "torch")
 
 
-def state_of(hf: Any) -> object:
-    """What users change about a model between calls, apart from its weights: adapters, hooks, causal masks."""
+def state_of(hf: Any, modules: Sequence[nn.Module]) -> object:
+    """What users change about a model between calls, apart from its weights: adapters, hooks, causal masks.
+
+    Args:
+        hf: The model.
+        modules: All of its modules; walking over them takes longer than looking at them.
+    """
     hooks = [
         id(hook)
-        for module in hf.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        for module in modules
+        for held in (module._forward_hooks, module._forward_pre_hooks)
+        if held
+        for hook in held.values()
         if not str(getattr(hook, "__module__", "")).startswith(_OURS)
     ]
-    causal = [getattr(owner, "is_causal", None) for owner in (hf.config, *hf.modules())]
+    # not by `getattr`, for which a module without the attribute searches everything that it holds, at every call
+    own = [vars(module) for module in modules]
+    causal = [getattr(hf.config, "is_causal", None), *(held.get("is_causal") for held in own)]
     adapters = [
-        (str(getattr(m, "active_adapter", None)), getattr(m, "_disable_adapters", None))
-        for m in hf.modules()
-        if hasattr(m, "active_adapter")
+        (str(getattr(module, "active_adapter", None)), getattr(module, "_disable_adapters", None))
+        for module, held in zip(modules, own, strict=True)
+        if "active_adapter" in held or hasattr(type(module), "active_adapter")
     ]
     # prompt and prefix tuning are switched off by another forward
     forward = getattr(hf.forward, "__func__", hf.forward) if hasattr(hf, "peft_config") else None
     return hooks, causal, adapters, forward
 
 
-def compiled_parts(hf: Any) -> list[str]:
-    """Names of the modules that torch.compile has made faster, "" for the whole model."""
-    return [
-        name
-        for name, module in hf.named_modules()
-        if getattr(module, "_compiled_call_impl", None) is not None
-        or hasattr(module, "_orig_mod")
+def compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has made a module, or its forward, faster."""
+    held = vars(module)  # see `state_of`
+    return (
+        held.get("_compiled_call_impl") is not None
+        or "_orig_mod" in held.get("_modules", ())
         or hasattr(module.forward, "_torchdynamo_orig_callable")
-    ]
+    )
 
 
 @contextmanager
-def uncompiled(hf: Any) -> Iterator[None]:
+def uncompiled(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run what was compiled as it was written: compiled code neither shows its parts nor takes other derivatives."""
-    if compiled_parts(hf):
+    if any(map(compiled, modules)):
         with torch.compiler.set_stance("force_eager"):
             yield
     else:

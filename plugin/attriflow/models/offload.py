@@ -69,8 +69,8 @@ def _executed(module: nn.Module) -> Iterator[torch.device]:
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
-    hook: Any = getattr(module, "_hf_hook", None)
-    return (hook, *getattr(hook, "hooks", ()))
+    hook: Any = vars(module).get("_hf_hook")  # not by `getattr`: see `handed.state_of`
+    return () if hook is None else (hook, *getattr(hook, "hooks", ()))
 
 
 # -- changes ----------------------------------------------------------------------------------------------------------

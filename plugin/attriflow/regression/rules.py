@@ -12,8 +12,8 @@ from typing import Any
 from attriflow.errors import InputError, check_choice, check_keywords
 
 _SPEED, _QUALITY = ("max_slowdown", "slack"), ("max_drop", "min_value", "max_value")
-_KEYS = (*_SPEED, "max_drop", "level", "missing", "metrics", "overrides")
-MISSING = ("fail", "ignore")
+_KEYS = (*_SPEED, "max_drop", "level", "missing", "model", "metrics", "overrides")
+MISSING, MODELS = ("fail", "ignore"), ("same", "any")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Rules:
         max_drop: A quality metric may become worse by this much, in its own units.
         level: Share of false alarms that is accepted over all tests of quality together (Holm).
         missing: What becomes of something that the baseline has and the current result lacks: "fail" or "ignore".
+        model: "same": two evaluations must be of the same weights; "any": one model may be judged by another.
         metrics: Metric -> `max_drop`, and `min_value` (where higher is better) or `max_value` (where lower is).
         overrides: Each a `match` (patterns such as "*lime*", of a benchmark, a method or method/metric) and other
             limits for what it matches; of several the last one wins.
@@ -36,6 +37,7 @@ class Rules:
     max_drop: float | None = 0.01
     level: float = 0.05
     missing: str = "fail"
+    model: str = "same"
     metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     overrides: Sequence[Mapping[str, Any]] = ()
 
@@ -47,6 +49,7 @@ class Rules:
                 f"'level' must lie between 0 and 1 and 'slack' be a number, not {self.level}, {self.slack}"
             )
         check_choice("setting of 'missing'", self.missing, MISSING)
+        check_choice("setting of 'model'", self.model, MODELS)
         for name, limits in _mapping("metrics", self.metrics).items():
             check_keywords(f"metric '{name}' in the rules", _mapping(f"metrics: {name}", limits), _QUALITY)
             _check_limits(f"metric '{name}'", limits)

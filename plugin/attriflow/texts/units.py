@@ -72,6 +72,13 @@ def unit_numbers(texts: Texts, tokens: Sequence[Token], unit: str) -> list[int]:
     return numbered(part_keys(texts, tokens, parts_of(texts, unit), generated))
 
 
+def input_units(texts: Texts, inputs: Sequence[Token], unit: str) -> list[int]:
+    """The same for all inputs of an attribution: source tokens first, then the decoder's, whose numbers go on."""
+    sides = [[t for t in inputs if (t.segment == "source") is source] for source in (True, False)]
+    source, decoder = (unit_numbers(texts, tokens, unit) for tokens in sides)
+    return [*source, *(number + max(source, default=-1) + 1 for number in decoder)]
+
+
 def part_keys(
     texts: Texts, tokens: Sequence[Token], inputs: Sequence[Part], generated: Sequence[Part] = ()
 ) -> list[tuple[str, int]]:

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.evaluation.identity import same_rows
 from attriflow.statistics.standings import COSTS
 from attriflow.tracking.quiet import no_artifact_bars
 
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
 PAGE, THREADS = 1000, 8
 SCORES = {"example": pa.int64, "method": pa.string, "metric": pa.string, "value": pa.float64}
 EVALUATED = "tags.`attriflow.device` LIKE '%'"  # evaluations; runs of single methods have no such tag
-_SHARED = ("attributed_fn", "attributed_fn_args", "attribute_target", "contrast_target", "contrast_source")
+_SHARED = (
+    "attributed_fn",
+    "attributed_fn_args",
+    "attribute_target",
+    "contrast_target",
+    "contrast_source",
+    "contrast_targets_alignments",
+    "contrast_force_inputs",
+)
 """Settings that change what is explained."""
+_DATA = ("inputs", "targets", "evidence", "foils")
 
 
 @dataclass(frozen=True)
@@ -63,14 +73,25 @@ class EvaluationRun:
         return str(tags.get("attriflow.model_name") or tags.get("attriflow.model") or "model")
 
     @property
+    def weights(self) -> str:
+        """Digest of the model's weights; empty where the run does not tell."""
+        return str(self.run.data.tags.get("attriflow.weights") or "")
+
+    @cached_property
+    def rows(self) -> dict[str, str]:
+        """Digests of inputs, targets, evidence and foils; a run that does not tell its inputs has its own."""
+        tags = {what: self.run.data.tags.get(f"attriflow.{what}") for what in _DATA}
+        return {what: tag for what, tag in tags.items() if tag} or {"inputs": f"run {self.run_id}"}
+
+    @property
     def inputs(self) -> str:
-        """Identifies the inputs; a run that does not tell has its own."""
-        return str(self.run.data.tags.get("attriflow.inputs") or f"run {self.run_id}")
+        """Identifies the rows between models: inputs, given targets, evidence and foils."""
+        return same_rows(self.rows)
 
     @property
     def data(self) -> str:
         """Name of the data."""
-        return str(self.run.data.tags.get("attriflow.data_name") or f"data {self.inputs[:6]}")
+        return str(self.run.data.tags.get("attriflow.data_name") or f"data {self.rows['inputs'][:6]}")
 
     @property
     def seed(self) -> str:
@@ -87,7 +108,8 @@ class EvaluationRun:
     @cached_property
     def shared(self) -> str:
         """Settings that change what is explained, as JSON."""
-        return json.dumps({k: self.setting(k) for k in _SHARED if self.setting(k)}, sort_keys=True)
+        given = {k: self.setting(k) for k in _SHARED}
+        return json.dumps({k: v for k, v in given.items() if v not in ("", "null", "false")}, sort_keys=True)
 
     @cached_property
     def cost_rounds(self) -> dict[str, list[float]]:

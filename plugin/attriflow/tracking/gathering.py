@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from attriflow.errors import UnknownNameError
 from attriflow.registry import metrics as metric_registry
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
 from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
@@ -19,56 +18,101 @@ from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_val
 def gather(uri: str, runs: Sequence[EvaluationRun]) -> Evaluated:
     """What a leaderboard compares, from evaluations (the latest first).
 
-    A model is known by its name. The same method with the same options on the same model and inputs counts once, as it
-    was found latest; with several seeds, the values of an example are averaged over them. Other options, or another
-    attributed function, make another row.
+    A model is known by its name and its weights: of several with one name, each is a version. The same method with the
+    same options on the same model and rows counts once, as it was found latest, and has the metrics of all such runs;
+    with several seeds, the values of an example are averaged over them. Other options, or another attributed function,
+    make another row.
     """
-    parts = _parts(runs)
-    used = list({part.run.run_id: part.run for part in parts}.values())
-    tables = read_all(uri, used)
+    tables = read_all(uri, runs)
+    models, versions = _models(runs)
+    rows = _rows(runs, models)
+    parts = _parts(runs, tables, models)
     labels = _labels(parts)
-    index = {run.run_id: i for i, run in enumerate(used)}
-    names = {(index[part.run.run_id], part.method): labels[part.key] for part in parts}
-    values = _named(example_values(tables), names, used)
+    names = {(part.index, part.method): labels[part.key] for part in parts}
+    taken = pd.DataFrame(
+        [(part.index, part.method, metric) for part in parts for metric in part.metrics],
+        columns=["run", "method", "metric"],
+    )
+    values = _named(example_values(tables).merge(taken, on=["run", "method", "metric"]), names, models, rows)
     cells, missing, problems = _cells(
-        tables, names, used, set(zip(values["run"], values["method"], values["metric"], strict=True))
+        parts, tables, names, models, rows, set(zip(values["run"], values["method"], values["metric"], strict=True))
     )
     higher: dict[str, bool] = {}
     for table in tables:
         higher |= {k: v for k, v in table.directions.items() if k not in higher}
     everything = pd.concat([values[list(EXAMPLES)], missing], ignore_index=True)
+    used = [runs[i] for i in sorted({part.index for part in parts})]
     return Evaluated(
         cells=_merged(cells)[list(CELLS)],
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
         higher_is_better=higher,
         families=_families(everything["metric"].unique()),
-        notes=_notes(runs, used),
+        notes=(*_notes(runs, used), *versions),
     )
+
+
+def _models(runs: Sequence[EvaluationRun]) -> tuple[list[str], list[str]]:
+    """Names of the runs' models, with a version where others of the name have other weights; and what to say of it."""
+    found: dict[str, list[str]] = {}
+    for run in reversed(runs):  # the oldest first
+        known = found.setdefault(run.model, [])
+        if run.weights and run.weights not in known:
+            known.append(run.weights)
+    several = {name: weights for name, weights in found.items() if len(weights) > 1}
+    names = [
+        f"{run.model} (version {several[run.model].index(run.weights) + 1})"
+        if run.model in several and run.weights
+        else run.model
+        for run in runs
+    ]
+    notes = [
+        f"{name}: {len(weights)} models of this name have different weights; their versions are numbered from the "
+        "oldest evaluation."
+        for name, weights in several.items()
+    ]
+    return names, notes
+
+
+def _rows(runs: Sequence[EvaluationRun], models: Sequence[str]) -> list[str]:
+    """Keys of the runs' rows. One model may have generated other targets each time, and explained those."""
+    written: dict[tuple[str, str], set[str]] = {}
+    for run, model in zip(runs, models, strict=True):
+        written.setdefault((model, run.inputs), set()).add(json.dumps(run.rows))
+    apart = {key for (_, key), found in written.items() if len(found) > 1}
+    return [json.dumps(run.rows) if run.inputs in apart else run.inputs for run in runs]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One method of one run."""
+    """One method of one run, and the metrics that are taken from there; `latest`: none of its runs is later."""
 
     run: EvaluationRun
+    index: int
     method: str
     options: str
+    metrics: tuple[str, ...]
+    latest: bool
 
     @property
     def key(self) -> tuple[str, str, str]:
         return self.method, self.options, self.run.shared
 
 
-def _parts(runs: Sequence[EvaluationRun]) -> list[_Part]:
-    """The latest of each method, options, model, inputs and seed."""
-    found: dict[tuple[str, ...], _Part] = {}
-    for run in runs:
+def _parts(runs: Sequence[EvaluationRun], tables: Sequence[RunTables], models: Sequence[str]) -> list[_Part]:
+    """Of each method, options, model, rows and seed the latest run, and earlier ones for metrics that it lacks."""
+    taken: dict[tuple[str, ...], set[str] | None] = {}  # None: it failed, and what it was before is another matter
+    out = []
+    for index, (run, table, model) in enumerate(zip(runs, tables, models, strict=True)):
+        status = {row["method"]: row["status"] for row in table.leaderboard}
         for method, options in run.methods.items():
-            found.setdefault(
-                (run.model, run.inputs, run.shared, run.seed, method, options), _Part(run, method, options)
-            )
-    return list(found.values())
+            key = (model, json.dumps(run.rows), run.shared, run.seed, method, options)
+            latest, known, ok = key not in taken, taken.get(key, set()), status.get(method, "failed") != "failed"
+            own = tuple(m for m in table.metrics if known is not None and m not in known)
+            if latest or (ok and own):
+                out.append(_Part(run, index, method, options, own, latest))
+                taken[key] = {*(known or ()), *own} if ok else None
+    return out
 
 
 def _labels(parts: Iterable[_Part]) -> dict[tuple[str, str, str], str]:
@@ -96,10 +140,15 @@ def _different(own: str, all_: Sequence[str]) -> list[str]:
     return texts or ["defaults"]
 
 
-def _named(values: pd.DataFrame, names: Mapping[tuple[int, str], str], runs: Sequence[EvaluationRun]) -> pd.DataFrame:
+def _named(
+    values: pd.DataFrame,
+    names: Mapping[tuple[int, str], str],
+    models: Sequence[str],
+    rows: Sequence[str],
+) -> pd.DataFrame:
     """Values of the methods that count, with their labels, models and inputs."""
     keys = pd.DataFrame(
-        [(i, method, label, runs[i].model, runs[i].inputs) for (i, method), label in names.items()],
+        [(i, method, label, models[i], rows[i]) for (i, method), label in names.items()],
         columns=["run", "method", "label", "model", "inputs"],
     )
     found = values.merge(keys, on=["run", "method"])
@@ -107,29 +156,35 @@ def _named(values: pd.DataFrame, names: Mapping[tuple[int, str], str], runs: Seq
 
 
 def _cells(
+    parts: Sequence[_Part],
     tables: Sequence[RunTables],
     names: Mapping[tuple[int, str], str],
-    runs: Sequence[EvaluationRun],
+    models: Sequence[str],
+    inputs: Sequence[str],
     known: set[tuple[int, str, str]],
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[tuple[str, str, str, str], str]]:
     """Methods of the runs, metrics that were asked for without any value, and why they have none."""
     cells, missing = list[dict[str, Any]](), list[tuple[str, str, str, str, int, float]]()
     problems = dict[tuple[str, str, str, str], str]()
-    for i, (run, table) in enumerate(zip(runs, tables, strict=True)):
-        for row in table.leaderboard:
-            name = names.get((i, row["method"]))
-            if name is None:
-                continue
-            ok, reason = row["status"] == "ok", str(row.get("reason") or "")
-            own = {"model": run.model, "inputs": run.inputs, "data": run.data, "method": name}
-            own |= {"family": str(row.get("family") or ""), "status": "ok" if ok else "failed"}
-            costs = {cost: _number(row.get(cost)) for cost in COSTS}
-            cells.append({**own, "reason": "" if ok else reason, **costs})
-            for metric in table.metrics:
-                if (i, name, metric) not in known:
-                    missing.append((run.model, run.inputs, name, metric, -1, math.nan))
-                    if ok:
-                        problems[run.model, run.inputs, name, metric] = _problem(reason, metric)
+    rows = [{row["method"]: row for row in table.leaderboard} for table in tables]
+    for part in parts:
+        row, run = rows[part.index].get(part.method), part.run
+        place = models[part.index], inputs[part.index]
+        if row is None:
+            continue
+        name = names[part.index, part.method]
+        ok, reason = row["status"] != "failed", str(row.get("reason") or "")
+        own = {"model": place[0], "inputs": place[1], "data": run.data, "method": name}
+        own |= {"family": str(row.get("family") or ""), "status": "ok" if ok else "failed"}
+        # a run that only adds metrics is no second measurement of the costs
+        costs = {cost: _number(row.get(cost)) if part.latest else math.nan for cost in COSTS}
+        cells.append({**own, "reason": "" if ok else reason, **costs})
+        for metric in part.metrics:
+            if (part.index, name, metric) not in known:
+                missing.append((*place, name, metric, -1, math.nan))
+                if ok:
+                    key = (*place, name, metric)
+                    problems[key] = _problem(reason, metric)
     gaps = pd.DataFrame(missing, columns=list(EXAMPLES)).astype({"example": "int64", "value": "float64"})
     return pd.DataFrame(cells), gaps, problems
 
@@ -151,21 +206,16 @@ def _merged(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _families(names: Iterable[str]) -> dict[str, str]:
     """Families of metrics; empty for metrics that are not installed here."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metric_registry.info(name).meta["family"]
-        except UnknownNameError:
-            found[name] = ""
-    return found
+    parts = {name: metric_registry.known(name) for name in names}
+    return {name: "" if part is None else part.meta["family"] for name, part in parts.items()}
 
 
 def _notes(runs: Sequence[EvaluationRun], used: Sequence[EvaluationRun]) -> tuple[str, ...]:
     notes = []
     if len(runs) > len(used):
         notes.append(
-            f"{len(runs) - len(used)} of {len(runs)} runs do not count: later ones evaluated the same methods with the "
-            "same options and seed on the same model and inputs."
+            f"{len(runs) - len(used)} of {len(runs)} runs do not count: later ones evaluated the same methods and "
+            "metrics with the same options and seed on the same model and rows."
         )
     options = {run.setting("metric_options") for run in used} - {""}
     if len(options) > 1:

@@ -13,6 +13,7 @@ from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 from attriflow import io
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.identity import data_digests, weights_digest
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.tables import curves_table
@@ -74,6 +75,7 @@ class Recorder:
     ) -> None:
         self.evaluation, self.config = evaluation, evaluation.config
         self.run = RunLogger(run_id)
+        self.model_id = model_id
         self.mlflow_logs_metrics = model_id is not None
         self.names = dict(names or {})
         self.metrics: dict[str, float] = {}
@@ -173,6 +175,8 @@ class Recorder:
                 **{f"attriflow.{what}": about[what] for what in ("device", "device_name", "dtype", "threads")},
                 "attriflow.model": type(model.model).__name__,
                 "attriflow.model_name": self.names.get("model", model.name),
+                "attriflow.weights": weights_digest(model.model),
+                **({} if self.model_id is None else {"attriflow.model_id": self.model_id}),
                 "attriflow.seed": self.config.seed,
             }
         )
@@ -188,7 +192,7 @@ class Recorder:
             {
                 "attriflow.n_examples": len(evaluation.examples),
                 "attriflow.n_tokens": evaluation.n_tokens,
-                "attriflow.inputs": evaluation.data.digest,
+                **{f"attriflow.{k}": v for k, v in data_digests(evaluation.data, evaluation.examples).items()},
                 **({"attriflow.data_name": self.names["data"]} if "data" in self.names else {}),
             }
         )

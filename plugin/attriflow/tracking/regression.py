@@ -38,7 +38,7 @@ def check_runs(baseline: str, run: str, rules: Rules, tracking_uri: str | None =
     store = EvaluationStore(tracking_uri)
     with store_errors(store.uri):
         before, after = (find_runs(store.client, run_ids=[name])[0] for name in (baseline, run))
-        _check_comparable(before, after)
+        _check_comparable(before, after, rules)
         tables = read_all(store.uri, [before, after])
     old, now = ({row["method"]: row for row in table.leaderboard} for table in tables)
     _check_names(rules, tables)
@@ -56,18 +56,29 @@ def check_runs(baseline: str, run: str, rules: Rules, tracking_uri: str | None =
     return [*gone, *missing, *added, *costs, *judge_scores(scores, rules)]
 
 
-def _check_comparable(before: EvaluationRun, after: EvaluationRun) -> None:
-    """Examples can be paired only when both runs explained the same inputs, and the same function of them."""
-    if before.inputs != after.inputs:
+def _check_comparable(before: EvaluationRun, after: EvaluationRun, rules: Rules) -> None:
+    """Examples can be paired only when both runs are of the same evaluation; what the runs do not tell is not asked."""
+    differ = [what for what in before.rows if what in after.rows and before.rows[what] != after.rows[what]]
+    told = "targets" in before.rows and "targets" in after.rows  # runs of older versions tell of inputs only
+    differ += [what for what in ("evidence", "foils") if told and (what in before.rows) != (what in after.rows)]
+    if rules.model == "same" and before.weights and after.weights and before.weights != after.weights:
+        differ.append("weights")
+    if differ:
+        hint = "; 'model: any' in the rules compares models, too" if differ == ["weights"] else ""
         raise InputError(
-            f"the runs {before.run_id} and {after.run_id} explained different inputs ({before.data}, {after.data}): "
-            "their examples cannot be paired"
+            f"the runs {before.run_id} ({before.model}, {before.data}) and {after.run_id} "
+            f"({after.model}, {after.data}) explained different {', '.join(differ)}: "
+            f"their examples cannot be paired{hint}"
         )
     if before.shared != after.shared:
         raise InputError(f"the runs explained different functions: {before.shared} and {after.shared}")
     options = [r.setting("metric_options") for r in (before, after)]
     if options[0] != options[1]:
         raise InputError(f"the runs have different options of metrics: {options[0]} and {options[1]}")
+    changed = [m for m, given in before.methods.items() if after.methods.get(m, given) != given]
+    if changed:
+        found = "; ".join(f"{m}: {before.methods[m]} and {after.methods[m]}" for m in changed)
+        raise InputError(f"the runs have different options of methods: {found}")
 
 
 def _check_names(rules: Rules, tables: Iterable[RunTables]) -> None:
@@ -125,12 +136,9 @@ def directions(noted: Mapping[str, bool]) -> dict[str, bool]:
     """Metric -> whether higher is better: as the registry knows it, else as the runs noted it."""
     out = dict(noted)
     for name in noted:
-        try:
-            known = metric_registry.info(name).meta["higher_is_better"]
-        except UnknownNameError:
-            continue
-        if isinstance(known, bool):
-            out[name] = known
+        part = metric_registry.known(name)
+        if part is not None and isinstance(part.meta["higher_is_better"], bool):
+            out[name] = part.meta["higher_is_better"]
     return out
 
 
@@ -173,7 +181,6 @@ def thresholds(
 
 
 def _direction(metric: str) -> bool | None:
-    if metric not in metric_registry.names():
-        return None
-    known = metric_registry.info(metric).meta["higher_is_better"]
+    part = metric_registry.known(metric)
+    known = None if part is None else part.meta["higher_is_better"]
     return known if isinstance(known, bool) else None

@@ -258,5 +258,6 @@ def _unit(name: str) -> str:
     """The unit of a registered step function."""
     from attriflow.registry import step_functions
 
-    unit = str(step_functions.info(name).meta.get("unit", "")) if name in step_functions else ""
+    part = step_functions.known(name)
+    unit = "" if part is None else str(part.meta.get("unit", ""))
     return "" if unit == name else unit

@@ -17,7 +17,7 @@ from attriflow.errors import InputError, check_choice, check_keywords
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = ("eraser", "hatexplain", "scat")
+FORMATS = ("agreement", "eraser", "hatexplain", "scat")
 
 
 def format_of(name: str) -> str | None:
@@ -32,9 +32,14 @@ def read_rows(form: str, path: str | Path, split: str | None = None, **options: 
     found = Path(path)
     if not found.exists():
         raise InputError(f"no such file or folder: {path}")
-    from attriflow.datasets.annotated import eraser, hatexplain, scat
+    from attriflow.datasets.annotated import agreement, eraser, hatexplain, scat
 
-    readers: dict[str, Callable[..., Any]] = {"eraser": eraser.read, "hatexplain": hatexplain.read, "scat": scat.read}
+    readers: dict[str, Callable[..., Any]] = {
+        "agreement": agreement.read,
+        "eraser": eraser.read,
+        "hatexplain": hatexplain.read,
+        "scat": scat.read,
+    }
     read = readers[form]
     allowed = [p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY]
     check_keywords(f"the format '{form}'", options, allowed)
@@ -48,7 +53,8 @@ def read_annotated(form: str, path: str | Path, split: str | None = None, **opti
     """A data set in a published format as a data frame that an evaluation takes as it is.
 
     Args:
-        form: "scat" (SCAT+ and DiscEval-MT as Inseq publishes them), "eraser" or "hatexplain".
+        form: "scat" (SCAT+ and DiscEval-MT as Inseq publishes them), "eraser", "hatexplain" or "agreement"
+            (subject and verb, Linzen et al. 2016).
         path: The file, or for "eraser" the folder of a task.
         split: "train", "val" or "test", for formats that have splits; None: "val" for "eraser", all of "hatexplain".
         **options: Of the format, see `read` in its module.

@@ -14,11 +14,11 @@ from attriflow.methods._internals.recording import Layer
 
 @dataclass(frozen=True)
 class Affine:
-    """A norm but for its statistic: gain and bias `[hidden]`, and whether it takes off the mean."""
+    """A norm but for its statistic: gain and bias `[hidden]`, and whether it takes off the mean (1 or 0; None: no)."""
 
     gain: Tensor
     bias: Tensor
-    centred: bool
+    centred: Tensor | None = None
 
     @classmethod
     def of(cls, norm: nn.Module, width: int, like: Tensor, dtype: torch.dtype) -> Affine:
@@ -26,27 +26,33 @@ class Affine:
         probe = torch.full((1, 1, width), 8.0, dtype=like.dtype, device=like.device)
         probe[..., 1::2] *= -1
         plus, minus, shifted = (norm(p).to(dtype)[0, 0] for p in (probe, -probe, probe + 4))
-        centred = torch.allclose(plus, shifted, rtol=0.01, atol=0.01 * float(plus.abs().max()))
+        same = (plus - shifted).abs() <= 0.01 * (shifted.abs() + plus.abs().max())
+        centred = same.all().to(dtype)
         shape = probe[0, 0].to(dtype)
-        shape = shape - shape.mean() if centred else shape
+        shape = shape - shape.mean() * centred
         gain = (plus - minus) / 2 / (shape / shape.square().mean().sqrt())
         return cls(gain, (plus + minus) / 2, centred)
 
     def on(self, device: torch.device) -> Affine:
         """The same on a device."""
-        return Affine(self.gain.to(device), self.bias.to(device), self.centred)
+        centred = None if self.centred is None else self.centred.to(device)
+        return Affine(self.gain.to(device), self.bias.to(device), centred)
+
+    def less_mean(self, x: Tensor) -> Tensor:
+        """`[..., hidden]` without the mean, where that is taken off."""
+        return x if self.centred is None else x - x.mean(-1, keepdim=True) * self.centred.to(x)
 
     def linear(self, x: Tensor) -> Tensor:
         """The linear part on `[..., hidden]`, before division by the statistic."""
-        return (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
+        return self.less_mean(x) * self.gain
 
-    def frozen(self, given: Tensor, output: Tensor) -> Tensor | None:
-        """Inverse statistic `[batch, position, 1]` that explains an output, or None where no such thing does."""
+    def frozen(self, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Inverse statistic `[batch, position, 1]` of an output, and whether it explains it (bool)."""
         shape, rest = self.linear(given), output - self.bias
         square = (shape * shape).sum(-1, keepdim=True)
         scale = (shape * rest).sum(-1, keepdim=True) / square.where(square > 0, 1)
         error = (shape * scale - rest).norm()
-        return scale if error <= 0.02 * rest.norm() else None
+        return scale, error <= 0.02 * rest.norm()
 
 
 @torch.no_grad()

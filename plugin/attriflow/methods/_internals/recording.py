@@ -52,7 +52,7 @@ def record(engine: Engine, listener: Listener, within: AbstractContextManager[An
         forward = engine.run(engine.rows())
     if not heard:
         raise UnsupportedModelError(f"{type(hf).__name__} does not show its attention layers")
-    engine.offer_base(forward, {})
+    engine.offer_base(forward)
     return forward
 
 

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from attriflow.engine import Engine
 from attriflow.kernels.positions import at
+from attriflow.kernels.transfer import home
 from attriflow.methods._internals.mixing import Affine, mixing
 from attriflow.methods._internals.recording import Layer
 from attriflow.models.blocks import is_norm
@@ -142,15 +143,21 @@ SHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "vi
 
 @dataclass(eq=False)
 class Stream(TorchFunctionMode):
-    """Follows the residual streams of encoder and decoder through one pass (see the head of this file)."""
+    """Follows the residual streams of encoder and decoder through one pass (see the head of this file).
+
+    Norms are taken for linear but for a statistic. Whether they were is asked at the end (`strange`), as each question
+    makes the host wait; those of the calls `odd` are not.
+    """
 
     engine: Engine
+    odd: frozenset[int] = frozenset()
     decoder: list[Unit] = field(default_factory=list)
     encoder: list[Unit] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Nothing is known yet."""
         super().__init__()
+        self._explained: list[Tensor] = []
         self._nodes: dict[int, tuple[weakref.ref[Tensor], Node]] = {}
         self._number, self._busy = count(), False
         self._affine: dict[nn.Module, Affine] = {}
@@ -199,6 +206,10 @@ class Stream(TorchFunctionMode):
                     stack.callback(module.register_forward_hook(self._norm).remove)
             with self:
                 yield
+
+    def strange(self) -> frozenset[int]:
+        """Calls of norms, by their number, that are something else."""
+        return frozenset(i for i, explained in enumerate(home(self._explained)) if not explained) - self.odd
 
     def get(self, tensor: Any) -> Node | None:
         """The node of a tensor, if it belongs to a residual stream."""
@@ -292,7 +303,7 @@ class Stream(TorchFunctionMode):
         with self._own_work():
             factor = torch.as_tensor(b, dtype=self.engine.dtype, device=a.device)
             gain = (1 / factor if divide else factor).expand(a.shape[-1])
-            affine = Affine(gain, torch.zeros_like(gain), centred=False)
+            affine = Affine(gain, torch.zeros_like(gain))
         return Scaled(order=next(self._number), child=child, affine=affine, pending=child.pending)
 
     def _norm(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -307,8 +318,9 @@ class Stream(TorchFunctionMode):
             if module not in self._affine:
                 self._affine[module] = Affine.of(module, given.shape[-1], after, dtype)
             affine = self._affine[module]
-            scale = affine.frozen(given.to(after.device, dtype), after.to(dtype))
-        if scale is not None:
+            scale, explained = affine.frozen(given.to(after.device, dtype), after.to(dtype))
+        self._explained.append(explained)
+        if len(self._explained) - 1 not in self.odd:
             order = next(self._number)
             self._put(output, Scaled(order=order, child=child, affine=affine, scale=scale, pending=child.pending))
 
