@@ -130,7 +130,8 @@ def test_two_devices_have_the_parts_that_they_were_given():
     assert {str(p.device) for p in hf.transformer.h[0].parameters()} == {"sim:0"}
     assert [str(d) for d in wrapped("gpt2", "two").wrapped.devices] == ["sim:0", "sim:1"]
     assert [str(d) for d in wrapped("gpt2", "half").wrapped.devices] == ["sim:0"]
-    assert wrapped("gpt2", "half").wrapped.places == ("sim:0", "offloaded: cpu")
+    explained_half = explained("gpt2", "half", "saliency")
+    assert explained_half[0].provenance.device == "sim:0, offloaded: cpu"
 
 
 @simulated

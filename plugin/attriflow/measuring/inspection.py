@@ -25,6 +25,7 @@ from attriflow.engine.baselines import baseline_id
 from attriflow.errors import AttriflowError, reason_of
 from attriflow.models.checking import ordinary_ids
 from attriflow.models.findings import Finding
+from attriflow.models.offload import places_of
 from attriflow.registry import PartInfo, methods
 from attriflow.types import Example
 from attriflow.versions import versions
@@ -157,7 +158,7 @@ def inspect_model(model: AttributionModel) -> ModelReport:
         kind="encoder-decoder" if model.is_encoder_decoder else "decoder-only",
         model_type=str(getattr(config, "model_type", "")),
         precision=_precision(hf),
-        devices=wrapped.places,
+        devices=places_of(hf, wrapped.devices),
         tokenizer=_tokenizer(model),
         check=tuple(check),
         shortcuts={

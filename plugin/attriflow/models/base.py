@@ -21,7 +21,7 @@ from attriflow.models.feeding import Fed, Feed, embedded, looked_up
 from attriflow.models.findings import ALWAYS, ModelCheck
 from attriflow.models.handed import logits_of, parameters_of, state_of, uncompiled
 from attriflow.models.locks import lock_of
-from attriflow.models.offload import device_of, devices_of, kept_elsewhere, weight_of
+from attriflow.models.offload import device_of, devices_of, weight_of
 from attriflow.models.positions import Rope, scattered, table_length, trained_lengths
 from attriflow.models.shape import Shape
 from attriflow.texts.tokens import ids_to_tokens
@@ -166,11 +166,6 @@ class LanguageModel(ABC):
     def devices(self) -> tuple[torch.device, ...]:
         """All devices that the model computes on, that of the embeddings first."""
         return tuple(dict.fromkeys((self.device, *devices_of(self.hf))))
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """Names of these devices, then where weights are kept that only come for a forward."""
-        return (*map(str, self.devices), *kept_elsewhere(self.hf))
 
     @property
     def dtype(self) -> torch.dtype:

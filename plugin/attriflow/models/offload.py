@@ -5,7 +5,7 @@ Between forwards a module holds placeholders: shapes and types without numbers, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -40,12 +40,13 @@ def devices_of(hf: nn.Module) -> list[torch.device]:
     return list(dict.fromkeys([*places, *(place for module in hf.modules() for place in _executed(module))]))
 
 
-def kept_elsewhere(hf: nn.Module) -> list[str]:
-    """Where weights are between forwards, for people: "offloaded: cpu", ..."""
-    if not any(p.is_meta for p in hf.parameters()):
-        return []
-    mapped = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
-    return [f"offloaded: {place}" for place in ("cpu", "disk") if place in mapped] or ["offloaded"]
+def places_of(hf: nn.Module, devices: Iterable[torch.device]) -> tuple[str, ...]:
+    """Names of the devices that a model computes on, then where other weights are: "cuda:0", "offloaded: cpu"."""
+    kept: list[str] = []
+    if any(p.is_meta for p in hf.parameters()):
+        mapped = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
+        kept = [f"offloaded: {place}" for place in ("cpu", "disk") if place in mapped] or ["offloaded"]
+    return (*map(str, devices), *kept)
 
 
 def bring_each(hf: nn.Module) -> None:
