@@ -3,11 +3,13 @@
 Usage: ``python recipes/make_docs.py [--check]``. The tables stand between ``<!-- table: NAME -->`` and
 ``<!-- end table -->`` in README.md and docs/*.md, numbers between ``<!-- count: NAME -->`` and ``<!-- end count -->``;
 ``--check`` only tells whether they are up to date. The table of scaling curves is that of docs/images/scaling.json,
-those of supported models are from docs/supported-models.json.
+those of supported models and of what a device is asked for are from docs/supported-models.json and
+docs/device-counts.csv.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
@@ -96,6 +98,8 @@ def table(name: str) -> str:
         return SUPPORTED[name](json.loads((ROOT / "docs" / "supported-models.json").read_text(encoding="utf-8")))
     if name == "half_precision":
         return half_precision()
+    if name == "device_counts":
+        return device_counts()
     registry, columns = TABLES[name]
     rows = [["name", *columns], ["---"] * (len(columns) + 1)]
     rows += [
@@ -164,6 +168,24 @@ def half_precision() -> str:
     import half_precision as halves
 
     return halves.table(halves.read(ROOT / "docs" / "half-precision.csv"))
+
+
+def device_counts() -> str:
+    """The table of docs/device-counts.csv, before and after in a cell."""
+    path = ROOT / "docs" / "device-counts.csv"
+    if not path.exists():
+        return "Not counted yet."
+    kinds = ("operations", "waits", "uploads")
+    rows = [["method", "answer", *kinds], ["---", "---:", "---:", "---:", "---:"]]
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            cells = (_change(row.get(f"{kind}_before"), row[kind]) for kind in kinds)
+            rows.append([f"`{row['method']}`", row["answer"], *cells])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n\n[As CSV](device-counts.csv)."
+
+
+def _change(before: str | None, now: str) -> str:
+    return f"{int(before):,} → {int(now):,}" if before else f"{int(now):,}"
 
 
 def render(text: str) -> str:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-OPTIONS = ("-q", "-rs", "-p", "no:cacheprovider", "-m", "not slow")
+OPTIONS = ("-q", "-rs", "-p", "no:cacheprovider")
+FILES = ("test_devices.py", "test_devices_evaluated.py")
 
 
 @pytest.mark.slow
-def test_models_over_several_devices():
+@pytest.mark.parametrize("those", ["not slow", pytest.param("slow", marks=pytest.mark.sweep)])
+def test_models_over_several_devices(those):
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *OPTIONS, here / "test_devices.py"],
+        [sys.executable, "-m", "pytest", *OPTIONS, "-m", those, *(here / name for name in FILES)],
         cwd=here.parents[1],
         env={**os.environ, "SECOND_DEVICE": "1"},
         capture_output=True,

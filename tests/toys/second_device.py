@@ -19,10 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import dispatch_model
 from torch import nn
-
-from attriflow.models.blocks import find_blocks
 
 NAME, COUNT = "sim", 2
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -116,6 +113,10 @@ def laid_over(hf: nn.Module, first: str, last: str, **options) -> nn.Module:
 
     "cpu" and "disk" are where weights of blocks that compute on the first device are kept.
     """
+    from accelerate import dispatch_model
+
+    from attriflow.models.blocks import find_blocks
+
     ends = {owner: block for block, owner in find_blocks(hf).items()}.values()
     names = {module: name for name, module in hf.named_modules()}
     places = {names[block]: last for block in ends}

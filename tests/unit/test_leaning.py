@@ -503,6 +503,29 @@ def test_offloaded_modules_have_a_hook() -> None:
     kept = module.weight
     hook.post_forward(module, None)
     assert not kept.is_meta and module.weight.is_meta
+    (keeping,) = (h for h in hook.hooks if getattr(h, "weights_map", None) is not None)
+    keeping.weights_map = {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}
+    assert torch.equal(module(torch.ones(1, 2)), torch.full((1, 3), 2.0))
+
+
+@touches("tied_params_map")
+def test_hooks_know_shared_weights_by_their_address(tmp_path) -> None:
+    from accelerate import dispatch_model
+
+    both = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2))
+    both[1].weight = both[0].weight
+    places = {"0": "cpu", "1": "disk", "2": "disk"}
+    laid = dispatch_model(both, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+    hooks = (
+        [h for h in laid[1]._hf_hook.hooks if getattr(h, "weights_map", None) is not None]
+        if hasattr(laid[1]._hf_hook, "hooks")
+        else [laid[1]._hf_hook]
+    )
+    assert all(isinstance(h.tied_params_map, dict) and h.tied_params_names == {"weight"} for h in hooks)
+    before = laid(torch.ones(1, 2))
+    for hook in hooks:
+        hook.tied_params_map, hook.tied_params_names = None, set()
+    assert torch.equal(laid(torch.ones(1, 2)), before)
 
 
 @touches("get_src_vocab")

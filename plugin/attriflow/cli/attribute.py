@@ -96,6 +96,7 @@ def load(options: ModelOptions) -> AttributionModel:
         model_kwargs=options.model_kwargs,
         tokenizer_kwargs=options.tokenizer_kwargs,
         device_map=options.device_map,
+        max_memory=options.max_memory,
     )
 
 

@@ -121,6 +121,7 @@ def _settings(options: DatasetOptions) -> dict[str, Any]:
         "tokenizer_kwargs": options.tokenizer_kwargs,
         "device": options.device,
         **({} if options.device_map is None else {"device_map": options.device_map}),
+        **({} if options.max_memory is None else {"max_memory": options.max_memory}),
         "dtype": options.dtype,
         "versions": versions(),
         **attribute_keywords(options),

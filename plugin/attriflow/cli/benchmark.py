@@ -75,7 +75,7 @@ def benchmark(options: BenchmarkOptions) -> None:
 
     out, device = console(), found.surroundings["device"]
     title = f"Throughput: {options.model}, {found.counts['n_examples']} examples, {device}"
-    out.print(throughput_table(found.table, title=title))
+    out.print(throughput_table(found.table, title=title, memory=found.memory))
     if options.output is not None:
         found.write(options.output)
         whole(out, f"wrote {options.output}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attriflow.cli.console import console
-from attriflow.cli.options import device_map_option, json_option, option
+from attriflow.cli.options import device_map_option, json_option, max_memory_option, option
 
 _MODEL, _OUTPUT = "Model", "Output"
 
@@ -23,6 +23,7 @@ class InspectOptions:
     ]
     device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", panel=_MODEL)] = "auto"
     device_map: Annotated[Any, device_map_option(_MODEL)] = None
+    max_memory: Annotated[Any, max_memory_option(_MODEL)] = None
     dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_MODEL)] = (
         None
     )
@@ -48,6 +49,7 @@ def inspect(options: InspectOptions) -> None:
         dtype=options.dtype,
         model_kwargs=options.model_kwargs,
         device_map=options.device_map,
+        max_memory=options.max_memory,
     )
     report = model.report()
     if options.as_json:

@@ -57,6 +57,22 @@ def device_map_option(panel: str) -> Any:
     )
 
 
+def _max_memory(value: str) -> Any:
+    """A JSON object, in which numbers of accelerators are words."""
+    return {int(k) if k.isdigit() else k: v for k, v in json_object(value).items()}
+
+
+def max_memory_option(panel: str) -> Any:
+    """`--max-memory`."""
+    return option(
+        'How much of each device the map may take: {"0": "20GiB", "cpu": "60GiB"}.',
+        panel=panel,
+        parser=_max_memory,
+        metavar="JSON",
+        show_default=False,
+    )
+
+
 def config_option(panel: str) -> Any:
     """`--config`."""
     return option(
@@ -88,6 +104,7 @@ class ModelOptions:
     ]
     device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", "--device", "--dev", panel=_MODEL)] = "auto"
     device_map: Annotated[Any, device_map_option(_MODEL)] = None
+    max_memory: Annotated[Any, max_memory_option(_MODEL)] = None
     dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_MODEL)] = (
         None
     )
@@ -322,7 +339,9 @@ class RowsOptions:
     batch_size: Annotated[
         int | None, option("Examples per batch; by length when not given.", "--batch-size", "-bs", min=1, panel=_RUN)
     ] = None
-    device: Annotated[str, option("auto, cpu, cuda, ...", "--device", "--dev", panel=_RUN)] = "auto"
+    device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", "--device", "--dev", panel=_RUN)] = "auto"
+    device_map: Annotated[Any, device_map_option(_RUN)] = None
+    max_memory: Annotated[Any, max_memory_option(_RUN)] = None
     seed: Annotated[int, option("Seed of everything random.", min=0, panel=_RUN)] = 0
     tracking_uri: Annotated[str | None, store_option(panel=_RUN)] = None
     experiment: Annotated[str | None, option("MLflow experiment.", panel=_RUN)] = None

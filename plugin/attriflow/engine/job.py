@@ -31,6 +31,7 @@ from attriflow.kernels.annotations import check_value
 from attriflow.kernels.devices import synchronize
 from attriflow.kernels.transfer import home
 from attriflow.models.base import LanguageModel
+from attriflow.models.offload import places_of
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
 from attriflow.types import Attribution, Example, Forward, Provenance, StepFunction, Token
@@ -157,7 +158,7 @@ def explain_batch(
         revision=model.revision,
         versions=versions(),
         dtype=str(model.dtype).removeprefix("torch."),
-        device=", ".join(map(str, model.devices)),
+        device=", ".join(places_of(model.hf, model.devices)),
         batch_size=len(batch),
         forward_rows=counter.forward_rows / len(batch),
         forward_calls=counter.forward_calls / len(batch),

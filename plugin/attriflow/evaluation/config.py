@@ -46,6 +46,7 @@ class EvaluationConfig:
         attribute_target: Encoder-decoders: also give credit to the target prefix.
         batch_size: Examples per batch; "auto" lets the engine choose.
         device: "auto", or a torch device.
+        device_map, max_memory: Lay the model over several devices, see `attriflow.load_model`.
         seed: Seeds everything that draws random numbers.
         throughput: Measure forward equivalents, tokens per second and peak memory, not only seconds.
         max_examples: Use the first so many rows only.
@@ -74,6 +75,8 @@ class EvaluationConfig:
     attribute_target: bool = False
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
+    device_map: str | Mapping[str, Any] | None = None
+    max_memory: Mapping[int | str, int | str] | None = None
     seed: int = 0
     throughput: bool = True
     max_examples: int | None = None
@@ -117,7 +120,7 @@ class EvaluationConfig:
                 _check_column(key, given.get(key), columns)
                 if given.get(key) is None and key in columns:
                     given[key] = key
-        _check_device(given.get("device", "auto"))
+        _check_device(given)
         _check_generation(given.get("generation_args") or {}, targets)
         return cls(**given)._resolved()
 
@@ -223,15 +226,20 @@ def _inputs_column(
     )
 
 
-def _check_device(device: str) -> None:
-    if device == "auto":
+def _check_device(given: Mapping[str, Any]) -> None:
+    device = given.get("device", "auto")
+    places = given.get("device_map"), given.get("max_memory")
+    if device == "auto" and places == (None, None):
         return
     from attriflow.kernels import devices
+    from attriflow.models.laying import check_map
 
     try:
-        devices.named(device)
+        if device != "auto":
+            devices.named(device)
     except InputError as error:
         raise InputError(f"'device': {error}") from None
+    check_map(*places, device)
 
 
 def _check_generation(arguments: Mapping[str, Any], targets: str | None) -> None:

@@ -65,11 +65,6 @@ def _has(device: torch.device, name: str) -> Callable[..., Any] | None:
     return None if device.type == "cpu" else found
 
 
-def numbered(place: object) -> str:
-    """A place of a device map by its name: accelerate counts accelerators, and names all else."""
-    return f"{best().type}:{place}" if isinstance(place, int) else str(place)
-
-
 def about(device: torch.device) -> dict[str, Any]:
     """What an accelerator is, and what changes its speed; nothing for CPUs."""
     if device.type == "cpu":

@@ -164,6 +164,7 @@ def record(throughput: Throughput) -> dict[str, Any]:
         f"{CHECKED}_rounds": [round(v, 5) for v in throughput.forward_equivalents],
         "target_tokens": statistics.median(throughput.tokens),
         "examples": statistics.median(throughput.examples),
+        **({"peak_memory_mb_by_device": dict(by)} if len(by := throughput.peak_by_device) > 1 else {}),
     }
 
 
@@ -203,12 +204,12 @@ def _stats(seconds: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def surroundings(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Where and how numbers come about: device, precision, threads, switches that change speed, versions."""
+def surroundings(device: torch.device, dtype: torch.dtype, *more: torch.device) -> dict[str, Any]:
+    """Where and how numbers come about: devices, precision, threads, switches that change speed, versions."""
     import torch
 
     found: dict[str, Any] = {
-        "device": str(device),
+        "device": ", ".join(dict.fromkeys(map(str, (device, *more)))),
         "device_name": platform.processor() or platform.machine(),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

@@ -6,9 +6,9 @@ import gc
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,6 +36,7 @@ class Cost:
         forward_equivalents: Time of a run over that of one teacher-forced forward pass of the same batches, timed right
             before and after the run (median of the repeats).
         peak_memory_mb: Most memory used at once on top of what was in use before the method started.
+        peak_by_device: The same of each device that counts it.
         forward_seconds: That forward pass (median).
         repeats: Timed runs behind `seconds`.
         rounds: Forward equivalents of each of them.
@@ -48,6 +49,7 @@ class Cost:
     forward_seconds: float | None = None
     repeats: int = 1
     rounds: tuple[float, ...] = ()
+    peak_by_device: Mapping[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """The measured numbers by their metric name."""
@@ -202,4 +204,5 @@ def measure(
         forward_seconds=statistics.median(forwards),
         repeats=len(runs),
         rounds=tuple(ratios),
+        peak_by_device=memory.by_device,
     )

@@ -23,9 +23,9 @@ from attriflow.doors import opened
 from attriflow.engine import plain
 from attriflow.engine.baselines import baseline_id
 from attriflow.errors import AttriflowError, reason_of
-from attriflow.kernels.devices import numbered
 from attriflow.models.checking import ordinary_ids
 from attriflow.models.findings import Finding
+from attriflow.models.offload import places_of
 from attriflow.registry import PartInfo, methods
 from attriflow.types import Example
 from attriflow.versions import versions
@@ -103,7 +103,7 @@ class ModelReport:
         kind: "decoder-only" or "encoder-decoder".
         model_type: Of its configuration.
         precision: Type of its parameters -> how many there are of it.
-        devices: Where its parameters are.
+        devices: Where it computes, then where weights are kept in between.
         tokenizer: Facts about its tokenizer.
         check: What the model check found.
         shortcuts: Ways to the same numbers with less work -> on, off, or None: not tried on a text this short.
@@ -158,7 +158,7 @@ def inspect_model(model: AttributionModel) -> ModelReport:
         kind="encoder-decoder" if model.is_encoder_decoder else "decoder-only",
         model_type=str(getattr(config, "model_type", "")),
         precision=_precision(hf),
-        devices=_devices(hf),
+        devices=places_of(hf, wrapped.devices),
         tokenizer=_tokenizer(model),
         check=tuple(check),
         shortcuts={
@@ -201,12 +201,6 @@ def _precision(hf: Any) -> dict[str, int]:
     for parameter in hf.parameters():
         counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
     return dict(counts.most_common())
-
-
-def _devices(hf: Any) -> tuple[str, ...]:
-    placed = getattr(hf, "hf_device_map", None) or {}
-    named = {numbered(place) for place in placed.values()}
-    return tuple(sorted(named or {str(p.device) for p in hf.parameters()}))
 
 
 def _tokenizer(model: AttributionModel) -> TokenizerReport:

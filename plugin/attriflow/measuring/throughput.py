@@ -55,6 +55,7 @@ class Throughput:
         forward_floor: Those of a forward pass of the same examples.
         matmul_rate: Multiply-adds per second of a matrix product in the same precision.
         peak_memory_mb: Most memory used at once above that at the start, in the warm-up round.
+        peak_by_device: The same of each device that counts it.
         passes, products: Forward passes and vector-Jacobian products of one example, counted.
     """
 
@@ -68,6 +69,7 @@ class Throughput:
     peak_memory_mb: float | None = None
     passes: float | None = None
     products: float | None = None
+    peak_by_device: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def forward_equivalents(self) -> tuple[float, ...]:
@@ -126,6 +128,7 @@ class Interleaved:
     batches: Iterator[list[Example]]
     places: Sequence[torch.device]
     peak_memory_mb: float = 0.0
+    peak_by_device: Mapping[str, float] = field(default_factory=dict)
     used: list[list[Example]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     _before: list[float] = field(default_factory=list)
@@ -137,7 +140,7 @@ class Interleaved:
         self.forward(examples)
         with PeakMemory(*self.places) as memory:
             result, seconds = timed(lambda: self.work(examples), self.places[0])
-        self.peak_memory_mb = memory.megabytes
+        self.peak_memory_mb, self.peak_by_device = memory.megabytes, memory.by_device
         return result, seconds
 
     def prepare(self) -> list[Example]:
@@ -171,6 +174,7 @@ class Interleaved:
             tokens=tuple(sum(e.n_steps for e in examples) for examples in self.used),
             examples=tuple(len(examples) for examples in self.used),
             peak_memory_mb=self.peak_memory_mb,
+            peak_by_device=self.peak_by_device,
             **known,
         )
 

@@ -16,6 +16,8 @@ from attriflow.kernels import devices
 from attriflow.models.base import LanguageModel
 from attriflow.models.causal import CausalLM
 from attriflow.models.encoder_decoder import EncoderDecoder
+from attriflow.models.laying import check_map, lay
+from attriflow.models.offload import bring_each
 
 MLFLOW_SCHEMES = ("models:", "runs:", "mlflow-artifacts:", "s3:", "gs:", "dbfs:")
 _WHERE = ("revision", "token", "trust_remote_code", "cache_dir", "local_files_only", "subfolder")
@@ -49,12 +51,8 @@ def load(
     wanted_dtype, wanted_device = check_dtype(dtype), check_device(device)
     model_kwargs = dict(model_kwargs or {})
     model_kwargs |= {k: v for k, v in (("device_map", device_map), ("max_memory", max_memory)) if v is not None}
-    if model_kwargs.get("device_map") is not None and wanted_device is not None:
-        raise InputError(f"device={device!r} and a device_map both say where the model goes: pass one of them")
-    if "device_map" in model_kwargs and (not isinstance(source, (str, os.PathLike)) or is_mlflow_uri(str(source))):
-        raise InputError(
-            "device_map is for models that are loaded by name or from a folder: this one is loaded already"
-        )
+    device_map, max_memory = model_kwargs.get("device_map"), model_kwargs.get("max_memory")
+    check_map(device_map, max_memory, wanted_device)
     name, hf, revision = str(source), None, None
     if not isinstance(source, (str, os.PathLike)):
         hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
@@ -63,7 +61,7 @@ def load(
         tokenizer = found if tokenizer is None else tokenizer
     else:
         name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs))
-        revision = _revision(name, model_kwargs)
+        revision, device_map = _revision(name, model_kwargs), None  # laid where it was loaded
     tokenizer = _tokenizer(tokenizer, name, dict(tokenizer_kwargs or {}))
     if model_kwargs.get("device_map") is None and (hf is not source or wanted_device is not None):
         hf = _move(hf, wanted_device)
@@ -71,6 +69,8 @@ def load(
         if _offloaded(hf):
             raise InputError(f"{name} is partly offloaded, as {hf.dtype}: pass dtype={dtype!r} where it is loaded")
         hf = hf.to(wanted_dtype)
+    if device_map is not None:
+        hf = lay(hf, device_map, max_memory)
     return wrap(hf, tokenizer, str(source) if isinstance(source, (str, os.PathLike)) else name, revision)
 
 
@@ -90,6 +90,7 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str | None = None) -> Lan
         raise UnsupportedModelError(f"{type(hf).__name__} does not read text alone: {why}")
     if tokenizer is None or not callable(tokenizer):
         raise UnsupportedModelError("a model object needs its tokenizer: load_model(model, tokenizer=...)")
+    bring_each(hf)
     kind = EncoderDecoder if getattr(config, "is_encoder_decoder", False) else CausalLM
     return kind(hf, tokenizer, name, revision)
 
@@ -138,8 +139,8 @@ def _from_pretrained(name: str, dtype: torch.dtype | str | None, options: dict[s
         config = AutoConfig.from_pretrained(name, **{k: options[k] for k in _WHERE if k in options})
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return name, auto.from_pretrained(name, **options)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, (ImportError, RuntimeError)) and "device_map" not in options:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and "device_map" not in options:
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"cannot load the model {name!r}: {first}") from error

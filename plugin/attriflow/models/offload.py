@@ -5,7 +5,7 @@ Between forwards a module holds placeholders: shapes and types without numbers, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -38,6 +38,27 @@ def devices_of(hf: nn.Module) -> list[torch.device]:
     """Where the parts of a model compute, each device once."""
     places = [p.device for p in hf.parameters() if not p.is_meta]
     return list(dict.fromkeys([*places, *(place for module in hf.modules() for place in _executed(module))]))
+
+
+def places_of(hf: nn.Module, devices: Iterable[torch.device]) -> tuple[str, ...]:
+    """Names of the devices that a model computes on, then where other weights are: "cuda:0", "offloaded: cpu"."""
+    kept: list[str] = []
+    if any(p.is_meta for p in hf.parameters()):
+        mapped = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
+        kept = [f"offloaded: {place}" for place in ("cpu", "disk") if place in mapped] or ["offloaded"]
+    return (*map(str, devices), *kept)
+
+
+def bring_each(hf: nn.Module) -> None:
+    """Have every weight brought that is kept elsewhere, none taken for another that is on the device already.
+
+    accelerate knows shared weights by their address in memory, where by then another weight may lie that has just been
+    read from disk: the model then computes with the wrong one, or fails.
+    """
+    for module in hf.modules():
+        hook = _kept(module)
+        if hook is not None:
+            hook.tied_params_map, hook.tied_params_names = None, set()
 
 
 def _executed(module: nn.Module) -> Iterator[torch.device]:
@@ -126,14 +147,12 @@ def changed(module: nn.Module, name: str, change: Callable[[Tensor], Tensor]) ->
     """
     parameter, hook = getattr(module, name), _kept(module)
     if parameter.is_meta and hook is not None:
-        # a table's copy that is on the device already would be taken instead, or this one's for others at its address
-        before = {key: getattr(hook, key) for key in ("weights_map", "tied_params_map", "tied_params_names")}
-        hook.weights_map = Changed(hook.weights_map, name, change)
-        hook.tied_params_map, hook.tied_params_names = None, set()
+        kept = hook.weights_map
+        hook.weights_map = Changed(kept, name, change)
         try:
             yield
         finally:
-            vars(hook).update(before)
+            hook.weights_map = kept
         return
     values = parameter.detach().to("cpu", copy=True)
     try:

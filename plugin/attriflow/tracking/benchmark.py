@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attriflow.evaluation.data import EvaluationData
 from attriflow.measuring import benchmark
 from attriflow.measuring.benchmark import BenchmarkSettings, MethodBenchmark
+from attriflow.measuring.cost import memory_kind
 from attriflow.tracking.data import checked, read_data
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ def measure(
     from attriflow.tracking.quiet import quiet
 
     with quiet():
-        loaded = load_model(model, device=chosen.explicit_device or "auto", dtype=dtype)
+        loaded = load_model(
+            model,
+            device=chosen.explicit_device or "auto",
+            dtype=dtype,
+            device_map=chosen.device_map,
+            max_memory=chosen.max_memory,
+        )
     examples = loaded.encode(
         list(rows.inputs),
         None if rows.targets is None else list(rows.targets),
@@ -67,7 +74,8 @@ def measure(
         methods=tuple(benchmark.benchmark(loaded, examples, how)),
         about={"model": model, "data": data},
         counts={"n_examples": len(examples), "n_tokens": sum(e.n_steps for e in examples)},
-        surroundings=benchmark.surroundings(loaded.device, loaded.dtype),
+        surroundings=benchmark.surroundings(loaded.device, loaded.dtype, *loaded.wrapped.devices),
+        memory=memory_kind(*loaded.wrapped.devices),
         architecture=type(loaded.model).__name__,
     )
 
@@ -82,6 +90,7 @@ class Measured:
         counts: Of examples and tokens.
         surroundings: Device, precision, versions.
         architecture: Class of the model.
+        memory: What the peaks of memory count.
     """
 
     methods: tuple[MethodBenchmark, ...]
@@ -89,6 +98,7 @@ class Measured:
     counts: Mapping[str, int]
     surroundings: Mapping[str, Any]
     architecture: str
+    memory: str
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -114,7 +114,12 @@ def _data_name(dataset: Any) -> str | None:
 def _on_device(hf: Any, config: EvaluationConfig) -> Iterator[str | None]:
     """The device to use. MLflow loads models on the CPU; "auto" is an accelerator, and all is put back afterwards."""
     from attriflow.kernels import devices
+    from attriflow.models.laying import laid
 
+    if config.device_map is not None:
+        with laid(hf, config.device_map, config.max_memory):
+            yield None
+        return
     wanted, before = config.explicit_device, next(iter(hf.parameters())).device
     if wanted is None and before.type == "cpu" and getattr(hf, "hf_device_map", None) is None:
         wanted = str(devices.best())

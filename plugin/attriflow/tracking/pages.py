@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
 from attriflow.evaluation.runner import Evaluation
+from attriflow.models.offload import places_of
 from attriflow.statistics.agreement import agreement_table
 from attriflow.tracking.artifacts import HtmlArtifact, PlotsArtifact
 
@@ -105,7 +106,7 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
         "model": f"{names['model']} ({kind})" if "model" in names else kind,
         "model_name_or_uri": model.name,
         **({"data": names["data"]} if "data" in names else {}),
-        "device": str(model.device),
+        "device": ", ".join(places_of(model.model, model.wrapped.devices)),
         "dtype": str(model.dtype).removeprefix("torch."),
         "n_examples": len(evaluation.examples),
         "n_target_tokens": evaluation.n_tokens,

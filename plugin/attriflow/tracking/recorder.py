@@ -148,6 +148,8 @@ class Recorder:
             extra |= {"forward_seconds": cost.forward_seconds, "timed_runs": float(cost.repeats)}
         child.metrics(extra)
         child.tags({"attriflow.status": result.status})
+        if cost is not None and len(cost.peak_by_device) > 1:
+            child.tags({"attriflow.peak_memory_mb": {k: round(v, 3) for k, v in cost.peak_by_device.items()}})
         if result.problems:
             child.tags({"attriflow.metrics_without_value": result.problems})
         if not result.ok:
@@ -172,7 +174,7 @@ class Recorder:
         conflicts = self.run.params({f"attriflow.{k}": v for k, v in self.config.as_dict().items()})
         if conflicts:
             _logger.warning("this run has other values already for the params %s; kept as tags", sorted(conflicts))
-        about = surroundings(model.device, model.dtype)
+        about = surroundings(model.device, model.dtype, *model.wrapped.devices)
         self.run.tags(
             {
                 **conflicts,

@@ -39,7 +39,11 @@ def leaderboard_table(df: pd.DataFrame, directions: Mapping[str, bool], title: s
         lines = [part for part in name.split("_") if part]
         head = "_\n".join(printable(part) for part in lines) + f" {arrow(directions[name])}"
         table.add_column(Text(head), justify="right", vertical="bottom", no_wrap=True)
-    costs = {"forward_equivalents": "forward\nequiv.", "target_tokens_per_second": "tokens\n/ s"}
+    costs = {
+        "forward_equivalents": "forward\nequiv.",
+        "target_tokens_per_second": "tokens\n/ s",
+        "peak_memory_mb": "peak\nMB",
+    }
     costs = {key: head for key, head in costs.items() if key in df.columns}
     for head in costs.values():
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)

@@ -46,19 +46,20 @@ def _cell(column: str, value: Any) -> str:
     return "–" if number is None else f"{100 * number:.0f}%" if column in SHARES else compact(number)
 
 
-def throughput_table(frame: pd.DataFrame, title: str = "Throughput") -> Table:
+def throughput_table(frame: pd.DataFrame, title: str = "Throughput", memory: str = "") -> Table:
     """A benchmark as a table for the terminal, failed methods dim with their reason.
 
     Args:
         frame: One row per method (`evaluation.benchmark.table`).
         title: Title above the table.
+        memory: What the peak counts.
     """
     columns = shown_columns(frame)
     out = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
     out.add_column("method", overflow="fold", min_width=12, vertical="bottom")
     for name in columns:
         out.add_column(HEADS[name], justify="right", no_wrap=True, vertical="bottom")
-    notes = [LEGEND] if len(frame) else []
+    notes = [LEGEND + (f"; peak MB of {memory}" if memory else "")] if len(frame) else []
     for row in frame.to_dict("records"):
         name, failed = printable(as_text(row["method"])), row["status"] != "ok"
         out.add_row(Text(name), *("" if failed else _cell(c, row[c]) for c in columns), style="dim" if failed else "")
