@@ -35,9 +35,7 @@ attention over both sides: always tried, as ordinary models have none of it."""
 
 
 @same_transformers
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.sweep) for n in KNOWN]
-)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.sweep) for n in KNOWN])
 def test_an_architecture_is_as_good_as_the_page_says(name):
     found, known = examine(name), KNOWN[name]
     assert STATES.index(found["state"]) <= STATES.index(known["state"]), found
