@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from attriflow.errors import UnknownNameError
-from attriflow.registry import metrics as metric_registry
+from attriflow.evaluation.families import families
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
 from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
 
@@ -48,7 +47,7 @@ def gather(uri: str, runs: Sequence[EvaluationRun]) -> Evaluated:
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
         higher_is_better=higher,
-        families=_families(everything["metric"].unique()),
+        families=families(everything["metric"].unique(), _options(used)),
         notes=(*_notes(runs, used), *versions),
     )
 
@@ -184,7 +183,7 @@ def _cells(
             if (part.index, name, metric) not in known:
                 missing.append((*place, name, metric, -1, math.nan))
                 if ok:
-                    problems[(*place, name, metric)] = _problem(reason, metric)
+                    problems[place[0], place[1], name, metric] = _problem(reason, metric)
     gaps = pd.DataFrame(missing, columns=list(EXAMPLES)).astype({"example": "int64", "value": "float64"})
     return pd.DataFrame(cells), gaps, problems
 
@@ -204,14 +203,14 @@ def _merged(cells: pd.DataFrame) -> pd.DataFrame:
     return first.drop(columns=list(COSTS)).merge(costs, on=keys)
 
 
-def _families(names: Iterable[str]) -> dict[str, str]:
-    """Families of metrics; empty for metrics that are not installed here."""
-    found = {}
-    for name in names:
+def _options(runs: Sequence[EvaluationRun]) -> dict[str, dict[str, Any]]:
+    """Options of metrics that were given, the latest run's first."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in reversed(runs):
         try:
-            found[name] = metric_registry.info(name).meta["family"]
-        except UnknownNameError:
-            found[name] = ""
+            found |= json.loads(run.setting("metric_options") or "{}")
+        except json.JSONDecodeError:
+            continue  # too long for a param, and cut off
     return found
 
 

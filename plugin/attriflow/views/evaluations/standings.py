@@ -90,7 +90,7 @@ def legend(board: Standings) -> list[str]:
     """How to read the numbers."""
     return [
         "Means over examples, with 95% bootstrap intervals over examples; ↑ higher is better, ↓ lower is better.",
-        "Rank: mean place over the metrics, 1 is best; who has no value takes the last place.",
+        "Rank: mean place over the metrics of a family, then over families; 1 is best. Who lacks values has none.",
         "Wins and losses: differences on the same examples that a permutation test finds at 5% after Holm's correction "
         "for all pairs, over all metrics.",
     ]
@@ -203,7 +203,10 @@ def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     """Heads, groups of heads and cells; metrics of a family stand together."""
     ranks = [c for c in board.rows.columns if c.startswith("rank (")]
     costs = [c for c in BOARD_COSTS if board.rows[c].notna().any()]
-    heads = [column("rank", "ascending", "mean place over the metrics, 1 is best", sorted=True), *_names(board)]
+    heads = [
+        column("rank", "ascending", "mean place over the families of metrics, 1 is best", sorted=True),
+        *_names(board),
+    ]
     heads += [
         column(
             "wins – ties – losses", "descending", "significant wins, ties and losses over all metrics and opponents"
@@ -270,7 +273,7 @@ def _families(board: Standings) -> dict[str, Any]:
 
 def _matrix(board: Standings, group: str) -> dict[str, Any]:
     """Wins and losses of each row against each other row of its group, over the metrics."""
-    part = board.rows[(board.rows["group"] == group) & (board.rows["status"] == "ok")]
+    part = board.rows[(board.rows["group"] == group) & (board.rows["status"] != "failed")]
     pairs = board.pairs[board.pairs["group"] == group]
     names = [as_text(name) for name in part["row"]]
     if pairs.empty or len(names) < 2:
@@ -300,4 +303,4 @@ def _matrix(board: Standings, group: str) -> dict[str, Any]:
 def _cost_table(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     """What each row cost."""
     costs = [c for c in COSTS if c in board.rows and board.rows[c].notna().any()]
-    return cost_table(_names(board), partial(_name_cells, board), [r for r in rows if r["status"] == "ok"], costs)
+    return cost_table(_names(board), partial(_name_cells, board), [r for r in rows if r["status"] != "failed"], costs)
