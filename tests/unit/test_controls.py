@@ -24,7 +24,7 @@ def scores():
 
 def test_the_signed_control_is_the_unsigned_one_moved(scores):
     signed, unsigned = scores("random", seed=3), scores("random_unsigned", seed=3)
-    assert ((0 <= unsigned) & (unsigned < 1)).all() and signed == pytest.approx(2 * unsigned - 1)
+    assert ((unsigned >= 0) & (unsigned < 1)).all() and signed == pytest.approx(2 * unsigned - 1)
     drawn = np.concatenate([scores("random", seed=s) for s in range(40)])
     assert abs((drawn > 0).mean() - 0.5) < 0.06 and drawn.min() < -0.9
 

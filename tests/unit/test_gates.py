@@ -43,6 +43,17 @@ def test_a_method_must_beat_the_signed_control():
     assert "did not run" in found.loc[("randomisation", "good"), "why"]
 
 
+def test_scores_without_a_sign_are_held_against_a_control_without():
+    """An unsigned method that is no better than unsigned noise beats signed noise by what it may remove."""
+    n = 12
+    levels = {"random": 0.0, "random_unsigned": 2.0, "noise": 2.0, "better": 3.0, "signed": 1.0}
+    values = table({m: {"up": [x] * n} for m, x in levels.items()})
+    found = gates(values, HIGHER, ["up"], unsigned={"random_unsigned", "noise", "better"})
+    control = found[found["gate"] == "control"].set_index("method")
+    assert control["value"].to_dict() == {"noise": 0, "better": 1, "signed": 1}
+    assert control["passed"].to_dict() == {"noise": False, "better": True, "signed": True}
+
+
 def test_few_examples_test_no_gate_and_say_how_many_would():
     values = {m: {"up": [x] * 4} for m, x in (("a", 1.0), ("b", 2.0), ("random", 0.0))}
     found = gates(table(values), HIGHER, ["up"])

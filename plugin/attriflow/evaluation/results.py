@@ -74,6 +74,7 @@ class MethodResult:
 
     Attributes:
         status: "ok" or "failed"; a failed method has a `reason` and no metrics.
+        unsigned: Whether no score is negative.
         same_as: An earlier method with the same explanations of this data.
         values: Metric -> values per example.
         problems: Metric -> why it has no value for this method.
@@ -89,6 +90,7 @@ class MethodResult:
     values: dict[str, list[ExampleValues]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     same_as: str = ""
+    unsigned: bool = False
 
     @property
     def ok(self) -> bool:

@@ -29,7 +29,7 @@ from attriflow.evaluation.results import (
     StepScores,
 )
 from attriflow.evaluation.scoring import MetricRunner
-from attriflow.evaluation.twins import Explanations
+from attriflow.evaluation.twins import Explanations, without_sign
 from attriflow.kernels import devices
 from attriflow.measuring.cost import measure, old_objects_uncollected
 from attriflow.models.contrast import add_foil
@@ -92,7 +92,7 @@ class Evaluation:
             if self._attribute(result):
                 yield Attributed(result)
                 runner.score(result)
-                result.same_as = self._explained.first_alike(result)
+                result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
             yield Finished(result)
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
 

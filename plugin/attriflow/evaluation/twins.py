@@ -31,6 +31,11 @@ class Explanations:
         return ""
 
 
+def without_sign(result: MethodResult) -> bool:
+    """Whether no score is negative, in the examples that are looked at."""
+    return not any(bool((a.token_scores() < 0).any()) for a in result.attributions[:LOOKED_AT])
+
+
 def _normed(scores: np.ndarray) -> np.ndarray:
     largest = np.nanmax(np.abs(scores), initial=0.0, where=np.isfinite(scores))
     return np.asarray(scores / largest if largest else scores, dtype=np.float32)

@@ -1,8 +1,9 @@
 """Gates before averages: what an explanation must pass before its rank means anything, each with its number.
 
-- `control`: better than random scores with a sign (the method `random`), which lose and gain by every metric as
-  methods do. Number: share of the faithfulness metrics won less the share lost, mean over examples, -1 to 1. Passed
-  when a paired permutation test over examples finds it above 0, at 5% after Holm's correction for all methods.
+- `control`: better than random scores of its kind. Metrics that remove positive scores only let scores without a sign
+  remove more, so that methods with negative scores are held against `random`, the others against `random_unsigned`
+  where it ran, too. Number: share of the faithfulness metrics won less the share lost, mean over examples, -1 to 1.
+  Passed when a paired permutation test over examples finds it above 0, at 5% after Holm's correction for all methods.
 - `randomisation`: the explanation changes when the model forgets. Number: mean of `parameter_randomisation`; passed up
   to `SIMILAR`.
 - `completeness`: scores that are promised to add up do. Number: median of `completeness_error` over examples; passed
@@ -15,25 +16,34 @@ difference could have been significant with so few examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from attriflow.statistics.inference import holm, permutation_p_values
 
-CONTROL, LEVEL, SIMILAR, RESIDUAL = "random", 0.05, 0.9, 0.05
+CONTROL, UNSIGNED = "random", "random_unsigned"
+LEVEL, SIMILAR, RESIDUAL = 0.05, 0.9, 0.05
 COLUMNS = ("method", "gate", "value", "limit", "p_holm", "n", "passed", "why")
 _NO_METRIC = "{} did not run or has no value"
 
 
-def gates(values: pd.DataFrame, higher: Mapping[str, bool], faithful: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+def gates(
+    values: pd.DataFrame,
+    higher: Mapping[str, bool],
+    faithful: Sequence[str],
+    *,
+    unsigned: Collection[str] = (),
+    seed: int = 0,
+) -> pd.DataFrame:
     """All gates of all methods.
 
     Args:
         values: One row per method and example (the index), one column per metric; NaN without a value.
         higher: Metric -> whether higher is better.
         faithful: Metrics that score changed inputs, each thing measured once.
+        unsigned: Methods without negative scores.
         seed: For the permutation tests.
 
     Returns:
@@ -41,7 +51,8 @@ def gates(values: pd.DataFrame, higher: Mapping[str, bool], faithful: Sequence[s
         `why` says why.
     """
     methods = list(dict.fromkeys(values.index.get_level_values("method")))
-    rows = _control(values, methods, [m for m in faithful if m in higher and m in values], higher, seed)
+    names = [m for m in faithful if m in higher and m in values]
+    rows = _control(values, methods, names, higher, unsigned, seed)
     for gate, metric, limit in (
         ("randomisation", "parameter_randomisation", SIMILAR),
         ("completeness", "completeness_error", RESIDUAL),
@@ -84,27 +95,38 @@ def examples_to_tell(tests: int, level: float = LEVEL) -> int:
 
 
 def _control(
-    values: pd.DataFrame, methods: Sequence[str], names: Sequence[str], higher: Mapping[str, bool], seed: int
+    values: pd.DataFrame,
+    methods: Sequence[str],
+    names: Sequence[str],
+    higher: Mapping[str, bool],
+    unsigned: Collection[str],
+    seed: int,
 ) -> list[tuple[str, str, float, float, float, int, bool | None, str]]:
-    compared = [m for m in methods if m != CONTROL]
+    compared = [m for m in methods if m not in (CONTROL, UNSIGNED)]
     if CONTROL not in methods or not names or not compared:
         why = (
             f"'{CONTROL}' is not among the methods" if CONTROL not in methods else "no faithfulness metric has a value"
         )
         return [(m, "control", math.nan, 0.0, math.nan, 0, None, why) for m in compared]
     of = {str(m): part.droplevel("method") for m, part in values.groupby(level="method", sort=False)}
-    control = of[CONTROL]
-    wins = np.array([net_wins(of[m].reindex(control.index), control, names, higher) for m in compared])
+    wins = np.array(
+        [
+            net_wins(
+                of[m].reindex(of[CONTROL].index),
+                of[UNSIGNED if m in unsigned and UNSIGNED in of else CONTROL],
+                names,
+                higher,
+            )
+            for m in compared
+        ]
+    )
     counts = (~np.isnan(wins)).sum(1)
     p_values = permutation_p_values(wins, n=max(10000, 200 * len(compared)), seed=seed)
     adjusted, needed = holm(p_values), examples_to_tell(len(compared))
+    few = "{} examples could not tell " + f"{len(compared)} methods from the control, {needed} could"
     rows = list[tuple[str, str, float, float, float, int, bool | None, str]]()
     for method, won, n, p in zip(compared, wins, counts, adjusted, strict=True):
         mean = float(np.nanmean(won)) if n else math.nan
-        passed, why = (
-            (None, f"{n} examples could not tell {len(compared)} methods from the control, {needed} could")
-            if n < needed
-            else (mean > 0 and p < LEVEL, "")
-        )
-        rows.append((method, "control", mean, 0.0, p, int(n), None if passed is None else bool(passed), why))
+        passed = None if n < needed else bool(mean > 0 and p < LEVEL)
+        rows.append((method, "control", mean, 0.0, p, int(n), passed, few.format(n) if passed is None else ""))
     return rows

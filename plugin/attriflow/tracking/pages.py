@@ -49,7 +49,13 @@ class Tables:
         ranked = [m for m in names if m in directions]
         values = tables.example_table([r for r in evaluation.results if r.ok], ranked)
         doubles = same_metrics(values, kinds)
-        passing = gates(values, directions, [m for m in ranked if kinds[m] in FAITHFUL and m not in doubles], seed=seed)
+        passing = gates(
+            values,
+            directions,
+            [m for m in ranked if kinds[m] in FAITHFUL and m not in doubles],
+            unsigned={r.name for r in evaluation.results if r.unsigned},
+            seed=seed,
+        )
         return cls(
             leaderboard=tables.leaderboard(
                 evaluation.results,
