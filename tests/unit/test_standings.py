@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -110,6 +111,24 @@ def test_who_has_no_value_has_no_rank_and_a_reason():
     assert np.isnan(rows.loc["b", "rank"]) and rows.loc["b", "rank (faithfulness)"] == 1
     assert np.isnan(rows.loc["b", "bad"])
     assert board.failures["reason"].tolist() == ["constant scores"]
+
+
+def test_who_fails_a_gate_is_ranked_where_it_passes():
+    values = {
+        (m, "d", x, "good"): noisy(v, i) for i, m in enumerate("pq") for x, v in (("a", 0.9), ("b", 0.5), ("c", 0.1))
+    }
+    found = evaluated(values)
+    shut = replace(found, gated={("p", "d", "a"): "control (0.01)"})
+    rows = standings(shut).rows.set_index("row")
+    # first on q; on p it has no place, and b and c are the first two
+    assert rows["rank"].to_dict() == {"a": 1, "b": 1.5, "c": 2.5} and rows["status"].eq("ok").all()
+    nowhere = replace(found, gated={(m, "d", "a"): "control (0.01)" for m in "pq"})
+    board = standings(nowhere)
+    rows = board.rows.set_index("row")
+    assert rows.loc["a", ["status", "gates_failed"]].tolist() == ["gated", "control (0.01)"]
+    assert rows["rank"].fillna(0).to_dict() == {"a": 0, "b": 1, "c": 2} and rows.index[-1] == "a"
+    assert "| – (gate not passed: control (0.01)) |" in markdown(board)
+    assert rows.loc["a", "good"] == pytest.approx(np.mean([values[m, "d", "a", "good"].mean() for m in "pq"]))
 
 
 def test_what_does_not_apply_costs_nothing():

@@ -47,6 +47,9 @@ class LeaderboardOptions:
     min_coverage: Annotated[
         float, option("Share of examples with a value that a rank takes.", min=0.0, max=1.0, panel=_OUTPUT)
     ] = 0.5
+    gates: Annotated[
+        bool, option("Rank only rows that pass all gates, or all rows.", "--gates/--no-gates", panel=_OUTPUT)
+    ] = True
     seed: Annotated[int, option("Seed of resampling.", min=0, panel=_OUTPUT)] = 0
     config: Annotated[str | None, config_option(panel=_OUTPUT)] = None
 
@@ -71,6 +74,7 @@ def leaderboard(options: LeaderboardOptions) -> None:
         tracking_uri=options.tracking_uri,
         seed=options.seed,
         min_coverage=options.min_coverage,
+        gates=options.gates,
     )
     out, board = console(), found.board
     for group, rows in board.rows.groupby("group", sort=False):

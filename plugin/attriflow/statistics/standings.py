@@ -42,6 +42,7 @@ class Evaluated:
         examples: One row per cell, metric and example: the columns `EXAMPLES`. Where a metric was asked for and has no
             value at all (or the method failed), there is one row without a value.
         problems: (model, inputs, method, metric) -> why a metric has no value in a cell.
+        gated: (model, inputs, method) -> gates that it does not pass there; such a cell has no place.
         higher_is_better: Metric -> direction; metrics without one are shown, not ranked.
         families: Metric -> family.
         notes: What a reader should know.
@@ -50,6 +51,7 @@ class Evaluated:
     cells: pd.DataFrame
     examples: pd.DataFrame
     problems: Mapping[tuple[str, str, str, str], str] = field(default_factory=dict)
+    gated: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -62,7 +64,8 @@ class Standings:
     Attributes:
         by: What a row is: "method", "model" or "both".
         rows: One row per method, model or both, best first: `group` (rows are compared within it), `row` (its name in
-            the group), `label`, `model`, `method`, `family`, `status` ("ok", "partial" or "failed"), `reason`, `rank`
+            the group), `label`, `model`, `method`, `family`, `status` ("ok", "partial", "gated" or "failed"),
+            `reason`, `gates_failed`, `rank`
             (mean place over blocks and families of metrics, 1 is best), `rank (FAMILY)`, `blocks` and `of_blocks`,
             `wins`, `ties`, `losses`, `pareto`, per metric `NAME`, `NAME_low`, `NAME_high` (interval), `NAME_n`
             (examples), `NAME_place` (mean place on single examples), and the costs.
@@ -121,7 +124,7 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: flo
     lacking = (table["partial"].fillna("") != "") & (table["status"] == "ok")
     table.loc[lacking, "status"] = "partial"
     table.loc[lacking, "reason"] = "values for " + table.loc[lacking, "partial"]
-    table = table.drop(columns="partial")
+    table = _with_gates(table.drop(columns="partial"), cells, found)
     pairs, notes = _pairs(examples, [m for m in metrics if m in found.higher_is_better], found.higher_is_better, seed)
     table = table.merge(_record(table, pairs), on=["group", "row"], how="left")
     table.loc[table["status"] == "failed", "rank"] = np.nan
@@ -222,6 +225,9 @@ def _ranks(examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated, flo
     """Mean place over families of metrics and blocks, overall and per family."""
     keys = ["group", "block", "metric"]
     ranked = examples[examples["metric"].isin(list(found.higher_is_better))]
+    if found.gated:
+        cell = zip(ranked["model"], ranked["inputs"], ranked["method"], strict=True)
+        ranked = ranked[[not found.gated.get(key) for key in cell]]
     silent = {key for key, reason in found.problems.items() if NOT_APPLICABLE in reason}
     names = zip(*(ranked[k] for k in ("model", "inputs", "method", "metric")), strict=True)
     ranked = ranked.assign(applies=[name not in silent for name in names] if silent else True)
@@ -234,6 +240,22 @@ def _ranks(examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated, flo
         return pd.DataFrame(columns=["group", "row", "partial", "rank"]).astype({"rank": float})
     families = {m: found.families.get(m, "") for m in metrics}
     return ranks(placed(cells, keys, found.higher_is_better, floor), ["group", "row"], families, floor)
+
+
+def _with_gates(table: pd.DataFrame, cells: pd.DataFrame, found: Evaluated) -> pd.DataFrame:
+    """With `gates_failed`; rows that pass the gates nowhere have no rank and the status "gated"."""
+    places = list(zip(cells["model"], cells["inputs"], cells["method"], strict=True))
+    why = pd.Series([found.gated.get(place, "") for place in places], index=cells.index, dtype=object)
+    shut: dict[tuple[str, str], list[str]] = {}
+    for group, row, reason, status in zip(cells["group"], cells["row"], why, cells["status"], strict=True):
+        if status == "ok":
+            shut.setdefault((group, row), []).append(reason)
+    reasons = [shut.get(key, [""]) for key in zip(table["group"], table["row"], strict=True)]
+    out = table.assign(gates_failed=["; ".join(dict.fromkeys(r)) if all(r) else "" for r in reasons])
+    gated = (out["gates_failed"] != "") & (out["status"] != "failed")
+    out.loc[gated, "status"] = "gated"
+    out.loc[gated, [c for c in out.columns if c == "rank" or c.startswith("rank (")]] = np.nan
+    return out
 
 
 def _powerless(pairs: pd.DataFrame) -> list[str]:

@@ -15,13 +15,18 @@ from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
 from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
 
 
-def gather(uri: str, runs: Sequence[EvaluationRun]) -> Evaluated:
+def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Evaluated:
     """What a leaderboard compares, from evaluations (the latest first).
 
     A model is known by its name and its weights: of several with one name, each is a version. The same method with the
     same options on the same model and rows counts once, as it was found latest, and has the metrics of all such runs;
     with several seeds, the values of an example are averaged over them. Other options, or another attributed function,
     make another row.
+
+    Args:
+        uri: The store.
+        runs: What to compare.
+        gates: Whether methods that failed a gate in their evaluation have no rank.
     """
     tables = read_all(uri, runs)
     models, versions = _models(runs)
@@ -46,6 +51,7 @@ def gather(uri: str, runs: Sequence[EvaluationRun]) -> Evaluated:
         cells=_merged(cells)[list(CELLS)],
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
+        gated=_gated(parts, tables, labels, models, rows) if gates else {},
         higher_is_better=higher,
         families=families(everything["metric"].unique(), _options(used)),
         notes=(*_notes(runs, used), *versions),
@@ -186,6 +192,21 @@ def _cells(
                     problems[place[0], place[1], name, metric] = _problem(reason, metric)
     gaps = pd.DataFrame(missing, columns=list(EXAMPLES)).astype({"example": "int64", "value": "float64"})
     return pd.DataFrame(cells), gaps, problems
+
+
+def _gated(
+    parts: Sequence[_Part],
+    tables: Sequence[RunTables],
+    labels: Mapping[tuple[str, str, str], str],
+    models: Sequence[str],
+    inputs: Sequence[str],
+) -> dict[tuple[str, str, str], str]:
+    """Gates that a method does not pass, as its latest run with any seed found it."""
+    out: dict[tuple[str, str, str], str] = {}
+    for part in parts:
+        found = {row["method"]: str(row.get("gates_failed") or "") for row in tables[part.index].leaderboard}
+        out.setdefault((models[part.index], inputs[part.index], labels[part.key]), found.get(part.method, ""))
+    return {place: why for place, why in out.items() if why}
 
 
 def _problem(reasons: str, metric: str) -> str:

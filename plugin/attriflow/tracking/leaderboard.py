@@ -38,6 +38,7 @@ def leaderboard(
     tracking_uri: str | None = None,
     seed: int = 0,
     min_coverage: float = FLOOR,
+    gates: bool = True,
 ) -> Leaderboard:
     """Compare evaluations.
 
@@ -50,6 +51,7 @@ def leaderboard(
         tracking_uri: The store; MLflow's own setting by default.
         seed: For resampling.
         min_coverage: Share of a metric's examples that a row must have values for to be ranked.
+        gates: Rank only rows that passed the gates of their evaluations.
     """
     check_choice("grouping", by, BY)
     if not experiments and not runs:
@@ -62,7 +64,7 @@ def leaderboard(
     with store_errors(store.uri):
         found = find_runs(store.client, experiments, runs)
         destination = store.client.get_run(log_to).info.run_id if log_to else None
-        board = standings(gather(store.uri, found), by, seed=seed, floor=min_coverage)
+        board = standings(gather(store.uri, found, gates=gates), by, seed=seed, floor=min_coverage)
     for name in quality:
         check_choice("ranked metric", name, board.higher_is_better)
     return Leaderboard(board, experiments, found, store, quality, destination)

@@ -43,17 +43,21 @@ def records(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
         status = as_text(row.get("status"))
         row["failed"] = status == "failed"
         row["name"] = " = ".join((as_text(row.get("method")), *twins.get(as_text(row.get("method")), ())))
-        row["unranked"] = ""
-        if status == "gated":
-            row["unranked"] = f"gate not passed: {as_text(row.get('gates_failed'))}"
-        elif status == "partial":
-            row["unranked"] = f"partial: {as_text(row.get('reason'))}"
+        row["unranked"] = unranked(row)
 
     def position(row: dict[str, Any]) -> tuple[bool, float]:
         rank = as_float(row.get("rank"))
         return row["failed"], math.inf if rank is None else rank
 
     return sorted(rows, key=position)
+
+
+def unranked(row: Mapping[str, Any]) -> str:
+    """Why a row that has values has no rank; empty for others."""
+    status = as_text(row.get("status"))
+    if status == "gated":
+        return f"gate not passed: {as_text(row.get('gates_failed'))}"
+    return f"partial: {as_text(row.get('reason'))}" if status == "partial" else ""
 
 
 def goodness(values: Iterable[Any], higher_is_better: bool) -> list[float | None]:

@@ -13,7 +13,7 @@ import pandas as pd
 from attriflow.statistics.standings import Standings
 from attriflow.views.common import as_float, as_text, compact, number, rows_of
 from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
-from attriflow.views.evaluations.leaderboard import arrow, best
+from attriflow.views.evaluations.leaderboard import arrow, best, unranked
 from attriflow.views.page import FRAME, render
 
 Row = Mapping[str, Any]
@@ -35,6 +35,8 @@ _CAPTIONS = {
 def flat(board: Standings) -> pd.DataFrame:
     """The rows as they are exported: without what only the statistics need."""
     frame = board.rows.drop(columns=["group", "row"])
+    if not frame["gates_failed"].any():
+        frame = frame.drop(columns="gates_failed")
     return frame[[c for c in frame.columns if not frame[c].isna().all() or c in ("rank", *board.metrics)]]
 
 
@@ -80,7 +82,8 @@ def markdown(board: Standings) -> str:
             lines.append(f"| {label} | failed: {_escaped(as_text(row['reason']))} |" + " |" * (len(heads) - 2))
             continue
         scores = [_score(row, name) for name in names]
-        cells = [label, compact(row["rank"]), record(row), *scores, compact(row["forward_equivalents"])]
+        rank = compact(row["rank"]) if row["status"] == "ok" else f"– ({_escaped(unranked(row))})"
+        cells = [label, rank, record(row), *scores, compact(row["forward_equivalents"])]
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- {_escaped(note)}" for note in (*legend(board), *board.notes)]
     return f"## {WHAT[board.by]}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
@@ -234,7 +237,7 @@ def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     body = []
     for row in rows:
         failed = row["status"] == "failed"
-        cells = [cell(row["rank"], compact), *_name_cells(board, row)]
+        cells = [cell(row["rank"], compact, unranked(row)), *_name_cells(board, row)]
         if not failed:
             cells.append({**cell(row["wins"], compact), "text": record(row)})
             cells.append({**cell(float(row["pareto"]), compact), "text": "●" if row["pareto"] else ""})
