@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from attriflow.registry import methods, metrics
+from attriflow.statistics.ranking import NOT_APPLICABLE
 from attriflow.types import Attribution, Provenance
 from attriflow_metrics._changes import Answers, Ask, How, Measured, Removal
 from attriflow_metrics._steps import Step
@@ -43,9 +44,9 @@ class CompletenessError(Removal):
     right by accident. Special tokens are no part of either sum: what a method gives them because its baseline replaces
     them, too, counts as error.
 
-    Skipped: "... does not promise completeness", "completeness is checked for probability, crossentropy, surprisal,
-    perplexity" (another function was attributed), "no input to remove", "scores are not finite", "the model's score is
-    NaN".
+    Skipped: "not applicable: ... does not promise completeness", "not applicable: completeness is checked for
+    probability, crossentropy, surprisal, perplexity" (another function was attributed), "no input to remove", "scores
+    are not finite", "the model's score is NaN".
 
     Attributes:
         perturbation: "baseline" replaces tokens, see `Rescore`; the baseline is that of the methods, unless they were
@@ -58,9 +59,9 @@ class CompletenessError(Removal):
         """All steps, where the explained function can be told from a log-probability."""
         reason = ""
         if not _promised(attribution.provenance):
-            reason = f"{attribution.provenance.method} does not promise completeness"
+            reason = f"{NOT_APPLICABLE}{attribution.provenance.method} does not promise completeness"
         elif _function(attribution.provenance) is None:
-            reason = f"completeness is checked for {', '.join(FUNCTIONS)}"
+            reason = f"{NOT_APPLICABLE}completeness is checked for {', '.join(FUNCTIONS)}"
         if reason:
             return [], dict.fromkeys(range(len(attribution.targets)), reason)
         return super().steps(attribution)

@@ -29,6 +29,7 @@ from attriflow.evaluation.results import (
     StepScores,
 )
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.evaluation.twins import Explanations, without_sign
 from attriflow.kernels import devices
 from attriflow.measuring.cost import measure, old_objects_uncollected
 from attriflow.models.contrast import add_foil
@@ -63,6 +64,7 @@ class Evaluation:
         self._tried: set[str] = set()
         self._step_tensors: list[dict[str, Tensor]] = []
         self._why_not = ""
+        self._explained = Explanations()
 
     @property
     def n_tokens(self) -> int:
@@ -90,6 +92,7 @@ class Evaluation:
             if self._attribute(result):
                 yield Attributed(result)
                 runner.score(result)
+                result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
             yield Finished(result)
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
 

@@ -212,6 +212,8 @@ class Recorder:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
         frames = {
             "leaderboard": ("leaderboard.json", found.leaderboard),
+            "gates": ("gates.json", found.gates),
+            **({"redundancy": ("redundancy.json", found.redundancy)} if len(found.redundancy) else {}),
             "summary": ("summary.json", found.summary),
             "comparisons": ("comparisons.parquet", found.comparisons),
             **({} if found.agreement is None else {"agreement": ("agreement.json", found.agreement)}),
