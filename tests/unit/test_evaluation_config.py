@@ -27,7 +27,7 @@ BAD = [
     ({"attributed_fn_args": {"log": True}}, "unknown option of step function 'probability' 'log'"),
     ({"attributed_fn_args": {"logprob": "yes"}}, "option 'logprob' of step function 'probability' must be bool"),
     ({"method_options": {"integrated_gradients": {"n_step": 3}}}, "did you mean 'n_steps'"),
-    ({"method_options": {"integrated_gradients": {"n_steps": "many"}}}, "must be int, not 'many'"),
+    ({"method_options": {"integrated_gradients": {"n_steps": "many"}}}, "must be int | 'auto', not 'many'"),
     ({"method_options": {"integrated_gradients": {"n_steps": 0}}}, "n_steps"),
     ({"method_options": {"nope": {}}}, "'method_options': unknown attribution method 'nope'"),
     ({"method_options": {"saliency": 3}}, "'method_options' must be a dictionary"),
