@@ -288,6 +288,19 @@ def test_top_k_is_the_mean_size_of_the_rationales(model):
     assert rationale_size([None, torch.zeros((2, 3), dtype=torch.bool)]) is None
 
 
+def test_a_method_in_two_rows(model):
+    """By sum and by norm: each row has explanations of its own, also those that are made again."""
+    names = ["input_x_gradient", "input_x_gradient.norm"]
+    evaluated = evaluation(model, n=2, methods=names, metrics=["random_logit", "seed_variance"], fail_fast=True)
+    run(evaluated)
+    signed, norms = evaluated.results
+    assert [signed.name, norms.name] == names and norms.family == "gradient" and norms.options["reduction"] == "norm"
+    for one, other in zip(signed.attributions, norms.attributions, strict=True):
+        torch.testing.assert_close(one.norms, other.scores, equal_nan=True)
+    assert signed.metrics["random_logit"] != norms.metrics["random_logit"]
+    assert norms.metrics["seed_variance"] == 0  # known to draw nothing: nothing is made again for it
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchanged")
 def test_all_metrics_of_all_methods(model):
@@ -299,7 +312,8 @@ def test_all_metrics_of_all_methods(model):
         model, n=2, methods="all", metrics="all", fail_fast=True, reexplain_examples=1, method_options=options
     )
     run(evaluated)
-    assert {r.name for r in evaluated.results} == {p.name for p in methods} - {"dummy"}
+    rows = {"input_x_gradient.norm", "layer_gradient_x_activation.norm"}
+    assert {r.name for r in evaluated.results} == {*(p.name for p in methods), *rows} - {"dummy"}
     for result in evaluated.results:
         for name in evaluated.config.metrics:
             low, high = metrics.info(name).meta["range"]
