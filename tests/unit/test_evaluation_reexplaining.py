@@ -252,12 +252,23 @@ def test_completeness_is_measured_for_those_who_promise_it():
 
     rows = load_demo_dataset("recall").head(3)
     data = EvaluationData(inputs=tuple(rows["input"]), targets=tuple(rows["target"]))
-    options = {"integrated_gradients": {"n_steps": 50}, "deeplift": {"reduction": "norm"}}
+    options = {
+        "integrated_gradients": {"n_steps": 50},
+        "integrated_gradients.five": {"baseline": 5},
+        "integrated_gradients.eos": {"baseline": "eos"},
+        "integrated_gradients.zero": {"baseline": "zero"},
+        "integrated_gradients.two": {"baseline": ["unk", "eos"]},
+        "deeplift": {"reduction": "norm"},
+    }
     given = {"methods": [*options, "shapley_sampling"], "method_options": options, "metrics": ["completeness_error"]}
     config = EvaluationConfig.from_dict({**given, "step_functions": [], "throughput": False})
     evaluated = Evaluation(attriflow.load_model("demo/recall", device="cpu"), data, config)
     run(evaluated)
-    path, norm, shapley = evaluated.results
+    path, five, eos, zero, two, norm, shapley = evaluated.results
+    for other in (five, eos):  # measured against the token that they were given
+        assert 0 < other.metrics["completeness_error"] < 0.1
+    for other in (zero, two):
+        assert "the method's baseline is no single token" in other.problems["completeness_error"]
     assert "deeplift does not promise completeness" in norm.problems["completeness_error"]
     assert 0 < path.metrics["completeness_error"] < 0.1
     assert 0 < shapley.metrics["completeness_error"] < 0.1
