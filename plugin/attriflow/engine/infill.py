@@ -76,7 +76,7 @@ class Fills:
         model, ids = self.model, torch.tensor([[t.id for t in example.target[: example.stop - 1]]])
         query = torch.arange(ids.shape[1]).unsqueeze(0)
         ids, there = sent([ids, query], model.device)
-        logits = model.run(Rows(target_ids=ids, query=there, places=query))[0].double().cpu()
+        logits = model.run(Rows(target_ids=ids, query=there, places=query))[0].cpu().double()
         if self.counter is not None:
             self.counter.forward_rows += 1
             self.counter.forward_calls += 1

@@ -29,6 +29,7 @@ from attriflow.evaluation.results import (
     StepScores,
 )
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.evaluation.selection import part_of
 from attriflow.evaluation.twins import Explanations, without_sign
 from attriflow.kernels import devices
 from attriflow.measuring.cost import measure, old_objects_uncollected
@@ -249,7 +250,7 @@ class Evaluation:
         config, begin = self.config, time.perf_counter()
         try:
             self._check_logits()
-            part = methods.info(result.name)
+            part = methods.info(part_of(result.name))
             result.family = part.meta["family"]
             result.options = {**part.options, **config.method_options.get(result.name, {})}
 
@@ -291,7 +292,7 @@ class Evaluation:
         config = self.config
         return self.model.attribute_examples(
             examples,
-            method,
+            part_of(method),
             attributed_fn=config.attributed_fn if attributed_fn is None else attributed_fn,
             attributed_fn_args=dict(config.attributed_fn_args) if attributed_fn is None else {},
             attribute_target=config.attribute_target,
