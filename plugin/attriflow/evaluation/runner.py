@@ -119,7 +119,9 @@ class Evaluation:
 
         try:
             explained = {name: explain_one(name) for name in self.config.methods}
-            options = {n: {**methods.info(n).options, **self.config.method_options.get(n, {})} for n in explained}
+            options = {
+                n: {**methods.info(part_of(n)).options, **self.config.method_options.get(n, {})} for n in explained
+            }
             options |= {n: {**part.options, **self.metric_options.get(n, {})} for n, part in runner.parts.items()}
             self.plan = make_plan(self.model, self.examples, explained, runner, options)
         except Exception as error:
