@@ -32,6 +32,10 @@ class TestLoading:
         assert again.model is model.model
         assert again.attribute(PROMPT, FULL, method="saliency")[0].scores.shape == (3, 9)
 
+    def test_what_is_for_loading_is_refused_with_a_loaded_model(self, model):
+        with pytest.raises(InputError, match=r"model_kwargs \(revision\) are for loading"):
+            attriflow.load_model(model.model, tokenizer=model.tokenizer, model_kwargs={"revision": "main"})
+
     @pytest.mark.parametrize("branch", [None, "older"])
     def test_the_commit_of_a_model_from_the_hub_is_kept(self, tmp_path, branch):
         """A cache as huggingface_hub lays it out, with two commits."""

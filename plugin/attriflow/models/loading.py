@@ -54,6 +54,11 @@ def load(
     device_map, max_memory = model_kwargs.get("device_map"), model_kwargs.get("max_memory")
     check_map(device_map, max_memory, wanted_device)
     name, hf, revision = str(source), None, None
+    own = sorted(model_kwargs.keys() - {"device_map", "max_memory"})
+    if own and (not isinstance(source, (str, os.PathLike)) or is_mlflow_uri(name)):
+        raise InputError(
+            f"model_kwargs ({', '.join(own)}) are for loading by name or from a folder: this one is loaded"
+        )
     if not isinstance(source, (str, os.PathLike)):
         hf, name = source, str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
     elif is_mlflow_uri(name):
