@@ -1,6 +1,6 @@
 """Planted bad explainers, and which metrics catch them: the table of docs/metrics.md.
 
-An honest method (occlusion) is spoilt in four ways. A metric catches one if it scores the spoilt method worse than the
+An honest method (occlusion) is spoilt in five ways. A metric catches one if it scores the spoilt method worse than the
 honest one, by a paired permutation test over examples (p < 0.01).
 
 Usage: ``python recipes/bad_explainers.py [--examples 32] [--out table.md]``
@@ -24,9 +24,11 @@ from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.rationale import parse_rationale
 from attriflow.evaluation.runner import Evaluation
 from attriflow.methods.occlusion import Occlusion
+from attriflow.methods.position import Position
 from attriflow.methods.random import example_seed
 from attriflow.registry import metrics
 from attriflow.statistics import paired_permutation
+from attriflow.tracking.pages import Tables
 
 HONEST = "occlusion"
 LEVEL = 0.01
@@ -79,11 +81,27 @@ class Leaking:
         return Scores({b: (engine.ids(b).unsqueeze(1) == answer).to(engine.dtype) for b in engine.blocks})
 
 
-SPOILT = {"reversed": Reversed, "shuffled": Shuffled, "constant": Constant, "leaking": Leaking}
+@dataclass(frozen=True)
+class PositionOnly:
+    """The nearer a token, the higher its score, whatever it is."""
+
+    def __call__(self, engine: Engine) -> Scores:
+        """Scores of a batch."""
+        return Position()(engine)
 
 
-def evaluate(examples: int, metric_names: str | Sequence[str] = "all") -> Evaluation:
-    """The honest and the spoilt methods on the demo's causal model, scored."""
+SPOILT = {
+    "reversed": Reversed,
+    "shuffled": Shuffled,
+    "constant": Constant,
+    "leaking": Leaking,
+    "position_only": PositionOnly,
+}
+CONTROLS = ("random", "random_unsigned")
+
+
+def evaluate(examples: int, metric_names: str | Sequence[str] = "all", others: Sequence[str] = CONTROLS) -> Evaluation:
+    """The honest and the spoilt methods on the demo's causal model, scored, and then other methods."""
     for name, cls in SPOILT.items():
         attriflow.register_method(cls, name, overwrite=True, family="control", deterministic=True, signed=True)
     rows = load_demo_dataset("recall").sample(examples, random_state=0, ignore_index=True)
@@ -94,7 +112,7 @@ def evaluate(examples: int, metric_names: str | Sequence[str] = "all") -> Evalua
         rationales=tuple(parse_rationale(r, t) for r, t in zip(rows["rationale"], texts, strict=True)),
     )
     settings = {
-        "methods": [HONEST, *SPOILT],
+        "methods": [HONEST, *SPOILT, *others],
         "metrics": metric_names if isinstance(metric_names, str) else list(metric_names),
         "step_functions": [],
         "rationale": "rationale",
@@ -114,7 +132,8 @@ def ranked(evaluation: Evaluation) -> list[str]:
 
 def caught(evaluation: Evaluation) -> dict[str, dict[str, bool]]:
     """Metric -> spoilt method -> whether it is scored worse than the honest one."""
-    honest, *spoilt = evaluation.results
+    honest = evaluation.results[0]
+    spoilt = [result for result in evaluation.results if result.name in SPOILT]
     out: dict[str, dict[str, bool]] = {}
     for metric in ranked(evaluation):
         better = 1 if metrics.info(metric).meta["higher_is_better"] else -1
@@ -136,7 +155,7 @@ def table(evaluation: Evaluation) -> str:
     lines = [f"| metric | better | {HONEST} | {' | '.join(SPOILT)} |", "| --- " * (3 + len(SPOILT)) + "|"]
     for metric in ranked(evaluation):
         cells = []
-        for result in evaluation.results:
+        for result in (r for r in evaluation.results if r.name == HONEST or r.name in SPOILT):
             value = result.metrics.get(metric)
             text = "-" if value is None else f"{value:.2f}"
             cells.append(f"**{text}**" if found[metric].get(result.name) else text)
@@ -146,13 +165,24 @@ def table(evaluation: Evaluation) -> str:
     return "\n".join([*lines, f"| caught by | | | {' | '.join(counts)} |"])
 
 
+def gated(evaluation: Evaluation) -> str:
+    """Rank, status and gates of each method in Markdown."""
+    board = Tables.of(evaluation, {}).leaderboard
+    lines = ["| method | rank | status | gates not passed |", "| --- | --- | --- | --- |"]
+    for row in board.to_dict("records"):
+        rank = "-" if math.isnan(row["rank"]) else f"{row['rank']:.2f}"
+        lines.append(f"| `{row['method']}` | {rank} | {row['status']} | {row['gates_failed']} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print the table; write it, if asked to."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--examples", type=int, default=32)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    made = table(evaluate(arguments.examples))
+    evaluation = evaluate(arguments.examples)
+    made = f"{table(evaluation)}\n\n{gated(evaluation)}"
     print(made)
     if arguments.out is not None:
         arguments.out.write_text(made + "\n", encoding="utf-8")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from attriflow.registry import methods, metrics
-from attriflow.types import Attribution, Provenance
+from attriflow.statistics.ranking import NOT_APPLICABLE
+from attriflow.types import Attribution, MetricValues, Provenance, Rescore, Variant
 from attriflow_metrics._changes import Answers, Ask, How, Measured, Removal
 from attriflow_metrics._steps import Step
 
@@ -17,6 +20,10 @@ FUNCTIONS: Mapping[str, Callable[[float], float]] = {
     "surprisal": lambda lp: -lp / math.log(2),
     "perplexity": lambda lp: math.exp(-lp),
 }
+TOKENS: Mapping[str, How] = {
+    "unk": "baseline", "pad": "pad", "eos": "eos", "bos": "bos", "mask": "mask_token",
+}  # fmt: skip
+"""Baselines of methods that are tokens, as metrics call them."""
 
 
 @metrics.register(
@@ -43,13 +50,13 @@ class CompletenessError(Removal):
     right by accident. Special tokens are no part of either sum: what a method gives them because its baseline replaces
     them, too, counts as error.
 
-    Skipped: "... does not promise completeness", "completeness is checked for probability, crossentropy, surprisal,
-    perplexity" (another function was attributed), "no input to remove", "scores are not finite", "the model's score is
-    NaN".
+    Skipped: "not applicable: ... does not promise completeness", "not applicable: the method's baseline is no single
+    token", "not applicable: completeness is checked for probability, crossentropy, surprisal, perplexity" (another
+    function was attributed), "no input to remove", "scores are not finite", "the model's score is NaN".
 
     Attributes:
-        perturbation: "baseline" replaces tokens, see `Rescore`; the baseline is that of the methods, unless they were
-            given another.
+        perturbation: What stands for the tokens, see `Rescore`; for "baseline" the token that the method was given as
+            its baseline. One that is no token, or several, are not measured.
     """
 
     perturbation: How = "baseline"
@@ -58,12 +65,29 @@ class CompletenessError(Removal):
         """All steps, where the explained function can be told from a log-probability."""
         reason = ""
         if not _promised(attribution.provenance):
-            reason = f"{attribution.provenance.method} does not promise completeness"
+            reason = f"{NOT_APPLICABLE}{attribution.provenance.method} does not promise completeness"
+        elif self.perturbation == "baseline" and _baseline(attribution.provenance) is None:
+            reason = f"{NOT_APPLICABLE}the method's baseline is no single token"
         elif _function(attribution.provenance) is None:
-            reason = f"completeness is checked for {', '.join(FUNCTIONS)}"
+            reason = f"{NOT_APPLICABLE}completeness is checked for {', '.join(FUNCTIONS)}"
         if reason:
             return [], dict.fromkeys(range(len(attribution.targets)), reason)
         return super().steps(attribution)
+
+    def plan(self, attribution: Attribution) -> list[Variant]:
+        """The changed inputs that a call will score."""
+        return super(CompletenessError, self._with_baseline(attribution)).plan(attribution)
+
+    def __call__(
+        self, attribution: Attribution, rescore: Rescore | None, rationale: Tensor | None = None
+    ) -> MetricValues:
+        """Evaluate every step (see `FromChanges`)."""
+        return super(CompletenessError, self._with_baseline(attribution)).__call__(attribution, rescore, rationale)
+
+    def _with_baseline(self, attribution: Attribution) -> CompletenessError:
+        """The same with the token that stood for absent ones."""
+        own = _baseline(attribution.provenance)
+        return self if self.perturbation != "baseline" or own is None else replace(self, perturbation=own)
 
     def asked(self, step: Step) -> Iterator[Ask]:
         """The unchanged input and the baseline."""
@@ -85,6 +109,14 @@ def _promised(provenance: Provenance) -> bool:
     if method is None:
         return True
     return bool(method.meta.get("complete")) and provenance.options.get("reduction", "sum") == "sum"
+
+
+def _baseline(provenance: Provenance) -> How | None:
+    """The token that a method replaced tokens by, as metrics call it; None where that is something else."""
+    given = provenance.options.get("baseline", "unk")
+    if isinstance(given, int):
+        return given
+    return TOKENS.get(given) if isinstance(given, str) else None
 
 
 def _function(provenance: Provenance) -> Callable[[float], float] | None:

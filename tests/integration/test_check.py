@@ -126,6 +126,18 @@ def test_other_evaluations_are_2_and_named(log, what, tmp_path, capsys):
         assert run(*arguments, gone) == 2 and f"different {what}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("lost", "code"), [(1, 0), (2, 1), (15, 1), (16, 1)])
+def test_values_that_are_gone_are_missing(log, lost, code, tmp_path, capsys):
+    base, values = log.run(), evaluation()
+    values["saliency"]["aopc_compr"][:lost] = np.nan
+    arguments = ("check", "--baseline-run", base, "--run", log.run(values), "--tracking-uri", log.store)
+    assert run(*arguments) == code
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("1 missing" in printed) == bool(code) and (lost in (1, 16) or f"{16 - lost} of its 16" in printed)
+    (tmp_path / "rules.yaml").write_text("{missing: ignore}" if lost == 16 else "{coverage: 0.05}")
+    assert run(*arguments, "--rules", tmp_path / "rules.yaml") == 0
+
+
 def test_other_options_of_a_method_are_2(log, capsys):
     base, other = log.run(), log.run(options={"lime": {"n_samples": 9}})
     assert run("check", "--baseline-run", base, "--run", other, "--tracking-uri", log.store) == 2

@@ -163,9 +163,12 @@ def test_mistakes_in_the_settings_of_an_evaluation(
     assert fragment in error and error.startswith("error: ") and len(error.strip().splitlines()) == 1
 
 
-@pytest.mark.slow
-def test_the_demo_leaves_a_report_a_picture_and_a_store(tmp_path: Path) -> None:
-    code = "from attriflow.cli import main; main(['demo', '--output', 'out'])"
+@pytest.mark.parametrize(
+    "examples",
+    [pytest.param(4, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.sweep)],  # the default takes minutes
+)
+def test_the_demo_leaves_a_report_a_picture_and_a_store(tmp_path: Path, examples: int) -> None:
+    code = f"from attriflow.cli import main; main(['demo', '--output', 'out', '--examples', '{examples}'])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert out.returncode == 0, out.stderr
     said = [line for line in out.stderr.splitlines() if not line.startswith("attribution methods: ")]  # how far it is
@@ -176,9 +179,10 @@ def test_the_demo_leaves_a_report_a_picture_and_a_store(tmp_path: Path) -> None:
     assert page.count("<iframe") == 2 and "aopc_" in page
     assert (tmp_path / "out" / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "mlflow.db").exists()
-    # what docs/leaderboard.png shows; where scores are almost tied, another processor may order a few of them otherwise
     index = ["model", "method"]
     pictured, found = (pd.read_csv(folder / "leaderboard.csv", index_col=index) for folder in (DOCS, tmp_path / "out"))
     assert set(pictured.index) == set(found.index) and list(pictured) == list(found)
-    pd.testing.assert_frame_equal(found.loc[pictured.index], pictured, atol=0.02, rtol=0)
+    if examples == 32:
+        # what docs/leaderboard.png shows; where scores are almost tied, another processor may order a few otherwise
+        pd.testing.assert_frame_equal(found.loc[pictured.index], pictured, atol=0.02, rtol=0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]  # nothing beside the folder

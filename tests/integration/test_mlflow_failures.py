@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from mlflow.models.evaluation.base import EvaluationResult
 
 import attriflow
 from attriflow.registry import methods, metrics
+from attriflow.tracking.stored import EvaluationStore
 
 DATA = pd.DataFrame({"input": ["the red cat", "a big dog"], "target": ["il gatto", "cane"]})
 Register = Callable[[str, Exception], None]
@@ -128,6 +132,70 @@ def test_an_interruption_loses_nothing_that_was_known(causal_folder: Path, faili
     assert "random/aopc_compr" in client.get_run(run.info.run_id).data.metrics
     assert client.list_artifacts(run.info.run_id, "attributions")[0].path == "attributions/random.safetensors"
     assert all(r.info.status != "RUNNING" for r in children(run.info.run_id).values())
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+
+def _fail() -> None:
+    raise ZeroDivisionError("in the middle")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("where", "stop", "raised", "status", "why"),
+    [
+        ("scoring", _interrupt, KeyboardInterrupt, "KILLED", "interrupted (Ctrl-C)"),
+        ("explaining", _terminate, SystemExit, "KILLED", "told to stop (SIGTERM)"),
+        ("scoring", _terminate, SystemExit, "KILLED", "told to stop (SIGTERM)"),
+        ("scoring", _fail, ZeroDivisionError, "FAILED", "ZeroDivisionError: in the middle"),
+    ],
+)
+def test_whatever_stops_an_evaluation_finished_methods_are_all_logged(
+    causal_folder: Path, where: str, stop: Any, raised: Any, status: str, why: str
+) -> None:
+    """Tables and report of what was known; the run says why it ended, and nothing says that it still runs."""
+
+    def method(engine: Any) -> Any:
+        if where == "explaining":
+            stop()
+        return methods.build("random")(engine)
+
+    def metric(attribution: Any) -> float:
+        if attribution.provenance.method == "z_stopping":
+            stop()
+        return 0.5
+
+    methods.register("z_stopping", family="test")(method)
+    metrics.register("z_metric", higher_is_better=True)(metric)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(raised) as caught, mlflow.start_run() as run:
+            evaluate(causal_folder, methods=["random", "z_stopping"], metrics=["z_metric"], fail_fast=True)
+    finally:
+        methods.unregister("z_stopping")
+        metrics.unregister("z_metric")
+    assert signal.getsignal(signal.SIGTERM) is before
+    if raised is SystemExit:
+        assert caught.value.code == 143
+    client = MlflowClient()
+    found = client.get_run(run.info.run_id)
+    assert (found.info.status, found.data.tags["attriflow.stopped"]) == ("FAILED", why)
+    logged = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"leaderboard.json", "scores.parquet", "summary.json", "report.html", "attributions"} <= logged
+    by_method = children(run.info.run_id)
+    assert (by_method["random"].info.status, by_method["z_stopping"].info.status) == ("FINISHED", status)
+    assert by_method["z_stopping"].data.tags["attriflow.reason"] == why
+    board = EvaluationStore(mlflow.get_tracking_uri()).run(run.info.run_id).leaderboard.set_index("method")
+    assert board.loc["random", "z_metric"] == 0.5
+    assert board.loc["z_stopping", ["status", "reason"]].tolist() == ["failed", why]
 
 
 @pytest.mark.usefixtures("store")

@@ -34,6 +34,7 @@ def test_every_method_is_in_the_table():
             assert {r["method"] for r in KNOWN if (r["model"], r["dtype"]) == (model, dtype)} == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", half_precision.DTYPES)
 def test_what_used_to_lose_most(dtype):
     check("demo/recall", dtype, QUICK)

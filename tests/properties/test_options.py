@@ -148,7 +148,7 @@ class TestWhereverAPartIsBuilt:
 
     def test_evaluation(self) -> None:
         setting = {"methods": ["integrated_gradients"], "method_options": {"integrated_gradients": {"n_steps": 5.0}}}
-        with pytest.raises(InputError, match=r"'n_steps' of attribution method .* must be int, not 5\.0"):
+        with pytest.raises(InputError, match=r"'n_steps' of attribution method .* must be int \| 'auto', not 5\.0"):
             EvaluationConfig.from_dict(setting, columns=["input"], text_columns=["input"], targets=None)
 
     def test_aggregate(self, golden_model: Any) -> None:

@@ -47,9 +47,13 @@ def linear(monkeypatch):
             return total.sigmoid() if squash else total
 
         monkeypatch.setattr(Coalitions, "values", lambda self, n, keep: score(self, keep(0, n)))
-        monkeypatch.setattr(
-            Coalitions, "full", lambda self: score(self, torch.ones((1, *self.players.shape[::2]), dtype=torch.bool))[0]
-        )
+
+        def ends(self):
+            there = torch.tensor([False, True]).view(2, 1, 1).expand(2, *self.players.shape[::2])
+            return tuple(score(self, there))
+
+        monkeypatch.setattr(Coalitions, "ends", ends)
+        monkeypatch.setattr(Coalitions, "full", lambda self: ends(self)[1])
         return seen
 
     return install

@@ -27,7 +27,7 @@ BAD = [
     ({"attributed_fn_args": {"log": True}}, "unknown option of step function 'probability' 'log'"),
     ({"attributed_fn_args": {"logprob": "yes"}}, "option 'logprob' of step function 'probability' must be bool"),
     ({"method_options": {"integrated_gradients": {"n_step": 3}}}, "did you mean 'n_steps'"),
-    ({"method_options": {"integrated_gradients": {"n_steps": "many"}}}, "must be int, not 'many'"),
+    ({"method_options": {"integrated_gradients": {"n_steps": "many"}}}, "must be int | 'auto', not 'many'"),
     ({"method_options": {"integrated_gradients": {"n_steps": 0}}}, "n_steps"),
     ({"method_options": {"nope": {}}}, "'method_options': unknown attribution method 'nope'"),
     ({"method_options": {"saliency": 3}}, "'method_options' must be a dictionary"),
@@ -77,7 +77,9 @@ def test_generation_arguments_are_checked_when_targets_are_generated() -> None:
 
 def test_all_is_everything_registered() -> None:
     config = EvaluationConfig.from_dict({"rationale": "evidence", "metrics": "all"}, **COLUMNS)
-    assert config.methods == tuple(p.name for p in methods if p.name != "dummy")
+    by_norm = ("input_x_gradient.norm", "layer_gradient_x_activation.norm")
+    assert config.methods == (*(p.name for p in methods if p.name != "dummy"), *by_norm)
+    assert config.method_options == {name: {"reduction": "norm"} for name in by_norm}
     assert config.metrics == tuple(metrics.names())
     # functions that compare with a foil need one, which a data set does not give
     assert config.step_functions == tuple(p.name for p in step_functions if not p.meta.get("contrast"))
@@ -205,3 +207,41 @@ def test_the_former_name_of_perturbation():
         {"metric_options": {"aopc_compr": {"how": "mask", "only_pos": False}}}, **COLUMNS
     )
     assert found.metric_options["aopc_compr"] == {"perturbation": "mask", "only_pos": False}
+
+
+def test_a_method_in_several_rows():
+    """A row is a method with a label: its options are the method's, and its own on top."""
+    given = {
+        "methods": "integrated_gradients, integrated_gradients.pad, saliency.sum",
+        "method_options": {"integrated_gradients": {"n_steps": 7}, "integrated_gradients.pad": {"baseline": "pad"}},
+    }
+    found = EvaluationConfig.from_dict(given, **COLUMNS)
+    assert found.methods == ("integrated_gradients", "integrated_gradients.pad", "saliency.sum")
+    assert found.method_options == {
+        "integrated_gradients": {"n_steps": 7},
+        "integrated_gradients.pad": {"n_steps": 7, "baseline": "pad"},
+        "saliency.sum": {"reduction": "sum"},
+    }
+    # what is chosen for the method itself is its only row with "all"
+    chosen = EvaluationConfig.from_dict({"method_options": {"input_x_gradient": {"reduction": "norm"}}}, **COLUMNS)
+    assert "input_x_gradient.norm" not in chosen.methods and "layer_gradient_x_activation.norm" in chosen.methods
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": "salincy.norm"}, "did you mean 'saliency'"),
+        ({"methods": "saliency.few"}, "the row 'saliency.few' needs options: name them in 'method_options'"),
+        ({"methods": "attention.norm"}, "the row 'attention.norm' needs options"),
+        ({"methods": "saliency.a b"}, "a row is a method and a label of letters and digits"),
+        (
+            {"methods": "saliency.few", "method_options": {"saliency.few": {"reductio": "sum"}}},
+            "did you mean 'reduction'",
+        ),
+        ({"metrics": "aopc_compr.mask"}, "unknown metric 'aopc_compr.mask'"),
+    ],
+)
+def test_rows_are_checked(settings, message):
+    with pytest.raises(AttriflowError) as caught:
+        EvaluationConfig.from_dict(settings, **COLUMNS)
+    assert message in str(caught.value)

@@ -255,12 +255,23 @@ def test_completeness_is_measured_for_those_who_promise_it():
 
     rows = load_demo_dataset("recall").head(3)
     data = EvaluationData(inputs=tuple(rows["input"]), targets=tuple(rows["target"]))
-    options = {"integrated_gradients": {"n_steps": 50}, "deeplift": {"reduction": "norm"}}
+    options = {
+        "integrated_gradients": {"n_steps": 50},
+        "integrated_gradients.five": {"baseline": 5},
+        "integrated_gradients.eos": {"baseline": "eos"},
+        "integrated_gradients.zero": {"baseline": "zero"},
+        "integrated_gradients.two": {"baseline": ["unk", "eos"]},
+        "deeplift": {"reduction": "norm"},
+    }
     given = {"methods": [*options, "shapley_sampling"], "method_options": options, "metrics": ["completeness_error"]}
     config = EvaluationConfig.from_dict({**given, "step_functions": [], "throughput": False})
     evaluated = Evaluation(attriflow.load_model("demo/recall", device="cpu"), data, config)
     run(evaluated)
-    path, norm, shapley = evaluated.results
+    path, five, eos, zero, two, norm, shapley = evaluated.results
+    for other in (five, eos):  # measured against the token that they were given
+        assert 0 < other.metrics["completeness_error"] < 0.1
+    for other in (zero, two):
+        assert "the method's baseline is no single token" in other.problems["completeness_error"]
     assert "deeplift does not promise completeness" in norm.problems["completeness_error"]
     assert 0 < path.metrics["completeness_error"] < 0.1
     assert 0 < shapley.metrics["completeness_error"] < 0.1
@@ -291,6 +302,19 @@ def test_top_k_is_the_mean_size_of_the_rationales(model):
     assert rationale_size([None, torch.zeros((2, 3), dtype=torch.bool)]) is None
 
 
+def test_a_method_in_two_rows(model):
+    """By sum and by norm: each row has explanations of its own, also those that are made again."""
+    names = ["input_x_gradient", "input_x_gradient.norm"]
+    evaluated = evaluation(model, n=2, methods=names, metrics=["random_logit", "seed_variance"], fail_fast=True)
+    run(evaluated)
+    signed, norms = evaluated.results
+    assert [signed.name, norms.name] == names and norms.family == "gradient" and norms.options["reduction"] == "norm"
+    for one, other in zip(signed.attributions, norms.attributions, strict=True):
+        torch.testing.assert_close(one.norms, other.scores, equal_nan=True)
+    assert signed.metrics["random_logit"] != norms.metrics["random_logit"]
+    assert norms.metrics["seed_variance"] == 0  # known to draw nothing: nothing is made again for it
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchanged")
 def test_all_metrics_of_all_methods(model):
@@ -302,7 +326,8 @@ def test_all_metrics_of_all_methods(model):
         model, n=2, methods="all", metrics="all", fail_fast=True, reexplain_examples=1, method_options=options
     )
     run(evaluated)
-    assert {r.name for r in evaluated.results} == {p.name for p in methods} - {"dummy"}
+    rows = {"input_x_gradient.norm", "layer_gradient_x_activation.norm"}
+    assert {r.name for r in evaluated.results} == {*(p.name for p in methods), *rows} - {"dummy"}
     for result in evaluated.results:
         for name in evaluated.config.metrics:
             low, high = metrics.info(name).meta["range"]

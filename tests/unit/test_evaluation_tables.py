@@ -50,8 +50,59 @@ def test_missing_does_not_pay() -> None:
     board = leaderboard(
         [result("a", up=0.1, down=0.5), result("b", up=0.9, down=None)], ["up", "down"], HIGHER, 1
     ).set_index("method")
-    assert board.loc["b", "down_rank"] == 2
-    assert math.isnan(board.loc["b", "down"])
+    assert math.isnan(board.loc["b", "down_rank"]) and math.isnan(board.loc["b", "rank"])
+    assert board.loc["b", ["up_rank", "status", "reason"]].tolist() == [
+        1,
+        "partial",
+        "values for down: 0 of 1 examples",
+    ]
+    assert board.loc["a", ["rank", "status"]].tolist() == [1.5, "ok"] and board.index.tolist() == ["a", "b"]
+
+
+def many(name: str, n: int, value: float = 0.5, of: int = 10, why: str = "why") -> MethodResult:
+    out = result(name)
+    out.values["up"] = [ExampleValues(values=(value,)) for _ in range(n)] + [skipped_example(1, why)] * (of - n)
+    return out
+
+
+@pytest.mark.parametrize(("n", "floor", "ranked"), [(3, 0.5, False), (5, 0.5, True), (5, 0.6, False), (1, 0.1, True)])
+def test_a_method_with_too_few_values_has_no_rank(n: int, floor: float, ranked: bool) -> None:
+    board = leaderboard([many("a", 10), many("b", n, 0.9)], ["up"], HIGHER, 10, floor=floor).set_index("method")
+    assert board["up_n"].to_dict() == {"a": 10, "b": n}
+    assert board.loc["b", "status"] == ("ok" if ranked else "partial")
+    assert board.loc["a", "rank"] == (2 if ranked else 1) and math.isnan(board.loc["b", "rank"]) != ranked
+
+
+def test_what_does_not_apply_is_no_last_place() -> None:
+    none = many("b", 0, why="not applicable: b promises nothing")
+    none.values["down"] = [ExampleValues(values=(0.1,))] * 10
+    others = [many("a", 10, 0.1), many("c", 10, 0.9)]
+    for i, other in enumerate(others):
+        other.values["down"] = [ExampleValues(values=(0.5 + i / 10,))] * 10
+    board = leaderboard([none, *others], ["up", "down"], HIGHER, 10).set_index("method")
+    assert board.loc["b", ["rank", "status"]].tolist() == [1.0, "ok"] and math.isnan(board.loc["b", "up_rank"])
+    assert board.loc["a", "rank"] == 2 and board.loc["c", "rank"] == 2
+
+
+def test_overall_ranks_are_means_over_families_and_double_metrics_count_once() -> None:
+    names = {"up": "x", "same": "x", "other": "x", "down": "y"}
+    higher = dict.fromkeys(names, True)
+    values = {"a": (1, 1, 3, 3), "b": (2, 2, 2, 2), "c": (3, 3, 1, 1)}
+    found = [result(m, **dict(zip(names, map(float, v), strict=True))) for m, v in values.items()]
+    board = leaderboard(found, list(names), higher, 1, families=names).set_index("method")
+    # family x: places 3, 2, 1 on `up` and 1, 2, 3 on `other`; `same` has the values of `up`
+    assert board["rank (x)"].to_dict() == {"a": 2, "b": 2, "c": 2}
+    assert board["rank (y)"].to_dict() == {"a": 1, "b": 2, "c": 3}
+    assert board["rank"].to_dict() == {"a": 1.5, "b": 2, "c": 2.5}
+
+
+def test_methods_that_explain_alike_share_a_place_and_gated_ones_have_none() -> None:
+    found = [result(n, up=v) for n, v in (("a", 0.9), ("b", 0.8), ("twin", 0.9), ("c", 0.1), ("bad", 1.0))]
+    found[2].same_as = "a"
+    board = leaderboard(found, ["up"], HIGHER, 1, gates={"bad": "randomisation (1.00)"})
+    assert board["method"].tolist() == ["a", "twin", "b", "c", "bad"]
+    assert board["rank"].tolist()[:4] == [1, 1, 2, 3] and math.isnan(board["rank"].iloc[4])
+    assert board["status"].iloc[4] == "gated" and board["gates_failed"].iloc[4] == "randomisation (1.00)"
 
 
 def test_a_metric_without_any_value_has_its_column_and_no_rank() -> None:

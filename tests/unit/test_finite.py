@@ -19,7 +19,7 @@ from attriflow.registry import methods
 TEXT = "anna has a red hat . what color is the hat ?"
 OTHER = "ben has a blue cup . what color is the cup ?"
 TARGETS = [f"{TEXT} red hat", f"{OTHER} blue cup"]
-CONTROLS = ("dummy", "random")
+CONTROLS = ("dummy", "random", "random_unsigned", "position")
 
 
 @pytest.fixture(scope="module")

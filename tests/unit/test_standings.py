@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -100,14 +101,62 @@ def test_p_values_are_those_of_the_paired_test_corrected_within_a_metric(three):
         assert len(part) == 3 and "broken" not in set(part["a"]) | set(part["b"])
 
 
-def test_who_has_no_value_takes_the_last_place_and_has_a_reason():
+def test_who_has_no_value_has_no_rank_and_a_reason():
     values = {("m", "d", "a", "good"): noisy(0.1, 0), ("m", "d", "b", "good"): noisy(0.9, 1)}
     values |= {("m", "d", "a", "bad"): noisy(0.9, 2), ("m", "d", "b", "bad"): [np.nan]}
     board = standings(evaluated(values, problems={("m", "d", "b", "bad"): "constant scores"}))
     rows = board.rows.set_index("row")
-    assert rows.loc["a", "rank"] == rows.loc["b", "rank"] == 1.5
+    assert rows.loc["a", ["rank", "rank (faithfulness)", "rank (plausibility)"]].tolist() == [1.5, 2, 1]
+    assert rows.loc["b", ["status", "reason"]].tolist() == ["partial", "values for bad: 0 of 20 examples"]
+    assert np.isnan(rows.loc["b", "rank"]) and rows.loc["b", "rank (faithfulness)"] == 1
     assert np.isnan(rows.loc["b", "bad"])
     assert board.failures["reason"].tolist() == ["constant scores"]
+
+
+def test_who_fails_a_gate_is_ranked_where_it_passes():
+    values = {
+        (m, "d", x, "good"): noisy(v, i) for i, m in enumerate("pq") for x, v in (("a", 0.9), ("b", 0.5), ("c", 0.1))
+    }
+    found = evaluated(values)
+    shut = replace(found, gated={("p", "d", "a"): "control (0.01)"})
+    rows = standings(shut).rows.set_index("row")
+    # first on q; on p it has no place, and b and c are the first two
+    assert rows["rank"].to_dict() == {"a": 1, "b": 1.5, "c": 2.5} and rows["status"].eq("ok").all()
+    nowhere = replace(found, gated={(m, "d", "a"): "control (0.01)" for m in "pq"})
+    board = standings(nowhere)
+    rows = board.rows.set_index("row")
+    assert rows.loc["a", ["status", "gates_failed"]].tolist() == ["gated", "control (0.01)"]
+    assert rows["rank"].fillna(0).to_dict() == {"a": 0, "b": 1, "c": 2} and rows.index[-1] == "a"
+    assert "| – (gate not passed: control (0.01)) |" in markdown(board)
+    assert rows.loc["a", "good"] == pytest.approx(np.mean([values[m, "d", "a", "good"].mean() for m in "pq"]))
+
+
+def test_what_does_not_apply_costs_nothing():
+    values = {("m", "d", "a", "good"): noisy(0.1, 0), ("m", "d", "b", "good"): noisy(0.9, 1)}
+    values |= {("m", "d", "a", "bad"): noisy(0.9, 2), ("m", "d", "b", "bad"): [np.nan]}
+    problems = {("m", "d", "b", "bad"): "no value for any step: not applicable: b promises nothing"}
+    rows = standings(evaluated(values, problems=problems)).rows.set_index("row")
+    assert rows.loc["b", ["rank", "status"]].tolist() == [1, "ok"] and rows.loc["a", "rank"] == 1.5
+
+
+def test_a_row_is_ranked_with_values_for_enough_examples():
+    few = np.where(np.arange(N) < 3, 0.9, np.nan)
+    values = {("m", "d", "a", "good"): noisy(0.1, 0), ("m", "d", "b", "good"): few}
+    found = evaluated(values)
+    rows = standings(found).rows.set_index("row")
+    assert rows.loc["b", "status"] == "partial" and rows.loc["b", "reason"] == "values for good: 3 of 20 examples"
+    assert rows.loc["a", "rank"] == 1 and np.isnan(rows.loc["b", "rank"]) and rows.index.tolist() == ["a", "b"]
+    assert standings(found, floor=0.15).rows.set_index("row").loc["b", "rank"] == 1
+
+
+@pytest.mark.parametrize(("n", "wins"), [(13, 0), (14, 300)])
+def test_where_no_pair_could_be_told_apart_the_board_says_so(n, wins):
+    """25 methods are 300 pairs: 2 / 2^13 * 300 = 0.073, 2 / 2^14 * 300 = 0.037."""
+    values = {("m", "d", f"x{i}", "good"): i + 1e-4 * np.arange(n) for i in range(25)}
+    board = standings(evaluated(values))
+    assert board.rows["wins"].sum() == wins and board.rows["ties"].sum() == 0
+    said = [note for note in board.notes if "good: 13 examples cannot tell any of 300 pairs apart" in note]
+    assert bool(said) == (wins == 0) and all("14 could" in note for note in said)
 
 
 def test_methods_are_compared_within_a_model():

@@ -9,8 +9,6 @@ from attriflow.cli.console import console, whole
 from attriflow.cli.options import config_option, known, option, store_option
 
 _RUNS, _OUTPUT = "Evaluations", "Output"
-WIDEST = 8
-"""Metrics that fit into a terminal; of more, one of each family is printed."""
 
 
 @dataclass(kw_only=True)
@@ -46,6 +44,12 @@ class LeaderboardOptions:
             show_default=False,
         ),
     ] = None
+    min_coverage: Annotated[
+        float, option("Share of examples with a value that a rank takes.", min=0.0, max=1.0, panel=_OUTPUT)
+    ] = 0.5
+    gates: Annotated[
+        bool, option("Rank only rows that pass all gates, or all rows.", "--gates/--no-gates", panel=_OUTPUT)
+    ] = True
     seed: Annotated[int, option("Seed of resampling.", min=0, panel=_OUTPUT)] = 0
     config: Annotated[str | None, config_option(panel=_OUTPUT)] = None
 
@@ -69,15 +73,13 @@ def leaderboard(options: LeaderboardOptions) -> None:
         quality=options.quality or (),
         tracking_uri=options.tracking_uri,
         seed=options.seed,
+        min_coverage=options.min_coverage,
+        gates=options.gates,
     )
     out, board = console(), found.board
-    narrow = len(board.metrics) <= WIDEST
-    shown = {name: higher for name, higher in board.higher_is_better.items() if narrow or name in found.chosen}
     for group, rows in board.rows.groupby("group", sort=False):
         head = f"{found.title}, {rows['model'].iloc[0]} on {rows['data'].iloc[0]}" if group else found.title
-        out.print(leaderboard_table(plotted(board, str(group)), shown, title=head))
-    if len(shown) < len(board.metrics):
-        out.print(f"{len(shown)} of {len(board.metrics)} metrics are shown; ranks are over all.", highlight=False)
+        out.print(leaderboard_table(plotted(board, str(group)), board.higher_is_better, title=head))
     for note in board.notes:
         out.print(note, highlight=False)
     for path in files:

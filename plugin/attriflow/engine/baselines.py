@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 from weakref import WeakSet
 
@@ -13,22 +14,24 @@ from attriflow.engine.bound import Bound
 from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.models.base import LanguageModel
 
-Baseline = Literal["unk", "pad", "mask", "eos", "bos", "zero", "mean"] | int
-"""What stands for an absent token: its name, no embedding or the mean one, or a token id."""
-TokenBaseline = Literal["unk", "pad", "mask", "eos", "bos"] | int
-"""A `Baseline` that is a token."""
-NAMES: tuple[str, ...] = get_args(get_args(Baseline)[0])
+One = Literal["unk", "pad", "mask", "eos", "bos", "zero", "mean"] | int
+OneToken = Literal["unk", "pad", "mask", "eos", "bos"] | int
+Baseline = One | Sequence[One]
+"""What stands for an absent token: its name, no embedding or the mean one, or a token id; of several the mean score."""
+TokenBaseline = OneToken | Sequence[OneToken]
+"""A `Baseline` of tokens."""
+NAMES: tuple[str, ...] = get_args(get_args(One)[0])
 _told = WeakSet[LanguageModel]()
 
 
-def baseline_id(model: LanguageModel, baseline: str | int) -> int:
+def baseline_id(model: LanguageModel, baseline: object) -> int:
     """The id whose embedding replaces a token (see `stand_in`)."""
     size = model.vocab_size
     if isinstance(baseline, int) and not isinstance(baseline, bool):
         if not 0 <= baseline < size:
             raise InputError(f"baseline id {baseline} is outside the vocabulary (0 to {size - 1})")
         return baseline
-    if baseline not in NAMES:
+    if not isinstance(baseline, str) or baseline not in NAMES:
         raise UnknownNameError(unknown("baseline", baseline, [*NAMES, "a token id"]))
     name = stand_in(model, baseline)
     value = model.special_id(name)
@@ -61,14 +64,14 @@ def named(model: LanguageModel, baseline: Any) -> Any:
     return stand_in(model, baseline) if isinstance(baseline, str) else baseline
 
 
-def _used(bound: Bound, baseline: str | int) -> int:
+def _used(bound: Bound, baseline: Baseline) -> int:
     """The id of a baseline; the engine remembers which it has been."""
     value = baseline_id(bound.model, baseline)
     bound.absent_ids.add(value)
     return value
 
 
-def baseline_ids(bound: Bound, block: str, baseline: str | int) -> Tensor:
+def baseline_ids(bound: Bound, block: str, baseline: Baseline) -> Tensor:
     """Token ids that stand for absent tokens, `[batch, position]` on the host; see `baseline_embeddings`."""
     ids = bound.planned_ids(block)
     return torch.where(_kept(bound, block, ids), ids, _used(bound, baseline))
@@ -84,7 +87,7 @@ def _kept(bound: Bound, block: str, ids: Tensor) -> Tensor:
     return keep
 
 
-def baseline_embeddings(bound: Bound, block: str, baseline: str | int) -> Tensor:
+def baseline_embeddings(bound: Bound, block: str, baseline: Baseline) -> Tensor:
     """Baseline embeddings of a block, `[batch, position, hidden]`.
 
     Every token is replaced but two: EOS (unless `include_eos_baseline`), which carries the end of the text rather than

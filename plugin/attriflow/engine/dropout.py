@@ -34,16 +34,16 @@ class Dropout(TorchFunctionMode):
     """Replaces every active dropout of a pass.
 
     Args:
-        keys: One integer per row of the pass.
+        keys: One integer per row of the pass, `[row]`.
         number: Of the pass.
 
     Attributes:
         calls: Dropout calls with a probability above 0 so far.
     """
 
-    def __init__(self, keys: Sequence[int], number: int) -> None:
+    def __init__(self, keys: Tensor, number: int) -> None:
         super().__init__()
-        self.keys, self.number, self.calls = torch.tensor(keys, dtype=torch.int64), number, 0
+        self.keys, self.number, self.calls = keys, number, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Drop by our own masks; everything else runs as it is."""
@@ -73,8 +73,8 @@ class Dropout(TorchFunctionMode):
         """Numbers in [0, 1), one per entry, each a function of the row's key and the entry's place in the row."""
         keys = self.keys.to(device)
         row = torch.arange(shape[0], device=device)
-        pass_and_call = torch.tensor(self.number << 32 | self.calls, device=device)
-        mixed = _mix(keys[row % len(keys)] ^ _mix(pass_and_call))
+        pass_and_call = int(_mix(torch.tensor(self.number << 32 | self.calls)))
+        mixed = _mix(keys[row % len(keys)] ^ pass_and_call)
         for axis, size in enumerate(shape[1:]):
             place = torch.arange(1, size + 1, device=device) * _ODD[axis % len(_ODD)]
             mixed = _mix(mixed.unsqueeze(-1) + place)
@@ -89,7 +89,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def dropout(hf: Any, keys: Sequence[int], number: int) -> Iterator[Dropout]:
+def dropout(hf: Any, keys: Tensor, number: int) -> Iterator[Dropout]:
     """One pass in training mode with our own masks; the mode of every module is put back."""
     training = [(module, module.training) for module in hf.modules()]
     mode = Dropout(keys, number)

@@ -18,6 +18,7 @@ from torch import Tensor
 from attriflow.engine.bound import Counter
 from attriflow.errors import InputError
 from attriflow.kernels.seeds import hashed
+from attriflow.kernels.transfer import sent
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.types import Example
 
@@ -74,7 +75,8 @@ class Fills:
             )
         model, ids = self.model, torch.tensor([[t.id for t in example.target[: example.stop - 1]]])
         query = torch.arange(ids.shape[1]).unsqueeze(0)
-        logits = model.run(Rows(target_ids=ids.to(model.device), query=query.to(model.device)))[0].double().cpu()
+        ids, there = sent([ids, query], model.device)
+        logits = model.run(Rows(target_ids=ids, query=there, places=query))[0].cpu().double()
         if self.counter is not None:
             self.counter.forward_rows += 1
             self.counter.forward_calls += 1

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow.engine.baselines import named
+from attriflow.engine.baselines import Baseline, TokenBaseline, named
 from attriflow.engine.bound import Counter, Objective
 from attriflow.engine.engine import Engine
 from attriflow.engine.finite import not_finite, reasons
 from attriflow.engine.memory import LONG, give_back
-from attriflow.engine.scores import Scores
+from attriflow.engine.scores import Scores, mean
 from attriflow.errors import (
     AttriflowError,
     InputError,
@@ -27,7 +27,7 @@ from attriflow.errors import (
     check_keywords,
     out_of_memory,
 )
-from attriflow.kernels.annotations import check_value
+from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.kernels.devices import synchronize
 from attriflow.kernels.transfer import home
 from attriflow.models.base import LanguageModel
@@ -89,7 +89,7 @@ def make_job(
     objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
     return Job(
         name=info.name,
-        method=info.build(**method_options),
+        method=over_baselines(info.build(**method_options)),
         options={**info.options, **info.checked(method_options)},
         objective=objective,
         fn_name=fn_name,
@@ -103,6 +103,18 @@ def make_job(
         force_contrast=force_contrast or contrast_kind(attributed_fn) == "inputs",
         internals=info.meta["family"] == "internals",
     )
+
+
+def over_baselines(method: Callable[[Engine], Any]) -> Callable[[Engine], Any]:
+    """A method with several baselines as the mean over them, unless it draws from them itself."""
+    several = getattr(method, "baseline", None)
+    ours = isinstance(several, (list, tuple)) and hints_of(type(method)).get("baseline") in (Baseline, TokenBaseline)
+    if not ours or getattr(method, "draws_baselines", False):
+        return method
+    if not several:
+        raise InputError("baseline must name at least one baseline")
+    each = [dataclasses.replace(method, baseline=one) for one in several]  # type: ignore[type-var]
+    return lambda engine: mean([one(engine) for one in each])
 
 
 def explain_batch(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import torch
+
 from attriflow.engine.bound import Bound
 from attriflow.engine.dropout import dropout, example_key
 from attriflow.engine.lens import readouts
@@ -25,8 +27,8 @@ class EnginePasses:
         """`n` passes with dropout."""
         bound = self._usable()
         bound.watched()
-        keys = [example_key(bound.seed, example) for example in bound.examples]
-        keys *= self.rows.query.shape[0] // len(keys)
+        keys = torch.tensor([example_key(bound.seed, example) for example in bound.examples]).to(bound.model.device)
+        keys = keys.repeat(self.rows.query.shape[0] // len(keys))
         found, calls = [], 0
         for number in range(n):
             with dropout(bound.model.hf, keys, number) as mode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +31,18 @@ class Scores:
     norms: Mapping[str, Tensor] | None = None
     step_scores: Mapping[str, Tensor] = field(default_factory=dict)
     sequence_scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def mean(several: Sequence[Scores]) -> Scores:
+    """The mean of scores of the same batch, part by part."""
+
+    def over(name: str) -> dict[str, Tensor]:
+        parts = [getattr(scores, name) or {} for scores in several]
+        return {key: torch.stack([part[key] for part in parts]).mean(0) for key in parts[0]}
+
+    norms = None if several[0].norms is None else over("norms")
+    others = {"step_scores": over("step_scores"), "sequence_scores": over("sequence_scores")}
+    return Scores(over("blocks"), several[0].axes, norms, **others)
 
 
 class EmbeddingReducer:

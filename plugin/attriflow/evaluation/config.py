@@ -19,6 +19,7 @@ from attriflow.evaluation.selection import (
 )
 from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.registry import methods, metrics, step_functions
+from attriflow.statistics.ranking import FLOOR
 
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
 _MINIMA = {"batch_size": 1, "reexplain_examples": 1, "max_examples": 1, "report_examples": 0, "seed": 0}
@@ -52,6 +53,8 @@ class EvaluationConfig:
         max_examples: Use the first so many rows only.
         reexplain_examples: Metrics that explain again (robustness, sanity) do so for that many examples, spread evenly
             over the data; None: for all.
+        min_coverage: Share of a metric's examples that a method must have values for to be ranked.
+        gates: Rank only methods that pass all gates that could be tested, see `attriflow.statistics.gates`.
         report_examples: Examples shown in the report.
         fail_fast: Raise at the first failing method instead of reporting it and going on.
         left_out: Parts selected through "all" that cannot run here, and why (filled in by `from_dict`).
@@ -81,6 +84,8 @@ class EvaluationConfig:
     throughput: bool = True
     max_examples: int | None = None
     reexplain_examples: int | None = 16
+    min_coverage: float = FLOOR
+    gates: bool = True
     report_examples: int = 5
     fail_fast: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -197,6 +202,8 @@ def _check_types(given: Mapping[str, Any]) -> None:
         check_value(f"'{key}'", value, hints[key])
         if key in _MINIMA and isinstance(value, int) and value < _MINIMA[key]:
             raise InputError(f"'{key}' must be at least {_MINIMA[key]}, not {value}")
+    if not 0 < given.get("min_coverage", FLOOR) <= 1:
+        raise InputError(f"'min_coverage' must lie above 0 and up to 1, not {given['min_coverage']}")
     if given.get("seed", 0) >= 2**32:
         raise InputError(f"'seed' must be less than 2**32, not {given['seed']}")
 

@@ -11,6 +11,7 @@ import torch
 
 from attriflow.errors import InputError
 from attriflow.evaluation.changes import NotApplicableError, OtherTarget, noisy_embeddings, random_parameters
+from attriflow.evaluation.selection import part_of
 from attriflow.registry import methods
 from attriflow.types import Attribution, Example, Reexplain
 
@@ -119,7 +120,8 @@ class Reexplainer:
         It says so itself (`deterministic=True`), or it is tried on the longest example, where samplers have most to
         leave out; both explanations are made anew, alone, as those of a batch may differ by rounding.
         """
-        if self._draws is None and self._method in methods and methods.info(self._method).meta.get("deterministic"):
+        part = part_of(self._method)
+        if self._draws is None and part in methods and methods.info(part).meta.get("deterministic"):
             self._draws = False
         if self._draws is None:
             longest = max(self.sample, key=lambda i: len(self.examples[i].source) + len(self.examples[i].target))

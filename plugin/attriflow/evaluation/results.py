@@ -9,6 +9,7 @@ from typing import Any
 
 from attriflow.errors import InputError, reason_of
 from attriflow.measuring.cost import Cost
+from attriflow.statistics.ranking import NOT_APPLICABLE
 from attriflow.types import Attribution, MetricValues
 
 
@@ -73,6 +74,8 @@ class MethodResult:
 
     Attributes:
         status: "ok" or "failed"; a failed method has a `reason` and no metrics.
+        unsigned: Whether no score is negative.
+        same_as: An earlier method with the same explanations of this data.
         values: Metric -> values per example.
         problems: Metric -> why it has no value for this method.
     """
@@ -86,6 +89,8 @@ class MethodResult:
     cost: Cost | None = None
     values: dict[str, list[ExampleValues]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    same_as: str = ""
+    unsigned: bool = False
 
     @property
     def ok(self) -> bool:
@@ -97,6 +102,16 @@ class MethodResult:
         """Metric -> mean over examples; metrics without any value are left out."""
         means = {name: mean_over_examples(values) for name, values in self.values.items()}
         return {name: value for name, value in means.items() if value is not None}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Metric -> number of examples with a value."""
+        return {name: sum(v.mean is not None for v in values) for name, values in self.values.items()}
+
+    def applies(self, metric: str) -> bool:
+        """Whether a metric says something about this method at all."""
+        reasons = {reason for v in self.values.get(metric, ()) for reason in v.skipped.values()}
+        return not any(reason.startswith(NOT_APPLICABLE) for reason in reasons)
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -29,6 +29,8 @@ from attriflow.evaluation.results import (
     StepScores,
 )
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.evaluation.selection import part_of
+from attriflow.evaluation.twins import Explanations, without_sign
 from attriflow.kernels import devices
 from attriflow.measuring.cost import measure, old_objects_uncollected
 from attriflow.models.contrast import add_foil
@@ -63,6 +65,7 @@ class Evaluation:
         self._tried: set[str] = set()
         self._step_tensors: list[dict[str, Tensor]] = []
         self._why_not = ""
+        self._explained = Explanations()
 
     @property
     def n_tokens(self) -> int:
@@ -90,6 +93,7 @@ class Evaluation:
             if self._attribute(result):
                 yield Attributed(result)
                 runner.score(result)
+                result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
             yield Finished(result)
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
 
@@ -246,7 +250,7 @@ class Evaluation:
         config, begin = self.config, time.perf_counter()
         try:
             self._check_logits()
-            part = methods.info(result.name)
+            part = methods.info(part_of(result.name))
             result.family = part.meta["family"]
             result.options = {**part.options, **config.method_options.get(result.name, {})}
 
@@ -288,7 +292,7 @@ class Evaluation:
         config = self.config
         return self.model.attribute_examples(
             examples,
-            method,
+            part_of(method),
             attributed_fn=config.attributed_fn if attributed_fn is None else attributed_fn,
             attributed_fn_args=dict(config.attributed_fn_args) if attributed_fn is None else {},
             attribute_target=config.attribute_target,

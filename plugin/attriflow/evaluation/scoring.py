@@ -16,6 +16,7 @@ from attriflow.evaluation.reexplaining import Reexplainer
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import ExampleValues, MethodResult, normalise, skipped_example
 from attriflow.registry import PartInfo, metric_call
+from attriflow.statistics.ranking import NOT_APPLICABLE
 from attriflow.types import Attribution, Variant
 
 EXAMPLES_AT_ONCE = 16
@@ -141,5 +142,5 @@ class MetricRunner:
         try:
             out = self.metrics[name](*(given[what] for what in call.in_order), **by_name)
         except NotApplicableError as error:
-            return skipped_example(n_steps, str(error))
+            return skipped_example(n_steps, f"{NOT_APPLICABLE}{error}")
         return normalise(out, n_steps)

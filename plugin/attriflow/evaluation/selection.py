@@ -7,12 +7,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attriflow.errors import AttriflowError, InputError, MissingExtraError, UnknownNameError, unknown
-from attriflow.registry import PartInfo, Registry, metrics
+from attriflow.registry import PartInfo, Registry, methods, metrics
 
 ALL = "all"
 DEFAULT = "default"
 """The metrics whose registration says `default=True`."""
+REDUCTIONS = ("norm", "sum")
+BY_NORM = ("input_x_gradient", "layer_gradient_x_activation")
+"""Methods whose sum and norm over dimensions are two explanations: with "all", both have a row."""
 NO_FOILS = "compares with a foil: add a column 'contrast_target' or 'contrast_source', or name one"
+
+
+def part_of(name: str) -> str:
+    """The part behind a row: "lime.few", say, is "lime" with options of its own."""
+    return name if ":" in name or "/" in name else name.partition(".")[0]
+
+
+def _row(name: str, registry: Registry) -> str:
+    """The name of a row with its part's registered name; rows with a label are for methods."""
+    label = name[len(part_of(name)) :]
+    if not label or registry is not methods:
+        return registry.resolve(name)
+    if not label[1:].replace("_", "").isalnum():
+        raise InputError(f"a row is a method and a label of letters and digits ('lime.few'), not {name!r}")
+    return registry.resolve(part_of(name)) + label
 
 
 def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], bool]:
@@ -21,7 +39,8 @@ def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], b
         return [], True
     if isinstance(value, str):
         if value.strip() == ALL:
-            return [part.name for part in registry], False
+            every = [part.name for part in registry]
+            return [*every, *(f"{name}.norm" for name in BY_NORM if registry is methods and name in every)], False
         if value.strip() == DEFAULT and registry is metrics:
             return [part.name for part in registry if part.meta["default"]], False
         value = [v.strip() for v in value.split(",") if v.strip()]
@@ -29,7 +48,7 @@ def chosen_names(key: str, value: Any, registry: Registry) -> tuple[list[str], b
         raise InputError(f"'{key}' must be 'all', a list of names or a comma-separated string, not {value!r}")
     names = sorted(value) if isinstance(value, (set, frozenset)) else value
     try:
-        return list(dict.fromkeys(registry.resolve(n) for n in names)), True
+        return list(dict.fromkeys(_row(n, registry) for n in names)), True
     except UnknownNameError as error:
         raise UnknownNameError(f"'{key}': {error}") from None
 
@@ -41,17 +60,31 @@ def checked_options(key: str, value: Any, names: Sequence[str], registry: Regist
     out = {}
     for given, options in value.items():
         try:
-            name = registry.resolve(given)
+            name = _row(given, registry)
         except UnknownNameError as error:
             raise UnknownNameError(f"'{key}': {error}") from None
         if name not in names:
             raise UnknownNameError(unknown(f"name in '{key}' (it is not selected)", given, names))
-        part = registry.info(name)
+        part = registry.info(part_of(name))
         if "how" in options and "how" not in part.options and "perturbation" in part.options:  # its former name
             options = {"perturbation": options["how"], **{k: v for k, v in options.items() if k != "how"}}
         out[name] = part.checked(options)
         part.build(**out[name])
+    for name in names:
+        part = registry.info(part_of(name))
+        if part.name != name:  # a row of its own: the options of its method, and others
+            own = {**_labelled(name, part), **out.get(name, {})}
+            if not own:
+                raise InputError(f"the row '{name}' needs options: name them in '{key}'")
+            out[name] = {**out.get(part.name, {}), **own}
+            part.build(**out[name])
     return out
+
+
+def _labelled(name: str, part: PartInfo) -> dict[str, Any]:
+    """Options that the label of a row says by itself: how dimensions are reduced."""
+    label = name.removeprefix(f"{part.name}.")
+    return {"reduction": label} if label in REDUCTIONS and "reduction" in part.options else {}
 
 
 def buildable(
@@ -61,12 +94,15 @@ def buildable(
     kept: list[str] = []
     left_out: dict[str, str] = {}
     for name in names:
+        part = registry.info(part_of(name))
         try:
-            if registry.info(name).meta.get("contrast") and not contrasted:
+            if part.meta.get("contrast") and not contrasted:
                 raise InputError(f"{registry.kind} '{name}' {NO_FOILS}")
-            if not explicit and not registry.info(name).meta.get("explains", True):
+            if not explicit and not part.meta.get("explains", True):
                 raise InputError(f"{registry.kind} '{name}' gives no explanation; name it to run it all the same")
-            registry.info(name).build(**options.get(name, {}))
+            if not explicit and part.name != name and "reduction" in options.get(part.name, {}):
+                continue  # chosen for the method itself
+            part.build(**options.get(name, {}))
         except AttriflowError as error:
             if explicit or name in options:
                 raise

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation.results import MethodResult, StepScores
 from attriflow.registry import PartInfo, metrics
+from attriflow.statistics import ranking
+from attriflow.statistics.ranking import FLOOR, same_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,34 +32,111 @@ def directions(names: Iterable[str]) -> dict[str, bool]:
 
 
 def leaderboard(
-    results: Sequence[MethodResult], metric_names: Sequence[str], higher_is_better: Mapping[str, bool], n_examples: int
+    results: Sequence[MethodResult],
+    metric_names: Sequence[str],
+    higher_is_better: Mapping[str, bool],
+    n_examples: int,
+    *,
+    families: Mapping[str, str] | None = None,
+    floor: float = FLOOR,
+    gates: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """One row per method: best mean rank first, failed ones last.
+    """One row per method: best rank first, then those without a rank, failed ones last.
 
     A metric without any value has its column all the same, and `reason` says why. Each other metric is ranked in its
-    own direction, ties share the mean of their places, and a method without a value takes the last place: missing must
-    not pay. `rank` is the mean of a method's places; a failed method has none.
+    own direction, see `attriflow.statistics.ranking`: `rank` is the mean over families of metrics of the mean places
+    in them. Methods that explain alike (`same_as`) share one place. `status` is "ok", "partial" (values are missing),
+    "gated" (a gate is not passed, see `attriflow.statistics.gates`) or "failed"; only "ok" has a rank.
+
+    Args:
+        results: What was found out.
+        metric_names: Metrics that were asked for.
+        higher_is_better: Metric -> direction; others are shown, not ranked.
+        n_examples: Size of the data set.
+        families: Metric -> family, see `attriflow.evaluation.families`.
+        floor: Share of a metric's examples that a method must have values for.
+        gates: Method -> the gates that it does not pass.
     """
     import pandas as pd
 
-    shown = list(metric_names)
+    shown, families = list(metric_names), families or {}
     frame = pd.DataFrame([_row(r, shown, n_examples) for r in results])
-    ok = frame["status"] == "ok"
     ranked = [m for m in shown if m in higher_is_better and any(m in r.metrics for r in results)]
+    by_method = {r.name: r for r in results}
+    own = [r for r in results if r.ok and not r.same_as]
+    gated = {name: why for name, why in (gates or {}).items() if why}
+    places = _places(own, ranked, higher_is_better, floor, set(gated))
+    doubles = same_metrics(example_table(own, ranked), families)
+    if len(places):
+        found = ranking.ranks(places[~places["metric"].isin(list(doubles))], ["row"], families, floor).set_index("row")
+    else:
+        found = pd.DataFrame(columns=["partial", "rank"])
+    # who is like an earlier method stands with it
+    home = pd.Series([by_method[name].same_as or name for name in frame["method"]], dtype=object)
+    wide = places.pivot(index="row", columns="metric", values="place") if len(places) else pd.DataFrame()
     for name in ranked:
-        values = frame.loc[ok, name].astype(float)
-        frame[f"{name}_rank"] = values.rank(ascending=not higher_is_better[name], na_option="bottom")
-    if ranked:
-        frame["rank"] = frame[[f"{m}_rank" for m in ranked]].mean(axis=1)
+        frame[f"{name}_rank"] = home.map(wide[name]) if name in wide else float("nan")
+    family_ranks = [c for c in found.columns if c.startswith("rank (")]
+    for column in ("rank", *family_ranks):
+        frame[column] = home.map(found[column]).astype(float)
+    reasons = dict(found["partial"])
+    partial = pd.Series([str(reasons.get(name, "")) for name in home], dtype=object)
+    frame["gates_failed"] = [gated.get(name, "") for name in home]
+    ok = frame["status"] == "ok"
+    frame.loc[ok & (partial != ""), "status"] = "partial"
+    frame.loc[ok & (frame["gates_failed"] != ""), "status"] = "gated"
+    lacking = ok & (partial != "")
+    frame.loc[lacking, "reason"] = [
+        "; ".join(filter(None, (f"values for {p}", r)))
+        for p, r in zip(partial[lacking], frame.loc[lacking, "reason"], strict=True)
+    ]
     frame["directions"] = ", ".join(f"{m}: {'higher' if higher_is_better[m] else 'lower'}" for m in ranked)
     order = ["method", "family", "status", "reason", "rank", *shown, *(f"{m}_rank" for m in ranked)]
-    frame = frame[[*order, *COST_COLUMNS, "n_examples", "directions"]]
-    places = frame.assign(failed=~ok).sort_values(["failed", "rank", "method"], na_position="last").index
-    return frame.loc[places].reset_index(drop=True)
+    more = [*(f"{m}_n" for m in shown), "n_examples", "directions", *family_ranks, "gates_failed", "same_as"]
+    frame = frame[[*order, *COST_COLUMNS, *more]]
+    # a method that explains as another one stands right below it
+    position = frame.assign(failed=~ok, home=home, twin=frame["same_as"] != "")
+    places_of = position.sort_values(["failed", "rank", "home", "twin", "method"], na_position="last").index
+    return frame.loc[places_of].reset_index(drop=True)
+
+
+def _places(
+    results: Sequence[MethodResult], names: Sequence[str], higher: Mapping[str, bool], floor: float, gated: set[str]
+) -> pd.DataFrame:
+    """Places of methods on metrics; those that a gate keeps out have none, and take none from others."""
+    import pandas as pd
+
+    rows = [
+        {"row": r.name, "metric": m, "value": r.metrics.get(m), "n": r.counts.get(m, 0), "applies": r.applies(m)}
+        for r in results
+        for m in names
+        if r.name not in gated
+    ]
+    if not rows:
+        return pd.DataFrame(columns=["row", "metric", "value", "n", "applies", "most", "place"])
+    return ranking.placed(pd.DataFrame(rows), ["metric"], higher, floor)
+
+
+def example_table(results: Sequence[MethodResult], names: Sequence[str]) -> pd.DataFrame:
+    """Means over steps: one row per method and example (the index), one column per metric; NaN without a value."""
+    import pandas as pd
+
+    most = {r.name: max((len(v) for v in r.values.values()), default=0) for r in results}
+    index = pd.MultiIndex.from_tuples(
+        [(r.name, i) for r in results for i in range(most[r.name])], names=["method", "example"]
+    )
+    columns = {}
+    for name in names:
+        values: list[float | None] = []
+        for r in results:
+            found = [v.mean for v in r.values.get(name, ())]
+            values += found + [None] * (most[r.name] - len(found))
+        columns[name] = pd.Series(values, index=index, dtype="float64")
+    return pd.DataFrame(columns, index=index)
 
 
 def _row(result: MethodResult, metric_names: Sequence[str], n_examples: int) -> dict[str, Any]:
-    means = result.metrics
+    means, counts = result.metrics, result.counts
     cost = result.cost.metrics() if result.cost is not None else {}
     reason = result.reason or "; ".join(f"{m}: {why}" for m, why in result.problems.items())
     return {
@@ -67,8 +146,10 @@ def _row(result: MethodResult, metric_names: Sequence[str], n_examples: int) -> 
         "reason": reason,
         "rank": float("nan"),
         **{m: means.get(m, float("nan")) for m in metric_names},
+        **{f"{m}_n": counts.get(m, 0) for m in metric_names},
         **{c: cost.get(c, float("nan")) for c in COST_COLUMNS},
         "n_examples": n_examples if result.ok else 0,
+        "same_as": result.same_as,
     }
 
 

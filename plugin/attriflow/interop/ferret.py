@@ -210,7 +210,7 @@ class _Step:
     With `reads` "score" there is one class, whose logit is the attributed function.
     """
 
-    def __init__(self, engine: Engine, block: str, row: int, step: int, reads: Reads, baseline: str | int) -> None:
+    def __init__(self, engine: Engine, block: str, row: int, step: int, reads: Reads, baseline: Baseline) -> None:
         self.engine, self.block, self.reads = engine, block, reads
         self.query = int(engine.batch.query[row, step])
         self.target_id = engine.batch.step_ids[row, step]

@@ -195,6 +195,8 @@ def floor(method: str, options: Mapping[str, Any], problem: Problem) -> float | 
     if part is None:
         return None
     given, own = {**part.options, **options}, part.meta["floor"]
+    if given.get("n_steps") == "auto":
+        return None
     return _stated(part.meta["cost"], given, problem) if own is None else float(own(problem, **given))
 
 

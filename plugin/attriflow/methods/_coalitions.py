@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
+from attriflow.engine.baselines import Baseline
 from attriflow.kernels.transfer import home
 from attriflow.methods._draws import generator
 from attriflow.methods._units import joint_index
@@ -38,7 +39,7 @@ class Coalitions:
         self,
         engine: Engine,
         unit: str,
-        baseline: str | int,
+        baseline: Baseline,
         *,
         groups: Sequence[Sequence[int]] | None = None,
         generated: bool = True,

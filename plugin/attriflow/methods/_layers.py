@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.engine import Engine
+from attriflow.engine.baselines import Baseline
 from attriflow.engine.bound import Sites, site_output
 from attriflow.engine.memory import fits
 from attriflow.errors import InputError
@@ -105,7 +106,7 @@ ONE_PASS = "with one pass over the batch; use a smaller batch_size"
 
 
 def endpoints(
-    engine: Engine, sites: Sites | None, baseline: str | int | None
+    engine: Engine, sites: Sites | None, baseline: Baseline | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Outputs of the target layers on the input and on the baseline, block -> `[batch, position, width]`.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
-from attriflow.engine.baselines import Baseline
+from attriflow.engine.baselines import Baseline, One
 from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError, check_least
 from attriflow.methods._draws import generator
@@ -48,9 +49,12 @@ class GradientShap:
         reduction: "sum" (signed) or "norm" (L2 norm over dimensions).
     """
 
+    draws_baselines: ClassVar[bool] = True
+    """Of several, each sample draws one: no mean over all."""
+
     n_samples: int = 25
     stdev: float = 0.0
-    baseline: Baseline | Sequence[Baseline] = "unk"
+    baseline: Baseline = "unk"
     internal_batch_size: int | None = None
     return_convergence_delta: bool = False
     multiply_by_inputs: bool = True
@@ -67,7 +71,7 @@ class GradientShap:
             raise InputError("baseline must name at least one baseline")
 
     @property
-    def _names(self) -> list[Baseline]:
+    def _names(self) -> list[One]:
         return [self.baseline] if isinstance(self.baseline, (str, int)) else list(self.baseline)
 
     def __call__(self, engine: Engine) -> Scores:

@@ -19,8 +19,6 @@ from attriflow.registry import methods
     signed=True,
     paper="Simonyan et al. 2013, arXiv:1312.6034; Kokhlikyan et al. 2020, arXiv:2009.07896",
     floor=lambda problem, **_: problem.forward() + problem.products(),  # the layer's state is in the pass
-    # the signed sum is below random there, as it is for input_x_gradient (docs/evaluation.md)
-    demo={"reduction": "norm"},
 )
 @dataclass(frozen=True)
 class LayerGradientXActivation:

@@ -12,7 +12,7 @@ from typing import Any
 from attriflow.errors import InputError, check_choice, check_keywords
 
 _SPEED, _QUALITY = ("max_slowdown", "slack"), ("max_drop", "min_value", "max_value")
-_KEYS = (*_SPEED, "max_drop", "level", "missing", "model", "metrics", "overrides")
+_KEYS = (*_SPEED, "max_drop", "level", "missing", "coverage", "model", "metrics", "overrides")
 MISSING, MODELS = ("fail", "ignore"), ("same", "any")
 
 
@@ -26,6 +26,7 @@ class Rules:
         max_drop: A quality metric may become worse by this much, in its own units.
         level: Share of false alarms that is accepted over all tests of quality together (Holm).
         missing: What becomes of something that the baseline has and the current result lacks: "fail" or "ignore".
+        coverage: Share of the baseline's examples that must still have a value; with fewer, a metric is missing.
         model: "same": two evaluations must be of the same weights; "any": one model may be judged by another.
         metrics: Metric -> `max_drop`, and `min_value` (where higher is better) or `max_value` (where lower is).
         overrides: Each a `match` (patterns such as "*lime*", of a benchmark, a method or method/metric) and other
@@ -37,6 +38,7 @@ class Rules:
     max_drop: float | None = 0.01
     level: float = 0.05
     missing: str = "fail"
+    coverage: float = 0.9
     model: str = "same"
     metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     overrides: Sequence[Mapping[str, Any]] = ()
@@ -48,6 +50,8 @@ class Rules:
             raise InputError(
                 f"'level' must lie between 0 and 1 and 'slack' be a number, not {self.level}, {self.slack}"
             )
+        if not isinstance(self.coverage, (int, float)) or not 0 < self.coverage <= 1:
+            raise InputError(f"'coverage' must lie above 0 and up to 1, not {self.coverage!r}")
         check_choice("setting of 'missing'", self.missing, MISSING)
         check_choice("setting of 'model'", self.model, MODELS)
         for name, limits in _mapping("metrics", self.metrics).items():

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from attriflow.errors import check_choice
+from attriflow.statistics.gates import examples_to_tell
 from attriflow.statistics.inference import bootstrap_intervals, holm, permutation_p_values
+from attriflow.statistics.ranking import FLOOR, NOT_APPLICABLE, placed, ranks
 
 BY = ("method", "model", "both")
 COSTS = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
@@ -26,7 +28,7 @@ SUFFIXES = ("_low", "_high", "_n", "_place")
 """What there is per metric beside its mean."""
 CELLS = ("model", "inputs", "data", "method", "family", "status", "reason", *COSTS)
 EXAMPLES = ("model", "inputs", "method", "metric", "example", "value")
-PAIRS = ("group", "metric", "a", "b", "difference", "n", "p", "p_holm", "winner")
+PAIRS = ("group", "metric", "a", "b", "difference", "n", "p", "p_holm", "winner", "untested")
 FAILURES = ("row", "model", "method", "metric", "reason")
 
 
@@ -40,6 +42,7 @@ class Evaluated:
         examples: One row per cell, metric and example: the columns `EXAMPLES`. Where a metric was asked for and has no
             value at all (or the method failed), there is one row without a value.
         problems: (model, inputs, method, metric) -> why a metric has no value in a cell.
+        gated: (model, inputs, method) -> gates that it does not pass there; such a cell has no place.
         higher_is_better: Metric -> direction; metrics without one are shown, not ranked.
         families: Metric -> family.
         notes: What a reader should know.
@@ -48,6 +51,7 @@ class Evaluated:
     cells: pd.DataFrame
     examples: pd.DataFrame
     problems: Mapping[tuple[str, str, str, str], str] = field(default_factory=dict)
+    gated: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -60,11 +64,13 @@ class Standings:
     Attributes:
         by: What a row is: "method", "model" or "both".
         rows: One row per method, model or both, best first: `group` (rows are compared within it), `row` (its name in
-            the group), `label`, `model`, `method`, `family`, `status`, `reason`, `rank` (mean place over metrics and
-            blocks, 1 is best), `rank (FAMILY)`, `blocks` and `of_blocks`, `wins`, `ties`, `losses`, `pareto`, per
-            metric `NAME`, `NAME_low`, `NAME_high` (interval), `NAME_n` (examples), `NAME_place` (mean place on single
-            examples), and the costs.
-        pairs: Every test: the columns `PAIRS`; `difference` is the mean of a - b, `winner` is "" for a tie.
+            the group), `label`, `model`, `method`, `family`, `status` ("ok", "partial", "gated" or "failed"),
+            `reason`, `gates_failed`, `rank`
+            (mean place over blocks and families of metrics, 1 is best), `rank (FAMILY)`, `blocks` and `of_blocks`,
+            `wins`, `ties`, `losses`, `pareto`, per metric `NAME`, `NAME_low`, `NAME_high` (interval), `NAME_n`
+            (examples), `NAME_place` (mean place on single examples), and the costs.
+        pairs: Every test: the columns `PAIRS`; `difference` is the mean of a - b, `winner` is "" for a tie, and for
+            what is `untested`.
         failures: Cells without a value: the columns `FAILURES`; an empty metric stands for all.
         metrics: Metrics, grouped by family.
         higher_is_better, families: Of the metrics.
@@ -94,25 +100,31 @@ class Standings:
         return frame.sort_values(["group", "rank"], kind="stable", ignore_index=True)
 
 
-def standings(found: Evaluated, by: str = "method", *, seed: int = 0) -> Standings:
+def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: float = FLOOR) -> Standings:
     """Compare everything that can be compared.
 
     Means are over examples. Intervals: percentile bootstrap over examples, 95%. Places are given within each block in
-    the metric's own direction; ties share the mean of their places, and a row that was tried in a block and has no
-    value takes its last place, so that missing does not pay. Wins and losses: paired permutation tests on the examples
-    that both rows have in the same blocks, p-values adjusted (Holm) for all pairs of a metric in a group.
+    the metric's own direction; ranks are means of places within families of metrics, and over families. A row that
+    lacks values is "partial" and has no rank, see `attriflow.statistics.ranking`. Wins and losses: paired permutation
+    tests on the examples that both rows have in the same blocks, p-values adjusted (Holm) for all pairs of a metric in
+    a group. Where no difference, however large, could have been a win with so few examples, pairs are `untested`.
 
     Args:
         found: What was measured.
         by: What a row is.
         seed: For resampling; the same seed gives the same leaderboard.
+        floor: Share of a metric's examples that a row must have values for.
     """
     check_choice("grouping", by, BY)
     cells, examples = _keyed(found.cells, by), _keyed(found.examples, by)
     metrics = _ordered(dict.fromkeys(examples["metric"]), found.families)
     table = _rows(cells)
     table = table.merge(_summaries(examples, metrics, found.higher_is_better, seed), on=["group", "row"], how="left")
-    table = table.merge(_ranks(examples, metrics, found), on=["group", "row"], how="left")
+    table = table.merge(_ranks(examples, metrics, found, floor), on=["group", "row"], how="left")
+    lacking = (table["partial"].fillna("") != "") & (table["status"] == "ok")
+    table.loc[lacking, "status"] = "partial"
+    table.loc[lacking, "reason"] = "values for " + table.loc[lacking, "partial"]
+    table = _with_gates(table.drop(columns="partial"), cells, found)
     pairs, notes = _pairs(examples, [m for m in metrics if m in found.higher_is_better], found.higher_is_better, seed)
     table = table.merge(_record(table, pairs), on=["group", "row"], how="left")
     table.loc[table["status"] == "failed", "rank"] = np.nan
@@ -120,7 +132,7 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0) -> Standin
     table["order"] = pd.factorize(table["group"])[0]
     order = (
         table.assign(failed=table["status"] == "failed")
-        .sort_values(["order", "failed", "rank", "label"], kind="stable")
+        .sort_values(["order", "failed", "rank", "label"], kind="stable", na_position="last")
         .index
     )
     return Standings(
@@ -131,7 +143,7 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0) -> Standin
         metrics=tuple(metrics),
         higher_is_better={m: found.higher_is_better[m] for m in metrics if m in found.higher_is_better},
         families={m: found.families.get(m, "") for m in metrics},
-        notes=(*found.notes, *notes, *_lone(table, by)),
+        notes=(*found.notes, *notes, *_powerless(pairs), *_lone(table, by)),
     )
 
 
@@ -209,25 +221,53 @@ def _summaries(examples: pd.DataFrame, metrics: Sequence[str], higher: Mapping[s
     return found.reindex(columns=["group", "row", *columns])
 
 
-def _ranks(examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated) -> pd.DataFrame:
-    """Mean place over metrics and blocks, overall and per family of metrics."""
+def _ranks(examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated, floor: float) -> pd.DataFrame:
+    """Mean place over families of metrics and blocks, overall and per family."""
     keys = ["group", "block", "metric"]
     ranked = examples[examples["metric"].isin(list(found.higher_is_better))]
-    places = ranked.groupby([*keys, "row"], as_index=False)["value"].mean()
-    contest = places.groupby(keys)["value"]
+    if found.gated:
+        cell = zip(ranked["model"], ranked["inputs"], ranked["method"], strict=True)
+        ranked = ranked[[not found.gated.get(key) for key in cell]]
+    silent = {key for key, reason in found.problems.items() if NOT_APPLICABLE in reason}
+    names = zip(*(ranked[k] for k in ("model", "inputs", "method", "metric")), strict=True)
+    ranked = ranked.assign(applies=[name not in silent for name in names] if silent else True)
+    grouped = ranked.groupby([*keys, "row"], as_index=False)
+    cells = grouped.agg(value=("value", "mean"), n=("value", "count"), applies=("applies", "all"))
     # alone, everybody is first; and where nobody has a value, nobody is
-    places = places[(contest.transform("size") > 1) & (contest.transform("count") > 0)].copy()
-    sign = places["metric"].map(lambda m: -1.0 if found.higher_is_better[m] else 1.0).astype(float)
-    places["value"] = (sign * places["value"]).round(12)  # equal means may be rounded apart
-    places["place"] = places.groupby(keys)["value"].rank(method="average", na_option="bottom")
-    places["family"] = places["metric"].map(lambda m: found.families.get(m, ""))
-    out = places.groupby(["group", "row"])["place"].mean().rename("rank").to_frame()
-    families = list(dict.fromkeys(found.families.get(m, "") for m in metrics if m in found.higher_is_better))
-    if len(families) > 1:
-        for family in families:
-            part = places[places["family"] == family]
-            out[f"rank ({family or 'other'})"] = part.groupby(["group", "row"])["place"].mean()
-    return out.reset_index()
+    contest = cells.groupby(keys)
+    cells = cells[(contest["row"].transform("size") > 1) & (contest["n"].transform("max") > 0)]
+    if cells.empty:
+        return pd.DataFrame(columns=["group", "row", "partial", "rank"]).astype({"rank": float})
+    families = {m: found.families.get(m, "") for m in metrics}
+    return ranks(placed(cells, keys, found.higher_is_better, floor), ["group", "row"], families, floor)
+
+
+def _with_gates(table: pd.DataFrame, cells: pd.DataFrame, found: Evaluated) -> pd.DataFrame:
+    """With `gates_failed`; rows that pass the gates nowhere have no rank and the status "gated"."""
+    places = list(zip(cells["model"], cells["inputs"], cells["method"], strict=True))
+    why = pd.Series([found.gated.get(place, "") for place in places], index=cells.index, dtype=object)
+    shut: dict[tuple[str, str], list[str]] = {}
+    for group, row, reason, status in zip(cells["group"], cells["row"], why, cells["status"], strict=True):
+        if status == "ok":
+            shut.setdefault((group, row), []).append(reason)
+    reasons = [shut.get(key, [""]) for key in zip(table["group"], table["row"], strict=True)]
+    out = table.assign(gates_failed=["; ".join(dict.fromkeys(r)) if all(r) else "" for r in reasons])
+    gated = (out["gates_failed"] != "") & (out["status"] != "failed")
+    out.loc[gated, "status"] = "gated"
+    out.loc[gated, [c for c in out.columns if c == "rank" or c.startswith("rank (")]] = np.nan
+    return out
+
+
+def _powerless(pairs: pd.DataFrame) -> list[str]:
+    """Metrics on which no pair could have been told apart, and how many examples could do so."""
+    notes = []
+    for (_, metric), part in pairs.groupby(["group", "metric"], sort=False):
+        if part["untested"].all():
+            notes.append(
+                f"{metric}: {part['n'].max()} examples cannot tell any of {len(part)} pairs apart, however large the "
+                f"difference; {examples_to_tell(len(part), LEVEL)} could. They count as untested, not as ties."
+            )
+    return list(dict.fromkeys(notes))
 
 
 def _pairs(
@@ -276,6 +316,7 @@ def _group_pairs(
     means = np.nansum(flat, -1) / np.maximum(counts, 1)
     adjusted = np.concatenate([holm(p) for p in p_values.reshape(len(metrics), n_pairs)])
     sign = np.repeat([1 if higher[m] else -1 for m in metrics], n_pairs)
+    tests = (counts > 0).reshape(len(metrics), n_pairs).sum(1)
     a, b = np.tile(names[first], len(metrics)), np.tile(names[second], len(metrics))
     frame = pd.DataFrame(
         {
@@ -288,6 +329,7 @@ def _group_pairs(
             "p": p_values,
             "p_holm": adjusted,
             "winner": np.where(adjusted < LEVEL, np.where(sign * means > 0, a, b), ""),
+            "untested": counts < np.repeat([examples_to_tell(int(t), LEVEL) for t in tests], n_pairs),
         }
     )
     return frame[counts > 0]
@@ -315,7 +357,8 @@ def _record(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     out = table[keys].copy()
     sides = pd.concat([pairs.assign(row=pairs["a"]), pairs.assign(row=pairs["b"])], ignore_index=True)
     won, none = sides["winner"] == sides["row"], sides["winner"] == ""
-    for name, chosen in (("wins", won), ("ties", none), ("losses", ~won & ~none)):
+    tied = none & ~sides["untested"].astype(bool)
+    for name, chosen in (("wins", won), ("ties", tied), ("losses", ~won & ~none)):
         counts = sides[chosen].groupby(keys).size().rename(name).reset_index()
         out = out.merge(counts, on=keys, how="left")
         out[name] = out[name].fillna(0).astype(int)

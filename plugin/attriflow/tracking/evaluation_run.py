@@ -15,10 +15,12 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from attriflow.errors import AttriflowError, InputError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, text_columns
+from attriflow.tracking.stopping import terminable
 
 _logger = logging.getLogger(__name__)
 
 
+@terminable()
 def evaluate_model(
     *,
     model: Any,

@@ -10,18 +10,23 @@ from typing import Any
 
 import pandas as pd
 
-from attriflow.registry import metrics as metric_registry
+from attriflow.evaluation.families import families
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
 from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
 
 
-def gather(uri: str, runs: Sequence[EvaluationRun]) -> Evaluated:
+def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Evaluated:
     """What a leaderboard compares, from evaluations (the latest first).
 
     A model is known by its name and its weights: of several with one name, each is a version. The same method with the
     same options on the same model and rows counts once, as it was found latest, and has the metrics of all such runs;
     with several seeds, the values of an example are averaged over them. Other options, or another attributed function,
     make another row.
+
+    Args:
+        uri: The store.
+        runs: What to compare.
+        gates: Whether methods that failed a gate in their evaluation have no rank.
     """
     tables = read_all(uri, runs)
     models, versions = _models(runs)
@@ -46,8 +51,9 @@ def gather(uri: str, runs: Sequence[EvaluationRun]) -> Evaluated:
         cells=_merged(cells)[list(CELLS)],
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
+        gated=_gated(parts, tables, labels, models, rows) if gates else {},
         higher_is_better=higher,
-        families=_families(everything["metric"].unique()),
+        families=families(everything["metric"].unique(), _options(used)),
         notes=(*_notes(runs, used), *versions),
     )
 
@@ -183,10 +189,24 @@ def _cells(
             if (part.index, name, metric) not in known:
                 missing.append((*place, name, metric, -1, math.nan))
                 if ok:
-                    key = (*place, name, metric)
-                    problems[key] = _problem(reason, metric)
+                    problems[place[0], place[1], name, metric] = _problem(reason, metric)
     gaps = pd.DataFrame(missing, columns=list(EXAMPLES)).astype({"example": "int64", "value": "float64"})
     return pd.DataFrame(cells), gaps, problems
+
+
+def _gated(
+    parts: Sequence[_Part],
+    tables: Sequence[RunTables],
+    labels: Mapping[tuple[str, str, str], str],
+    models: Sequence[str],
+    inputs: Sequence[str],
+) -> dict[tuple[str, str, str], str]:
+    """Gates that a method does not pass, as its latest run with any seed found it."""
+    out: dict[tuple[str, str, str], str] = {}
+    for part in parts:
+        found = {row["method"]: str(row.get("gates_failed") or "") for row in tables[part.index].leaderboard}
+        out.setdefault((models[part.index], inputs[part.index], labels[part.key]), found.get(part.method, ""))
+    return {place: why for place, why in out.items() if why}
 
 
 def _problem(reasons: str, metric: str) -> str:
@@ -204,10 +224,15 @@ def _merged(cells: pd.DataFrame) -> pd.DataFrame:
     return first.drop(columns=list(COSTS)).merge(costs, on=keys)
 
 
-def _families(names: Iterable[str]) -> dict[str, str]:
-    """Families of metrics; empty for metrics that are not installed here."""
-    parts = {name: metric_registry.known(name) for name in names}
-    return {name: "" if part is None else part.meta["family"] for name, part in parts.items()}
+def _options(runs: Sequence[EvaluationRun]) -> dict[str, dict[str, Any]]:
+    """Options of metrics that were given, the latest run's first."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in reversed(runs):
+        try:
+            found |= json.loads(run.setting("metric_options") or "{}")
+        except json.JSONDecodeError:
+            continue  # too long for a param, and cut off
+    return found
 
 
 def _notes(runs: Sequence[EvaluationRun], used: Sequence[EvaluationRun]) -> tuple[str, ...]:

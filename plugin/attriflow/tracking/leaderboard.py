@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError, check_choice
+from attriflow.statistics.ranking import FLOOR
 from attriflow.statistics.standings import BY, Standings, standings
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def leaderboard(
     quality: Sequence[str] = (),
     tracking_uri: str | None = None,
     seed: int = 0,
+    min_coverage: float = FLOOR,
+    gates: bool = True,
 ) -> Leaderboard:
     """Compare evaluations.
 
@@ -47,6 +50,8 @@ def leaderboard(
         quality: Metrics of the critical-difference diagrams; the first of each family by default.
         tracking_uri: The store; MLflow's own setting by default.
         seed: For resampling.
+        min_coverage: Share of a metric's examples that a row must have values for to be ranked.
+        gates: Rank only rows that passed the gates of their evaluations.
     """
     check_choice("grouping", by, BY)
     if not experiments and not runs:
@@ -59,7 +64,7 @@ def leaderboard(
     with store_errors(store.uri):
         found = find_runs(store.client, experiments, runs)
         destination = store.client.get_run(log_to).info.run_id if log_to else None
-        board = standings(gather(store.uri, found), by, seed=seed)
+        board = standings(gather(store.uri, found, gates=gates), by, seed=seed, floor=min_coverage)
     for name in quality:
         check_choice("ranked metric", name, board.higher_is_better)
     return Leaderboard(board, experiments, found, store, quality, destination)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
+from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.evaluation.runner import Evaluation
 from attriflow.models.offload import places_of
 from attriflow.statistics.agreement import agreement_table
+from attriflow.statistics.gates import failed, gates
+from attriflow.statistics.ranking import redundancy, same_metrics
 from attriflow.tracking.artifacts import HtmlArtifact, PlotsArtifact
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ class Tables:
     """The tables of an evaluation, and which way each metric points; `agreement` with two methods or more."""
 
     leaderboard: pd.DataFrame
+    gates: pd.DataFrame
+    redundancy: pd.DataFrame
     summary: pd.DataFrame
     comparisons: pd.DataFrame
     agreement: pd.DataFrame | None
@@ -41,8 +46,29 @@ class Tables:
         names, seed = evaluation.config.metrics, evaluation.config.seed
         directions = tables.directions(names)
         scores = tables.scores_table(evaluation.results, evaluation.examples)
+        kinds = families(names, evaluation.metric_options)
+        ranked = [m for m in names if m in directions]
+        values = tables.example_table([r for r in evaluation.results if r.ok], ranked)
+        doubles = same_metrics(values, kinds)
+        passing = gates(
+            values,
+            directions,
+            [m for m in ranked if kinds[m] in FAITHFUL and m not in doubles],
+            unsigned={r.name for r in evaluation.results if r.unsigned},
+            seed=seed,
+        )
         return cls(
-            leaderboard=tables.leaderboard(evaluation.results, names, directions, len(evaluation.examples)),
+            leaderboard=tables.leaderboard(
+                evaluation.results,
+                names,
+                directions,
+                len(evaluation.examples),
+                families=kinds,
+                floor=evaluation.config.min_coverage,
+                gates=failed(passing) if evaluation.config.gates else None,
+            ),
+            gates=passing,
+            redundancy=redundancy(values, directions, doubles),
             summary=significance.summary_table(scores, seed=seed),
             comparisons=significance.comparison_table(scores, directions, seed=seed),
             agreement=agreement_table(magnitudes, seed=seed) if len(magnitudes) > 1 else None,

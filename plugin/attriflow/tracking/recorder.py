@@ -21,6 +21,7 @@ from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
+from attriflow.tracking import stopping
 from attriflow.tracking.artifacts import AttributionsArtifact
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.run_logger import RunLogger, key_of
@@ -81,6 +82,7 @@ class Recorder:
         self.metrics: dict[str, float] = {}
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
+        self._finished = set[str]()
         self._magnitudes: dict[str, list[np.ndarray]] = {}
 
     def record(self) -> EvaluationResult:
@@ -89,10 +91,9 @@ class Recorder:
         try:
             for event in self.evaluation.run():
                 self._log_event(event)
-            found = self._log_tables()
-            self.artifacts |= log_pages(self.run, self.evaluation, found, self.names)
-        except BaseException:
-            self._save_what_is_known()
+            self._log_all()
+        except BaseException as error:
+            self._save_what_is_known(error)
             raise
         return EvaluationResult(metrics=self.metrics, artifacts=self.artifacts, run_id=self.run.run_id)
 
@@ -137,6 +138,7 @@ class Recorder:
         self.artifacts["attributions"] = AttributionsArtifact(uri=self.run.uri("attributions"))
 
     def _finish_method(self, result: MethodResult) -> None:
+        self._finished.add(result.name)
         self._method_metrics(result, result.metrics)
         child = self._child(result)
         cost = result.cost
@@ -159,6 +161,11 @@ class Recorder:
         result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
         child.finish("FINISHED" if result.ok else "FAILED")
         self._children.pop(result.name)
+
+    def _stop_method(self, result: MethodResult, status: str) -> None:
+        child = self._child(result)
+        child.tags({"attriflow.status": result.status, "attriflow.reason": result.reason})
+        child.finish(status)
 
     # -- once -------------------------------------------------------------------------------------------------------
 
@@ -197,10 +204,16 @@ class Recorder:
             }
         )
 
+    def _log_all(self) -> None:
+        """Tables, plots and the report, of what is known."""
+        self.artifacts |= log_pages(self.run, self.evaluation, self._log_tables(), self.names)
+
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
         frames = {
             "leaderboard": ("leaderboard.json", found.leaderboard),
+            "gates": ("gates.json", found.gates),
+            **({"redundancy": ("redundancy.json", found.redundancy)} if len(found.redundancy) else {}),
             "summary": ("summary.json", found.summary),
             "comparisons": ("comparisons.parquet", found.comparisons),
             **({} if found.agreement is None else {"agreement": ("agreement.json", found.agreement)}),
@@ -231,14 +244,18 @@ class Recorder:
         if options:
             self.run.tags({"attriflow.metric_options_used": options})
 
-    def _save_what_is_known(self) -> None:
+    def _save_what_is_known(self, error: BaseException) -> None:
         """After an interruption: as much as possible, without hiding the error."""
-        steps: list[Callable[[], object]] = []
+        reason, status = stopping.why(error), stopping.status_of(error)
+        steps: list[Callable[[], object]] = [partial(self.run.tags, {"attriflow.stopped": reason})]
         if self.mlflow_logs_metrics:
             steps.append(partial(self.run.metrics, self.metrics))
+        for result in self.evaluation.results:
+            if result.name not in self._finished:
+                result.status, result.reason, result.values = "failed", reason, {}
+                steps.append(partial(self._stop_method, result, status))
         if self.evaluation.results:
-            steps.append(self._log_tables)
-        steps += [partial(child.finish, "FAILED") for child in self._children.values()]
+            steps.append(self._log_all)
         for step in steps:
             try:
                 step()

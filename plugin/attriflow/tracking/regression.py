@@ -45,12 +45,14 @@ def check_runs(baseline: str, run: str, rules: Rules, tracking_uri: str | None =
     gone = [
         absent(name, "quality", float("nan"), rules.missing == "fail", _why(now.get(name)))
         for name, row in old.items()
-        if row["status"] == "ok" and now.get(name, {}).get("status") != "ok"
+        if row["status"] != "failed" and now.get(name, {"status": "failed"})["status"] == "failed"
     ]
     added = [new(name, "quality", float("nan")) for name in now if name not in old]
-    both = {name for name in old if all(rows.get(name, {}).get("status") == "ok" for rows in (old, now))}
-    scores, without = _scores(tables, [name for name in old if name in both])
-    missing = [absent(name, "quality", mean, rules.missing == "fail") for name, mean in without.items()]
+    both = {
+        name for name in old if all(rows.get(name, {"status": "failed"})["status"] != "failed" for rows in (old, now))
+    }
+    scores, without = _scores(tables, [name for name in old if name in both], rules.coverage)
+    missing = [absent(name, "quality", mean, rules.missing == "fail", why) for name, (mean, why) in without.items()]
     costs = judge_costs(_costs(before, old, both), _costs(after, now, both), rules)
     costs = [_if_long_enough(v, [(before, old), (after, now)]) for v in costs]
     return [*gone, *missing, *added, *costs, *judge_scores(scores, rules)]
@@ -111,21 +113,25 @@ def _if_long_enough(verdict: Verdict, sides: Sequence[tuple[EvaluationRun, _Rows
     return verdict
 
 
-def _scores(tables: list[RunTables], methods: list[str]) -> tuple[list[Scores], dict[str, float]]:
-    """What both runs have values for; and method/metric -> mean of what only the first one has."""
+def _scores(
+    tables: list[RunTables], methods: list[str], coverage: float
+) -> tuple[list[Scores], dict[str, tuple[float, str]]]:
+    """What both runs have values for; and method/metric -> mean of what the second one lacks, and how much it lacks."""
     values = example_values(tables)
     values = values[values["method"].isin(methods)]
     wide = values.pivot(index="example", columns=["run", "method", "metric"], values="value")
     empty = pd.Series(np.nan, index=wide.index)
     higher = directions({m: h for table in tables for m, h in table.directions.items()})
-    out, gone = list[Scores](), dict[str, float]()
+    out, gone = list[Scores](), dict[str, tuple[float, str]]()
     for method in methods:
         for metric in tables[0].metrics:
             before, after = (wide.get((i, method, metric), empty) for i in range(2))
             if metric not in higher or before.isna().all():
                 continue
-            if after.isna().all():
-                gone[f"{method}/{metric}"] = float(before.mean())
+            kept, known = int((before.notna() & after.notna()).sum()), int(before.notna().sum())
+            if kept < coverage * known or not kept:
+                why = f"{kept} of its {known} examples have a value" if kept else ""
+                gone[f"{method}/{metric}"] = float(before.mean()), why
                 continue
             sides = {"baseline": before.to_numpy(float), "current": after.to_numpy(float)}
             out.append(Scores(method=method, metric=metric, higher_is_better=higher[metric], **sides))

@@ -21,6 +21,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from attriflow.tracking.artifacts import TableArtifact, write_table
+from attriflow.tracking.stopping import terminable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ def new_run(tracking_uri: str | None, experiment: str | None) -> Iterator[Logged
         mlflow.set_tracking_uri(tracking_uri)
     if experiment is not None:
         mlflow.set_experiment(experiment)
-    with mlflow.start_run() as run:
+    with terminable(), mlflow.start_run() as run:
         yield LoggedRun(run.info.run_id, mlflow.get_tracking_uri())
 
 

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+WIDEST = 8
+"""Metrics that fit into a terminal of 100 columns; of more, the ranks by family are printed."""
+RANK = "rank ("
+"""Opens the names of columns with ranks by family of metrics."""
+
+
 def metric_names(table: pd.DataFrame, directions: Mapping[str, bool]) -> list[str]:
     """The metrics of `directions` that a table has a column for."""
     return [name for name in directions if name in table.columns]
@@ -23,16 +29,35 @@ def arrow(higher_is_better: bool) -> str:
 
 
 def records(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a leaderboard with `failed` added: best rank first, then unranked, then failed ones."""
+    """Rows of a leaderboard, best rank first, then unranked, then failed ones, with what views add.
+
+    `failed`; `unranked`: why a row with values has no rank, "" otherwise; `name`: the method, with those that explain
+    alike, which have no row of their own.
+    """
     rows = rows_of(leaderboard)
+    twins: dict[str, list[str]] = {}
     for row in rows:
-        row["failed"] = as_text(row.get("status")) == "failed"
+        twins.setdefault(as_text(row.get("same_as")), []).append(as_text(row.get("method")))
+    rows = [row for row in rows if not as_text(row.get("same_as"))]
+    for row in rows:
+        status = as_text(row.get("status"))
+        row["failed"] = status == "failed"
+        row["name"] = " = ".join((as_text(row.get("method")), *twins.get(as_text(row.get("method")), ())))
+        row["unranked"] = unranked(row)
 
     def position(row: dict[str, Any]) -> tuple[bool, float]:
         rank = as_float(row.get("rank"))
         return row["failed"], math.inf if rank is None else rank
 
     return sorted(rows, key=position)
+
+
+def unranked(row: Mapping[str, Any]) -> str:
+    """Why a row that has values has no rank; empty for others."""
+    status = as_text(row.get("status"))
+    if status == "gated":
+        return f"gate not passed: {as_text(row.get('gates_failed'))}"
+    return f"partial: {as_text(row.get('reason'))}" if status == "partial" else ""
 
 
 def goodness(values: Iterable[Any], higher_is_better: bool) -> list[float | None]:

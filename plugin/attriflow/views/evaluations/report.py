@@ -12,7 +12,7 @@ from attriflow.views.common import as_float, as_text, compact, number
 from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
 from attriflow.views.evaluations.certainty import certainty
 from attriflow.views.evaluations.evaluated import evaluated
-from attriflow.views.evaluations.leaderboard import arrow, best, metric_names, records
+from attriflow.views.evaluations.leaderboard import RANK, arrow, best, metric_names, records
 from attriflow.views.page import EXPLORER, render
 from attriflow.views.payload import payload
 
@@ -163,7 +163,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
         first = [row for row in ranked if as_float(row["rank"]) == as_float(ranked[0]["rank"])]
         *others, last = [as_text(row["method"]) for row in first]
         names = f"{', '.join(others)} and {last}" if others else last
-        text += f"; best mean rank over all metrics: {names} ({compact(first[0]['rank'])})"
+        text += f"; best mean rank: {names} ({compact(first[0]['rank'])})"
     return f"{text}; {failed} failed." if failed else f"{text}."
 
 
@@ -172,10 +172,15 @@ def _leaderboard(
 ) -> dict[str, Any]:
     """Head and cells of the leaderboard; each cell with the value it sorts by."""
     head = [
-        column("rank", "ascending", "mean rank over the metrics, 1 is best", sorted=True),
+        column("rank", "ascending", "mean over families of metrics of the mean rank, 1 is best", sorted=True),
         column("method", kind="name"),
         column("family", kind="text"),
     ]
+    ranks = [key for key in (rows[0] if rows else {}) if key.startswith(RANK)]
+    head += [column(f"{key}", "ascending", "mean rank over the metrics of the family") for key in ranks]
+    gated = any(row["unranked"] for row in rows)
+    if gated:
+        head.append(column("not ranked", kind="text"))
     for name in metrics:
         higher = directions[name]
         hint = f"{'higher' if higher else 'lower'} is better"
@@ -188,8 +193,13 @@ def _leaderboard(
     for row in rows:
         cells = [cell(row.get("rank"), compact), *_names(row)]
         if not row["failed"]:
+            cells += [cell(row.get(key), compact) for key in ranks]
+            if gated:
+                cells.append({"kind": "text", "text": row["unranked"]})
             for name in metrics:
-                found = cell(row[name], number)
+                n = as_float(row.get(f"{name}_n"))
+                few = n is not None and 0 < n < (as_float(row.get("n_examples")) or 0)
+                found = cell(row[name], number, f"n={n:g}" if few else "")
                 found["best"] = bests[name] is not None and as_float(row[name]) == bests[name]
                 cells.append(found)
             cells += [cell(row.get(key), compact) for key in costs]
@@ -201,7 +211,7 @@ def _leaderboard(
 
 def _names(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"kind": "name", "text": as_text(row.get("method"))},
+        {"kind": "name", "text": as_text(row.get("name") or row.get("method"))},
         {"kind": "text", "text": as_text(row.get("family"))},
     ]
 

@@ -13,7 +13,7 @@ import pandas as pd
 from attriflow.statistics.standings import Standings
 from attriflow.views.common import as_float, as_text, compact, number, rows_of
 from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
-from attriflow.views.evaluations.leaderboard import arrow, best
+from attriflow.views.evaluations.leaderboard import arrow, best, unranked
 from attriflow.views.page import FRAME, render
 
 Row = Mapping[str, Any]
@@ -35,6 +35,8 @@ _CAPTIONS = {
 def flat(board: Standings) -> pd.DataFrame:
     """The rows as they are exported: without what only the statistics need."""
     frame = board.rows.drop(columns=["group", "row"])
+    if not frame["gates_failed"].any():
+        frame = frame.drop(columns="gates_failed")
     return frame[[c for c in frame.columns if not frame[c].isna().all() or c in ("rank", *board.metrics)]]
 
 
@@ -80,7 +82,8 @@ def markdown(board: Standings) -> str:
             lines.append(f"| {label} | failed: {_escaped(as_text(row['reason']))} |" + " |" * (len(heads) - 2))
             continue
         scores = [_score(row, name) for name in names]
-        cells = [label, compact(row["rank"]), record(row), *scores, compact(row["forward_equivalents"])]
+        rank = compact(row["rank"]) if row["status"] == "ok" else f"– ({_escaped(unranked(row))})"
+        cells = [label, rank, record(row), *scores, compact(row["forward_equivalents"])]
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- {_escaped(note)}" for note in (*legend(board), *board.notes)]
     return f"## {WHAT[board.by]}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
@@ -90,7 +93,7 @@ def legend(board: Standings) -> list[str]:
     """How to read the numbers."""
     return [
         "Means over examples, with 95% bootstrap intervals over examples; ↑ higher is better, ↓ lower is better.",
-        "Rank: mean place over the metrics, 1 is best; who has no value takes the last place.",
+        "Rank: mean place over the metrics of a family, then over families; 1 is best. Who lacks values has none.",
         "Wins and losses: differences on the same examples that a permutation test finds at 5% after Holm's correction "
         "for all pairs, over all metrics.",
     ]
@@ -203,7 +206,10 @@ def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     """Heads, groups of heads and cells; metrics of a family stand together."""
     ranks = [c for c in board.rows.columns if c.startswith("rank (")]
     costs = [c for c in BOARD_COSTS if board.rows[c].notna().any()]
-    heads = [column("rank", "ascending", "mean place over the metrics, 1 is best", sorted=True), *_names(board)]
+    heads = [
+        column("rank", "ascending", "mean place over the families of metrics, 1 is best", sorted=True),
+        *_names(board),
+    ]
     heads += [
         column(
             "wins – ties – losses", "descending", "significant wins, ties and losses over all metrics and opponents"
@@ -231,7 +237,7 @@ def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     body = []
     for row in rows:
         failed = row["status"] == "failed"
-        cells = [cell(row["rank"], compact), *_name_cells(board, row)]
+        cells = [cell(row["rank"], compact, unranked(row)), *_name_cells(board, row)]
         if not failed:
             cells.append({**cell(row["wins"], compact), "text": record(row)})
             cells.append({**cell(float(row["pareto"]), compact), "text": "●" if row["pareto"] else ""})
@@ -270,7 +276,7 @@ def _families(board: Standings) -> dict[str, Any]:
 
 def _matrix(board: Standings, group: str) -> dict[str, Any]:
     """Wins and losses of each row against each other row of its group, over the metrics."""
-    part = board.rows[(board.rows["group"] == group) & (board.rows["status"] == "ok")]
+    part = board.rows[(board.rows["group"] == group) & (board.rows["status"] != "failed")]
     pairs = board.pairs[board.pairs["group"] == group]
     names = [as_text(name) for name in part["row"]]
     if pairs.empty or len(names) < 2:
@@ -300,4 +306,4 @@ def _matrix(board: Standings, group: str) -> dict[str, Any]:
 def _cost_table(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     """What each row cost."""
     costs = [c for c in COSTS if c in board.rows and board.rows[c].notna().any()]
-    return cost_table(_names(board), partial(_name_cells, board), [r for r in rows if r["status"] == "ok"], costs)
+    return cost_table(_names(board), partial(_name_cells, board), [r for r in rows if r["status"] != "failed"], costs)

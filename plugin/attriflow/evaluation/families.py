@@ -1,0 +1,37 @@
+"""Families that metrics are ranked in: faithfulness by what becomes of the tokens, the others as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attriflow.registry import metrics
+
+REMOVAL, REPLACEMENT = "removal", "replacement"
+FAITHFUL = (REMOVAL, REPLACEMENT)
+"""Families that score changed inputs."""
+
+
+def families(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, str]:
+    """Metric -> family; empty for metrics that are not installed here.
+
+    Faithfulness metrics that delete tokens are of the family "removal"; those that put something in their place (a
+    baseline, a mask, thinned embeddings) are of the family "replacement": the two often disagree.
+
+    Args:
+        names: The metrics.
+        options: Metric -> options that were given.
+    """
+    found = {}
+    for name in names:
+        part = metrics.known(name)
+        if part is None:
+            found[name] = ""
+            continue
+        family = str(part.meta["family"])
+        if family == "faithfulness":
+            given = {**part.options, **(options or {}).get(name, {})}
+            how = given.get("perturbation", given.get("how"))
+            family = REMOVAL if how == "delete" else REPLACEMENT
+        found[name] = family
+    return found
