@@ -60,7 +60,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
 
     def logits_of(state: Tensor) -> Tensor:
         normed = at(state, rows.query) if norm is None else norm(at(state, rows.query))
-        return _capped(hf, head(normed * scale)).to(logits)
+        return _capped(hf, head(normed * scale.to(normed.device))).to(logits)
 
     _check(hf, logits_of(states[-1]), logits)
     return [logits_of(states[i]) for i in _chosen(layer, len(blocks))]
@@ -78,7 +78,8 @@ def _scale(last: Tensor, read: Tensor, rows: Rows) -> Tensor:
     """Factor between the normed state and what the head reads (some models scale it)."""
     low, high = rows.span
     whole = read.shape[1] > high - low + 1
-    last, there = last.detach(), at(read.detach(), rows.query if whole else rows.query - low)
+    there = at(read.detach(), rows.query if whole else rows.query - low)
+    last = last.detach().to(there.device)
     square = last.square().sum()
     return torch.where(square > 0, (there * last).sum() / square, 1.0)
 
