@@ -16,7 +16,7 @@ OPTIONS = ("-q", "-rs", "-p", "no:cacheprovider", "-m", "not slow")
 def test_models_over_several_devices():
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *OPTIONS, here / "test_devices.py"],
+        [sys.executable, "-m", "pytest", *OPTIONS, here / "test_devices.py", here / "test_device_counts.py"],
         cwd=here.parents[1],
         env={**os.environ, "SECOND_DEVICE": "1"},
         capture_output=True,
