@@ -60,7 +60,7 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
 
     def logits_of(state: Tensor) -> Tensor:
         normed = at(state, rows.query) if norm is None else norm(at(state, rows.query))
-        return _capped(hf, head(normed * scale)).to(logits)
+        return _capped(hf, head(normed * scale.to(normed.device))).to(logits)
 
     _check(hf, logits_of(states[-1]), logits)
     return [logits_of(states[i]) for i in _chosen(layer, len(blocks))]
