@@ -160,6 +160,14 @@ class TestCommand:
         out = capsys.readouterr().out
         assert "slower:" in out and "Failed: 1 worse, 1 within the limits." in out
 
+    def test_what_was_counted_may_not_grow_at_all(self, tmp_path, capsys):
+        base, now = (write(tmp_path / f"{n}.json", {"waits": n, "uploads": 0}, "count") for n in (3, 4))
+        rules = tmp_path / "rules.yaml"
+        rules.write_text("max_slowdown: 1\nslack: 0\n")
+        assert run("check", "--baseline", base, "--current", base, "--rules", rules) == 0
+        assert run("check", "--baseline", base, "--current", now, "--rules", rules) == 1
+        assert "4 counted, 3 in the baseline" in " ".join(capsys.readouterr().out.split())
+
     def test_reports(self, tmp_path, monkeypatch, capsys):
         base = write(tmp_path / "base.json", {"slow|er": [10, 10], "gone": [1], "same": [3]}, device="cpu")
         now = write(tmp_path / "now.json", {"slow|er": [30, 30], "more": [1], "same": [3]}, device="cuda")

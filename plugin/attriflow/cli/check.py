@@ -94,5 +94,5 @@ def _judge_files(baseline: Path, current: Path, rules: Rules) -> tuple[str, list
     for found in (before, after):
         if found.unmeasured:
             notes.append(f"{len(found.unmeasured)} benchmarks in {found.path} have no forward-pass equivalents")
-    verdicts = judge_costs(before.costs, after.costs, rules)
+    verdicts = judge_costs(before.costs, after.costs, rules, before.unit)
     return f"{os.path.basename(current)} against {os.path.basename(baseline)}", notes, verdicts

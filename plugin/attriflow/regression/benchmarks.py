@@ -1,4 +1,4 @@
-"""Costs from files of pytest-benchmark (and of `attriflow benchmark`): forward-pass equivalents per benchmark."""
+"""Costs from files of pytest-benchmark (and of `attriflow benchmark`): forward-pass equivalents or counts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from attriflow.errors import InputError
 
-UNITS = ("forward_pass_equivalents", "forward_equivalents")
+UNITS = ("forward_pass_equivalents", "forward_equivalents", "count")
 """Names of the unit in `extra_info`; with `_rounds` behind them, a list with one number per round."""
-MACHINE = ("device", "device_name", "dtype", "threads", "torch")
+MACHINE = ("device", "device_name", "dtype", "threads", "torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,16 @@ class Benchmarks:
     """A file.
 
     Attributes:
-        costs: Benchmark -> forward-pass equivalents of each round, or of all as one number.
+        costs: Benchmark -> forward-pass equivalents of each round, or of all as one number; or what was counted.
         machine: What is known about where it ran.
+        unit: Of the costs, in words.
         unmeasured: Benchmarks without that unit.
     """
 
     path: str
     costs: Mapping[str, tuple[float, ...]]
     machine: Mapping[str, str]
+    unit: str = "forward-pass equivalents"
     unmeasured: tuple[str, ...] = ()
 
 
@@ -57,11 +59,13 @@ def read_benchmarks(path: str | Path) -> Benchmarks:
         else:
             unmeasured.append(key)
     if not costs:
-        raise InputError(f"no benchmark in {path} has '{UNITS[0]}' or '{UNITS[1]}' in its extra_info")
+        raise InputError(f"no benchmark in {path} has '{UNITS[0]}' or '{UNITS[1]}' (or '{UNITS[2]}') in its extra_info")
     info = content.get("machine_info") or {}
     first = next((e.get("extra_info") or {} for e in entries), {})
     machine = {k: str(v) for k in MACHINE if (v := info.get(k, first.get(k))) is not None}
-    return Benchmarks(path=str(path), costs=costs, machine=machine, unmeasured=tuple(unmeasured))
+    counted = all("count" in (e.get("extra_info") or {}) for e in entries)
+    unit = {"unit": "counted"} if counted else {}
+    return Benchmarks(path=str(path), costs=costs, machine=machine, unmeasured=tuple(unmeasured), **unit)
 
 
 def _rounds(extra: Mapping[str, Any]) -> tuple[float, ...]:

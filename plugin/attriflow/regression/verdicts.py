@@ -42,7 +42,10 @@ class Verdict:
 
 
 def judge_costs(
-    baseline: Mapping[str, Sequence[float]], current: Mapping[str, Sequence[float]], rules: Rules
+    baseline: Mapping[str, Sequence[float]],
+    current: Mapping[str, Sequence[float]],
+    rules: Rules,
+    unit: str = "forward-pass equivalents",
 ) -> list[Verdict]:
     """Costs against those of the baseline.
 
@@ -52,6 +55,7 @@ def judge_costs(
     Args:
         baseline, current: Name -> forward-pass equivalents of each round.
         rules: Limits.
+        unit: What the costs are, if something else.
     """
     out = []
     for name, before in baseline.items():
@@ -59,17 +63,21 @@ def judge_costs(
         out.append(
             _absent(name, "speed", float(np.median(before)), rules)
             if after is None
-            else _cost(name, np.asarray(before, dtype=float), np.asarray(after, dtype=float), rules)
+            else _cost(name, np.asarray(before, dtype=float), np.asarray(after, dtype=float), rules, unit)
         )
     out += [new(name, "speed", float(np.median(after))) for name, after in current.items() if name not in baseline]
     return out
 
 
-def _cost(name: str, before: np.ndarray, after: np.ndarray, rules: Rules) -> Verdict:
+def _number(cost: float) -> str:
+    return f"{cost:.0f}" if cost >= 100 or cost.is_integer() else f"{cost:.3g}"
+
+
+def _cost(name: str, before: np.ndarray, after: np.ndarray, rules: Rules, unit: str) -> Verdict:
     limit, slack = rules.speed(name)
     old, new_ = float(np.median(before)), float(np.median(after))
     ratio = new_ / old if old > 0 else math.inf if new_ > 0 else 1.0
-    text = f"{ratio:.2f} times the cost: {new_:.3g} forward-pass equivalents, {old:.3g} in the baseline"
+    text = f"{ratio:.2f} times the cost: {_number(new_)} {unit}, {_number(old)} in the baseline"
     verdict = partial(Verdict, name=name, kind="speed", baseline=old, current=new_)
     if limit is None:
         return verdict(outcome=OK, failed=False, message=f"{text}; no limit")
