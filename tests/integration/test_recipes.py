@@ -61,9 +61,13 @@ def test_planted_evidence(tmp_path):
 
 def test_bad_explainers(tmp_path):
     printed = run(tmp_path, "bad_explainers.py", "--examples", "12", "--out", "table.md")
-    counts = printed.strip().splitlines()[-1].split("|")[4:-1]
+    marks, gates = printed.strip().split("\n\n")[-2:]
+    counts = marks.splitlines()[-1].split("|")[4:-1]
     assert all(int(n) >= 10 for n in counts)
     assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
+
+    ranked = [line for line in gates.splitlines()[2:] if "| ok |" in line]
+    assert len(ranked) == 1 and "`occlusion` | 1.00" in ranked[0]
 
 
 def test_custom_method(tmp_path):

@@ -16,7 +16,7 @@ from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, text_columns
 from attriflow.evaluation.results import Attributed, Finished, StepScored
 from attriflow.evaluation.runner import Evaluation
-from attriflow.evaluation.tables import scores_table
+from attriflow.evaluation.tables import leaderboard, scores_table
 from attriflow.registry import methods, metrics
 from attriflow.types import MetricValues, Variant
 
@@ -150,6 +150,10 @@ def test_a_metric_that_fails_for_one_example_keeps_the_others(caplog: pytest.Log
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert warning == "metric 'drop' failed on 'first': ZeroDivisionError: float division by zero (in 1 of 2 examples)"
     assert any(r.exc_info for r in caplog.records if r.levelname == "DEBUG" and "'drop'" in r.getMessage())
+    which = "failed on example 1: ZeroDivisionError: float division by zero"
+    assert first.failures == {"drop": which}
+    board = leaderboard([first], ["drop", "whole"], {"drop": True, "whole": True}, 2)
+    assert board.loc[0, ["status", "reason", "drop_n"]].tolist() == ["ok", f"drop: {which}", 1]
 
 
 def test_the_traceback_of_a_failing_method_can_be_seen(caplog: pytest.LogCaptureFixture) -> None:

@@ -104,3 +104,32 @@ def test_metrics_are_correlated_by_how_they_order_methods_on_an_example():
     assert pairs["correlation"].tolist() == pytest.approx([1]) and pairs["effective_number"].tolist() == pytest.approx(
         [1]
     )
+
+
+def test_a_board_of_many_metrics_fits_into_100_columns():
+    from rich.console import Console
+
+    from attriflow.views.evaluations.console_leaderboard import leaderboard_table
+
+    names = [f"a_metric_of_many_{i}" for i in range(36)]
+    families = ("removal", "replacement", "plausibility", "robustness", "sanity")
+    methods = [
+        "occlusion",
+        "discretized_integrated_gradients",
+        "information_flow_routes",
+        "feature_ablation",
+        "constant",
+    ]
+    board = pd.DataFrame({"method": methods, "status": ["ok"] * 4 + ["gated"], "reason": ""})
+    board["rank"] = [1.25, 2.5, 3.0, 1.25, np.nan]
+    board["same_as"] = ["", "", "", "occlusion", ""]
+    board["gates_failed"] = ["", "", "", "", "randomisation (1.00)"]
+    board = board.assign(**dict.fromkeys(names, 0.5), **{f"rank ({f})": 2.25 for f in families})
+    console = Console(width=100, record=True)
+    console.print(leaderboard_table(board, dict.fromkeys(names, True)))
+    lines = console.export_text().splitlines()
+    shown = {line.split()[1]: line for line in lines if line.strip().startswith(("1.25", "2.5", "3 ", "–"))}
+    assert shown["occlusion"].split()[:5] == ["1.25", "occlusion", "=", "feature_ablation", "2.25"]
+    assert "2.5 discretized_integrated_gradients" in " ".join(shown["discretized_integrated_gradients"].split())
+    assert all(family in "".join(lines) for family in families)
+    assert any("– constant: gate not passed: randomisation (1.00)" in line for line in lines)

@@ -131,6 +131,27 @@ def test_who_fails_a_gate_is_ranked_where_it_passes():
     assert rows.loc["a", "good"] == pytest.approx(np.mean([values[m, "d", "a", "good"].mean() for m in "pq"]))
 
 
+def test_several_seeds_widen_the_interval_and_have_their_spread():
+    values = {("m", "d", "a", "good"): noisy(0.5, 0, 0.01), ("m", "d", "b", "good"): noisy(0.1, 1, 0.01)}
+    shifts = {"0": -0.1, "1": 0.0, "2": 0.1}
+    rows = [
+        ("m", "d", "a", "good", i, x + shift, name)
+        for name, shift in shifts.items()
+        for i, x in enumerate(values["m", "d", "a", "good"])
+    ]
+    seeded = pd.DataFrame(rows, columns=["model", "inputs", "method", "metric", "example", "value", "seed"])
+    found = evaluated(values)
+    board = standings(replace(found, seeded=seeded)).rows.set_index("row")
+    assert board.loc["a", "good_seed_sd"] == pytest.approx(0.1) and np.isnan(board.loc["b", "good_seed_sd"])
+    mean = values["m", "d", "a", "good"].mean()
+    assert board.loc["a", "good"] == pytest.approx(mean)
+    # three seeds drawn with replacement: all alike at the lowest in 1 of 27, so that 2.5% below is that one
+    assert board.loc["a", "good_low"] == pytest.approx(mean - 0.1, abs=0.01)
+    assert board.loc["a", "good_high"] == pytest.approx(mean + 0.1, abs=0.01)
+    plain = standings(found).rows.set_index("row")
+    assert plain.loc["a", "good_high"] - plain.loc["a", "good_low"] < 0.02 and "good_seed_sd" not in plain
+
+
 def test_what_does_not_apply_costs_nothing():
     values = {("m", "d", "a", "good"): noisy(0.1, 0), ("m", "d", "b", "good"): noisy(0.9, 1)}
     values |= {("m", "d", "a", "bad"): noisy(0.9, 2), ("m", "d", "b", "bad"): [np.nan]}

@@ -21,6 +21,7 @@ from attriflow.statistics import (
     paired_bootstrap_difference,
     paired_permutation,
     power_note,
+    two_level_interval,
 )
 
 
@@ -165,3 +166,21 @@ def test_compare_pairs_examples_and_not_steps():
 def test_differences_of_rounding_need_no_number_of_examples():
     a = np.array([0.5, 0.25, 0.125])
     assert examples_needed(a + np.array([1e-12, -1e-12, 1e-20]), a) is None
+
+
+def test_two_level_interval_has_the_variance_of_both_levels():
+    """Of independent levels the variances add: seeds' / 5 + examples' / 40."""
+    rng = np.random.default_rng(0)
+    seeds, examples = rng.normal(0, 1.0, 5), rng.normal(0, 2.0, 40)
+    found = two_level_interval(seeds[:, None] + examples[None], level=0.95, n=20000)
+    expected = 1.96 * math.sqrt(seeds.var() / 5 + examples.var() / 40)
+    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.05)
+    assert found.mean == pytest.approx(seeds.mean() + examples.mean()) and found.n == 40
+
+
+def test_two_level_interval_with_gaps_and_of_one_seed():
+    one = np.arange(10.0)[None]
+    assert two_level_interval(one) == bootstrap_interval(one[0])
+    gaps = np.array([[1.0, 2.0, np.nan, np.nan], [1.0, np.nan, 3.0, np.nan]])
+    found = two_level_interval(gaps)
+    assert found.mean == 2 and found.n == 3 and 1 <= found.low <= found.high <= 3

@@ -30,8 +30,12 @@ def families(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | No
             continue
         family = str(part.meta["family"])
         if family == "faithfulness":
-            given = {**part.options, **(options or {}).get(name, {})}
-            how = given.get("perturbation", given.get("how"))
-            family = REMOVAL if how == "delete" else REPLACEMENT
+            family = REMOVAL if perturbation(name, options) == "delete" else REPLACEMENT
         found[name] = family
     return found
+
+
+def perturbation(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """What a metric does to tokens ("delete", "baseline", ...); empty for those that have no such option."""
+    given = {**metrics.info(name).options, **(options or {}).get(name, {})}
+    return str(given.get("perturbation", given.get("how", "")))

@@ -78,6 +78,7 @@ class MethodResult:
         same_as: An earlier method with the same explanations of this data.
         values: Metric -> values per example.
         problems: Metric -> why it has no value for this method.
+        failures: Metric -> the examples on which it failed, and why, where it has values for others.
     """
 
     name: str
@@ -89,6 +90,7 @@ class MethodResult:
     cost: Cost | None = None
     values: dict[str, list[ExampleValues]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
     same_as: str = ""
     unsigned: bool = False
 

@@ -21,6 +21,8 @@ from attriflow.types import Attribution, Variant
 
 EXAMPLES_AT_ONCE = 16
 """Examples whose changed inputs are scored together and held in memory."""
+NAMED = 10
+"""Failed examples that are named per reason; the table `scores` has all."""
 NOT_IN_SAMPLE = "not among the examples that are explained again"
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class MetricRunner:
         """Fill in the values and problems of a method that has explained the data set."""
         started = time.perf_counter()
         values = {name: list[ExampleValues]() for name in self.metrics}  # shown once all examples have theirs
-        failed = {name: list[str]() for name in self.metrics}
+        failed = {name: dict[int, str]() for name in self.metrics}
         if self.reexplainer is not None:
             self.reexplainer.start(result.name, result.attributions)
         for begin in range(0, len(result.attributions), EXAMPLES_AT_ONCE):
@@ -63,11 +65,13 @@ class MetricRunner:
         result.values = values
         for name, found in values.items():
             if failed[name]:
-                what, n = failed[name][0], f"{len(failed[name])} of {len(found)} examples"
+                what, n = next(iter(failed[name].values())), f"{len(failed[name])} of {len(found)} examples"
                 _logger.warning("metric '%s' failed on '%s': %s (in %s)", name, result.name, what, n)
+                if len(failed[name]) < len(found):
+                    result.failures[name] = _which(failed[name])
             if found and all(v.mean is None for v in found):
                 reasons = sorted({reason for v in found for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
-                prefix = "" if set(reasons) <= set(failed[name]) else "no value for any step: "
+                prefix = "" if set(reasons) <= set(failed[name].values()) else "no value for any step: "
                 result.problems[name] = f"{prefix}{'; '.join(reasons)}"
         self.seconds += time.perf_counter() - started
 
@@ -108,7 +112,7 @@ class MetricRunner:
     def _without_rationale(self, name: str, index: int) -> bool:
         return "rationale" in self.parts[name].meta["needs"] and self.rationales[index] is None
 
-    def _guarded(self, name: str, index: int, attribution: Attribution, failed: list[str]) -> ExampleValues:
+    def _guarded(self, name: str, index: int, attribution: Attribution, failed: dict[int, str]) -> ExampleValues:
         """A metric's values for one example; where it raises, none and the reason, which `failed` gets as well."""
         try:
             return self._value(name, index, attribution)
@@ -118,8 +122,8 @@ class MetricRunner:
             if self.fail_fast:
                 raise
             _logger.debug("metric '%s' failed on example %d", name, index, exc_info=True)
-            failed.append(reason_of(error))
-            return skipped_example(len(attribution.targets), failed[-1])
+            failed[index] = reason_of(error)
+            return skipped_example(len(attribution.targets), failed[index])
 
     def _value(self, name: str, index: int, attribution: Attribution) -> ExampleValues:
         n_steps = len(attribution.targets)
@@ -144,3 +148,13 @@ class MetricRunner:
         except NotApplicableError as error:
             return skipped_example(n_steps, f"{NOT_APPLICABLE}{error}")
         return normalise(out, n_steps)
+
+
+def _which(failed: Mapping[int, str]) -> str:
+    """The examples that failed, by reason: "failed on example 3, 7: ValueError: ..."."""
+    by_reason: dict[str, list[int]] = {}
+    for index, reason in failed.items():
+        by_reason.setdefault(reason, []).append(index)
+    shown = {reason: ", ".join(map(str, found[:NAMED])) for reason, found in by_reason.items()}
+    more = {reason: ", ..." if len(found) > NAMED else "" for reason, found in by_reason.items()}
+    return "; ".join(f"failed on example {shown[reason]}{more[reason]}: {reason}" for reason in by_reason)

@@ -138,7 +138,7 @@ def example_table(results: Sequence[MethodResult], names: Sequence[str]) -> pd.D
 def _row(result: MethodResult, metric_names: Sequence[str], n_examples: int) -> dict[str, Any]:
     means, counts = result.metrics, result.counts
     cost = result.cost.metrics() if result.cost is not None else {}
-    reason = result.reason or "; ".join(f"{m}: {why}" for m, why in result.problems.items())
+    reason = result.reason or "; ".join(f"{m}: {why}" for m, why in {**result.problems, **result.failures}.items())
     return {
         "method": result.name,
         "family": result.family,

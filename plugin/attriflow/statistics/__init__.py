@@ -39,3 +39,6 @@ from attriflow.statistics.inference import (
 from attriflow.statistics.inference import (
     power_note as power_note,
 )
+from attriflow.statistics.inference import (
+    two_level_interval as two_level_interval,
+)

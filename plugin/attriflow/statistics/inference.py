@@ -145,6 +145,36 @@ def _intervals(table: np.ndarray, level: float, n: int, seed: int) -> list[Inter
     return out
 
 
+def two_level_interval(values: np.ndarray, *, level: float = 0.95, n: int = 2000, seed: int = 0) -> Interval:
+    """Bootstrap interval of a mean over seeds and examples: both are resampled, seeds first (Davison and Hinkley 1997).
+
+    An interval over examples alone says how sure the mean of these seeds is, not what another seed would give.
+
+    Args:
+        values: `[seed, example]`; an example counts with the seeds that have a value, and not without any.
+        level: Coverage, between 0 and 1.
+        n: Number of resamples.
+        seed: The same seed gives the same interval.
+    """
+    _check("level", level)
+    array = np.asarray(values, dtype=float)
+    array = array[:, ~np.isnan(array).all(0)]
+    seeds, size = array.shape
+    if size < 2 or seeds < 2:
+        return bootstrap_interval(np.nanmean(array, 0) if size else array.reshape(-1), level=level, n=n, seed=seed)
+    known, filled = (~np.isnan(array)).astype(float), np.nan_to_num(array)
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=n)  # [resample, seed]
+    weights = rng.multinomial(size, np.full(size, 1 / size), size=n)  # [resample, example]
+    counts = times @ known  # of the drawn seeds, those with a value
+    means = np.divide(times @ filled, counts, out=np.zeros_like(counts), where=counts > 0)
+    weights = weights * (counts > 0)
+    with np.errstate(invalid="ignore"):  # a draw of examples that the drawn seeds have no value for says nothing
+        drawn = (weights * means).sum(1) / weights.sum(1)
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.nanmean(array, 0).mean()), float(low), float(high), size)
+
+
 def paired_bootstrap_difference(a: Values, b: Values, *, level: float = 0.95, n: int = 2000, seed: int = 0) -> Interval:
     """Bootstrap interval of the mean difference `a - b` on the same examples.
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from attriflow.errors import check_choice
 from attriflow.statistics.gates import examples_to_tell
-from attriflow.statistics.inference import bootstrap_intervals, holm, permutation_p_values
+from attriflow.statistics.inference import bootstrap_intervals, holm, permutation_p_values, two_level_interval
 from attriflow.statistics.ranking import FLOOR, NOT_APPLICABLE, placed, ranks
 
 BY = ("method", "model", "both")
@@ -42,6 +42,8 @@ class Evaluated:
         examples: One row per cell, metric and example: the columns `EXAMPLES`. Where a metric was asked for and has no
             value at all (or the method failed), there is one row without a value.
         problems: (model, inputs, method, metric) -> why a metric has no value in a cell.
+        seeded: The values of methods that were run with several seeds, one row per seed: the columns `EXAMPLES` and
+            `seed`. `examples` has their means.
         gated: (model, inputs, method) -> gates that it does not pass there; such a cell has no place.
         higher_is_better: Metric -> direction; metrics without one are shown, not ranked.
         families: Metric -> family.
@@ -51,6 +53,7 @@ class Evaluated:
     cells: pd.DataFrame
     examples: pd.DataFrame
     problems: Mapping[tuple[str, str, str, str], str] = field(default_factory=dict)
+    seeded: pd.DataFrame | None = None
     gated: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +71,8 @@ class Standings:
             `reason`, `gates_failed`, `rank`
             (mean place over blocks and families of metrics, 1 is best), `rank (FAMILY)`, `blocks` and `of_blocks`,
             `wins`, `ties`, `losses`, `pareto`, per metric `NAME`, `NAME_low`, `NAME_high` (interval), `NAME_n`
-            (examples), `NAME_place` (mean place on single examples), and the costs.
+            (examples), `NAME_place` (mean place on single examples), `NAME_seed_sd` (standard deviation of the means of
+            several seeds, whose intervals are over seeds and examples), and the costs.
         pairs: Every test: the columns `PAIRS`; `difference` is the mean of a - b, `winner` is "" for a tie, and for
             what is `untested`.
         failures: Cells without a value: the columns `FAILURES`; an empty metric stands for all.
@@ -120,6 +124,8 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: flo
     metrics = _ordered(dict.fromkeys(examples["metric"]), found.families)
     table = _rows(cells)
     table = table.merge(_summaries(examples, metrics, found.higher_is_better, seed), on=["group", "row"], how="left")
+    if found.seeded is not None and len(found.seeded):
+        table = _over_seeds(table, _keyed(found.seeded, by), seed)
     table = table.merge(_ranks(examples, metrics, found, floor), on=["group", "row"], how="left")
     lacking = (table["partial"].fillna("") != "") & (table["status"] == "ok")
     table.loc[lacking, "status"] = "partial"
@@ -240,6 +246,20 @@ def _ranks(examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated, flo
         return pd.DataFrame(columns=["group", "row", "partial", "rank"]).astype({"rank": float})
     families = {m: found.families.get(m, "") for m in metrics}
     return ranks(placed(cells, keys, found.higher_is_better, floor), ["group", "row"], families, floor)
+
+
+def _over_seeds(table: pd.DataFrame, seeded: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Intervals over seeds and examples where there are several seeds, and `NAME_seed_sd`, the spread of the means."""
+    out = table.copy()
+    places = {key: i for i, key in enumerate(zip(out["group"], out["row"], strict=True))}
+    for (group, row, metric), part in seeded.groupby(["group", "row", "metric"], sort=False):
+        wide = part.pivot_table(index="seed", columns=["inputs", "example"], values="value", aggfunc="mean")
+        if len(wide) < 2:
+            continue
+        found, where = two_level_interval(wide.to_numpy(float), seed=seed), out.index[places[str(group), str(row)]]
+        out.loc[where, [f"{metric}_low", f"{metric}_high"]] = found.low, found.high
+        out.loc[where, f"{metric}_seed_sd"] = float(wide.mean(axis=1).std(ddof=1))
+    return out
 
 
 def _with_gates(table: pd.DataFrame, cells: pd.DataFrame, found: Evaluated) -> pd.DataFrame:

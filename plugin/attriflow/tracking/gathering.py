@@ -46,11 +46,14 @@ def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Ev
     for table in tables:
         higher |= {k: v for k, v in table.directions.items() if k not in higher}
     everything = pd.concat([values[list(EXAMPLES)], missing], ignore_index=True)
+    seeds = values.assign(seed=[runs[i].seed for i in values["run"]])
+    several = seeds.groupby(["model", "inputs", "method", "metric"])["seed"].transform("nunique") > 1
     used = [runs[i] for i in sorted({part.index for part in parts})]
     return Evaluated(
         cells=_merged(cells)[list(CELLS)],
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
+        seeded=seeds.loc[several, [*EXAMPLES, "seed"]],
         gated=_gated(parts, tables, labels, models, rows) if gates else {},
         higher_is_better=higher,
         families=families(everything["metric"].unique(), _options(used)),

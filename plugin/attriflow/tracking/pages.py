@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
+from attriflow.evaluation.circularity import own_metrics, with_circularity
 from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.evaluation.runner import Evaluation
 from attriflow.models.offload import places_of
@@ -57,16 +58,18 @@ class Tables:
             unsigned={r.name for r in evaluation.results if r.unsigned},
             seed=seed,
         )
+        board = tables.leaderboard(
+            evaluation.results,
+            names,
+            directions,
+            len(evaluation.examples),
+            families=kinds,
+            floor=evaluation.config.min_coverage,
+            gates=failed(passing) if evaluation.config.gates else None,
+        )
+        own = own_metrics(evaluation.results, kinds, evaluation.metric_options)
         return cls(
-            leaderboard=tables.leaderboard(
-                evaluation.results,
-                names,
-                directions,
-                len(evaluation.examples),
-                families=kinds,
-                floor=evaluation.config.min_coverage,
-                gates=failed(passing) if evaluation.config.gates else None,
-            ),
+            leaderboard=with_circularity(board, own, kinds),
             gates=passing,
             redundancy=redundancy(values, directions, doubles),
             summary=significance.summary_table(scores, seed=seed),

@@ -178,6 +178,10 @@ def _leaderboard(
     ]
     ranks = [key for key in (rows[0] if rows else {}) if key.startswith(RANK)]
     head += [column(f"{key}", "ascending", "mean rank over the metrics of the family") for key in ranks]
+    gained = _known(rows, "places_gained")
+    if gained:
+        hint = "mean place on other faithfulness metrics less that on metrics that replace tokens as the method does"
+        head.append(column("places gained by its own perturbation", "descending", hint))
     gated = any(row["unranked"] for row in rows)
     if gated:
         head.append(column("not ranked", kind="text"))
@@ -194,6 +198,8 @@ def _leaderboard(
         cells = [cell(row.get("rank"), compact), *_names(row)]
         if not row["failed"]:
             cells += [cell(row.get(key), compact) for key in ranks]
+            if gained:
+                cells.append(cell(row.get("places_gained"), compact))
             if gated:
                 cells.append({"kind": "text", "text": row["unranked"]})
             for name in metrics:

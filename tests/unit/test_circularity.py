@@ -1,0 +1,48 @@
+"""Who is scored by the perturbation it was built with, and what it gains by it."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from attriflow.evaluation.circularity import own_metrics, with_circularity
+from attriflow.evaluation.families import families
+from attriflow.evaluation.results import MethodResult
+
+NAMES = ["aopc_compr", "deletion_auc", "infidelity", "log_odds", "auprc_plau", "soft_nc", "max_sensitivity"]
+
+
+def test_families_follow_what_becomes_of_the_tokens():
+    found = families(NAMES, {"deletion_auc": {"how": "mask"}, "log_odds": {"how": "delete"}})
+    assert [found[n] for n in NAMES] == [
+        "removal", "replacement", "replacement", "removal", "plausibility", "replacement", "robustness",
+    ]  # fmt: skip
+    assert families(["no_such_metric"]) == {"no_such_metric": ""}
+
+
+def test_methods_with_the_same_baseline_are_scored_by_their_own_perturbation():
+    results = [
+        MethodResult(name="occlusion"),
+        MethodResult(name="lime", options={"baseline": "pad"}),
+        MethodResult(name="saliency"),
+        MethodResult(name="no_such_method"),
+    ]
+    assert own_metrics(results, families(NAMES), {}) == {"occlusion": ["infidelity", "log_odds"]}
+    assert own_metrics(results, families(NAMES), {"log_odds": {"how": "delete"}}) == {"occlusion": ["infidelity"]}
+
+
+def test_places_gained_by_hand():
+    board = pd.DataFrame(
+        {
+            "method": ["occlusion", "saliency"],
+            "aopc_compr_rank": [3.0, 1.0],
+            "deletion_auc_rank": [2.0, 1.0],
+            "infidelity_rank": [1.0, 2.0],
+            "auprc_plau_rank": [9.0, 9.0],
+        }
+    )
+    found = with_circularity(board, {"occlusion": ["infidelity"]}, families(NAMES))
+    assert found["places_gained"][0] == pytest.approx(2.5 - 1) and math.isnan(found["places_gained"][1])
+    assert found["scored_by_own"].tolist() == ["infidelity", ""]
