@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gc
 import itertools
@@ -442,12 +441,15 @@ def test_tokens_that_are_their_own_baseline_do_not_hide_what_comes_after_them(mo
 def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeypatch):
     m = model("gpt2")
     wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")
-    cache = prefix.Prefix.cache
-    monkeypatch.setattr(
-        prefix.Prefix,
-        "cache",
-        lambda self, n, r: cache(dataclasses.replace(self, keys=[k * 2 for k in self.keys]), n, r),
-    )
+    right = prefix.Prefix.cache
+
+    def wrong(self, length, repeat):
+        cache = right(self, length, repeat)
+        for layer in cache.layers:
+            layer.keys = layer.keys * 2
+        return cache
+
+    monkeypatch.setattr(prefix.Prefix, "cache", wrong)
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
     monkeypatch.setattr(prefix, "WORTHWHILE", 0)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):

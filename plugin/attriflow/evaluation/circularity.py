@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attriflow.errors import UnknownNameError
 from attriflow.evaluation.families import FAITHFUL, perturbation
 from attriflow.evaluation.results import MethodResult
+from attriflow.evaluation.selection import part_of
 from attriflow.registry import methods
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def own_metrics(
     """Method -> faithfulness metrics that replace tokens as it does.
 
     Methods with an option `baseline` are built from what its token does in place of others; metrics with
-    `how="baseline"` use the same token, unless the method was given another.
+    `perturbation="baseline"` use the same token, unless the method was given another.
 
     Args:
         results: The methods.
@@ -34,10 +34,8 @@ def own_metrics(
     scored = [m for m in kinds if kinds[m] in FAITHFUL and perturbation(m, options) == BASELINE]
     found = {}
     for result in results:
-        try:
-            usual = methods.info(result.name).options.get(BASELINE)
-        except UnknownNameError:
-            usual = None
+        part = methods.known(part_of(result.name))
+        usual = None if part is None else part.options.get(BASELINE)
         if scored and usual is not None and result.options.get(BASELINE, usual) == usual:
             found[result.name] = scored
     return found

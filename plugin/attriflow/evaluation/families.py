@@ -37,5 +37,6 @@ def families(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | No
 
 def perturbation(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """What a metric does to tokens ("delete", "baseline", ...); empty for those that have no such option."""
-    given = {**metrics.info(name).options, **(options or {}).get(name, {})}
-    return str(given.get("perturbation", given.get("how", "")))
+    part, given = metrics.known(name), (options or {}).get(name, {})
+    default = "" if part is None else part.options.get("perturbation", "")
+    return str(given.get("perturbation", given.get("how", default)))  # its former name, which stored runs have

@@ -19,8 +19,9 @@ NO_FOILS = "compares with a foil: add a column 'contrast_target' or 'contrast_so
 
 
 def part_of(name: str) -> str:
-    """The part behind a row: "lime.few", say, is "lime" with options of its own."""
-    return name if ":" in name or "/" in name else name.partition(".")[0]
+    """The part behind a row: "lime.few", say, is "lime" with options of its own, unless a part has that very name."""
+    itself = ":" in name or "/" in name or name in methods or name in metrics
+    return name if itself else name.partition(".")[0]
 
 
 def _row(name: str, registry: Registry) -> str:
