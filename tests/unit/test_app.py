@@ -286,3 +286,18 @@ def test_mistakes_are_found_before_anything_listens(
     finally:
         mlflow.set_tracking_uri(before)
     assert Path(tempfile.gettempdir()).is_dir()
+
+
+def test_the_leaderboard_names_methods_that_explain_alike_and_why_a_row_has_no_rank():
+    pytest.importorskip("gradio")
+    from view_data import board
+
+    from attriflow.app import runs_tab
+
+    table = board().assign(
+        same_as=["", "", "occlusion", ""], status=["failed", "ok", "ok", "gated"], gates_failed="control"
+    )
+    shown = runs_tab._table(table)["value"]
+    names = [row[shown["headers"].index("method")] for row in shown["data"]]
+    assert names == ["occlusion = saliency", "random", "deeplift"]
+    assert [row[-1] for row in shown["data"]][1] == "gate not passed: control"

@@ -152,6 +152,14 @@ def test_metric_heatmap():
     assert bold == {"0.800", "0.100", "0.600"}
 
 
+def test_methods_that_explain_alike_share_a_row_but_not_their_cost():
+    same = board().assign(same_as=["", "", "occlusion", ""])  # deeplift, occlusion, saliency, random
+    figure = drawn.metric_heatmap(same, DIRECTIONS)
+    names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert names == ["occlusion (+ 1 alike)", "random", "deeplift"]
+    assert {"occlusion", "saliency"} <= set(texts_of(drawn.quality_cost(same, DIRECTIONS)))
+
+
 def test_metric_distributions():
     figure = drawn.metric_distributions(metric_table(), DIRECTIONS)
     assert len(figure.axes) == 3

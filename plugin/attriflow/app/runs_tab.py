@@ -149,7 +149,7 @@ def _ranked(found: StoredEvaluation) -> list[str]:
     from attriflow.tracking.run_logger import key_of
     from attriflow.views.evaluations.leaderboard import records
 
-    order = [key_of(str(row["method"])).replace("/", "_") for row in records(found.leaderboard)]
+    order = [key_of(str(row["method"])).replace("/", "_") for row in records(found.leaderboard, alike=True)]
     return sorted(found.methods, key=lambda name: order.index(name) if name in order else len(order))
 
 
@@ -169,14 +169,14 @@ def _table(leaderboard: pd.DataFrame) -> Any:
     pointing = directions([name for name in registry.names() if name in leaderboard.columns])
     scores = metric_names(leaderboard, pointing)
     costs = [name for name in ("forward_equivalents", "seconds") if name in leaderboard.columns]
-    reasons = ["reason"] if any(row["failed"] for row in rows) else []
+    reasons = ["reason"] if any(row["failed"] or row["unranked"] for row in rows) else []
     heads = ["rank", "method", *(f"{name} {arrow(pointing[name])}" for name in scores), *costs, *reasons]
     cells = [
         [
             _digits(row.get("rank")),
-            as_text(row.get("method")),
+            row["name"],
             *(_digits(row.get(name)) for name in (*scores, *costs)),
-            *(as_text(row.get(name)) for name in reasons),
+            *(row["unranked"] or as_text(row.get(name)) for name in reasons),
         ]
         for row in rows
     ]

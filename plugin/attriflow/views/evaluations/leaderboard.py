@@ -28,21 +28,27 @@ def arrow(higher_is_better: bool) -> str:
     return "↑" if higher_is_better else "↓"
 
 
-def records(leaderboard: pd.DataFrame) -> list[dict[str, Any]]:
+def records(leaderboard: pd.DataFrame, alike: bool = False) -> list[dict[str, Any]]:
     """Rows of a leaderboard, best rank first, then unranked, then failed ones, with what views add.
 
     `failed`; `unranked`: why a row with values has no rank, "" otherwise; `name`: the method, with those that explain
-    alike, which have no row of their own.
+    alike; `short`: the same where there is little room.
+
+    Args:
+        leaderboard: The table.
+        alike: Rows of their own for methods that explain as another does, whose costs differ.
     """
     rows = rows_of(leaderboard)
     twins: dict[str, list[str]] = {}
     for row in rows:
         twins.setdefault(as_text(row.get("same_as")), []).append(as_text(row.get("method")))
-    rows = [row for row in rows if not as_text(row.get("same_as"))]
+    rows = [row for row in rows if alike or not as_text(row.get("same_as"))]
     for row in rows:
-        status = as_text(row.get("status"))
+        status, method = as_text(row.get("status")), as_text(row.get("method"))
+        others = [] if alike else twins.get(method, [])
         row["failed"] = status == "failed"
-        row["name"] = " = ".join((as_text(row.get("method")), *twins.get(as_text(row.get("method")), ())))
+        row["name"] = " = ".join((method, *others))
+        row["short"] = f"{method} (+ {len(others)} alike)" if others else method
         row["unranked"] = unranked(row)
 
     def position(row: dict[str, Any]) -> tuple[bool, float]:

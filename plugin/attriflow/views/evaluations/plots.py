@@ -89,7 +89,7 @@ def metric_heatmap(leaderboard: pd.DataFrame, directions: Mapping[str, bool]) ->
             )
     heads = [f"{breakable(name)} {arrow(directions[name])}" for name in names]
     axes.set_xticks(np.arange(len(names)) + 0.5, heads, rotation=0, fontsize=10, parse_math=False)
-    methods = [printable(as_text(row["method"])) for row in rows]
+    methods = [printable(row["short"]) for row in rows]
     axes.set_yticks(np.arange(len(rows)) + 0.5, methods, rotation=0, fontsize=11, parse_math=False)
     axes.tick_params(length=0)
     axes.set_title("Mean scores (best in bold)", **TITLE)
@@ -169,7 +169,7 @@ def quality_cost(leaderboard: pd.DataFrame, directions: Mapping[str, bool], qual
     """
     rows = [
         row
-        for row in records(leaderboard)
+        for row in records(leaderboard, alike=True)
         if not row["failed"] and as_float(row.get("forward_equivalents")) is not None
     ]
     present = [n for n in metric_names(leaderboard, directions) if any(as_float(row[n]) is not None for row in rows)]
