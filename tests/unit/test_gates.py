@@ -133,3 +133,20 @@ def test_a_board_of_many_metrics_fits_into_100_columns():
     assert "2.5 discretized_integrated_gradients" in " ".join(shown["discretized_integrated_gradients"].split())
     assert all(family in "".join(lines) for family in families)
     assert any("– constant: gate not passed: randomisation (1.00)" in line for line in lines)
+
+
+def test_the_correlation_map_shows_the_table_with_alike_metrics_side_by_side():
+    from attriflow.views.evaluations.agreement import correlation_heatmap
+
+    pairs = [("a", "b", 0.1), ("a", "c", 0.9), ("b", "c", -0.2), ("a", "d", np.nan), ("b", "d", np.nan)]
+    pairs.append(("c", "d", np.nan))
+    table = pd.DataFrame(pairs, columns=["first", "second", "correlation"]).assign(effective_number=2.04)
+    figure = correlation_heatmap(table)
+    (axes,) = [a for a in figure.axes if a.get_yticklabels() and a.get_yticklabels()[0].get_text()]
+    names = [t.get_text() for t in axes.get_yticklabels()]
+    assert sorted(names) == ["a", "b", "c"] and abs(names.index("a") - names.index("c")) == 1
+    shown = {frozenset(names[int(x)] for x in t.get_position()): t.get_text() for t in axes.texts}
+    assert [shown[frozenset(p)] for p in ("ab", "ac", "bc", "a")] == ["0.10", "0.90", "-0.20", "1.00"]
+    note = "2.0 independent metrics would hold as much as these 3\nno order: d"
+    assert note in [t.get_text() for t in figure.texts]
+    assert "No two metrics" in correlation_heatmap(table.iloc[3:4]).axes[0].texts[0].get_text()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
-from attriflow.evaluation.circularity import own_metrics, with_circularity
+from attriflow.evaluation.circularity import own_metrics, token_of, with_circularity
 from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.evaluation.runner import Evaluation
 from attriflow.models.offload import places_of
@@ -67,7 +67,7 @@ class Tables:
             floor=evaluation.config.min_coverage,
             gates=failed(passing) if evaluation.config.gates else None,
         )
-        own = own_metrics(evaluation.results, kinds, evaluation.metric_options)
+        own = own_metrics(evaluation.results, kinds, evaluation.metric_options, token_of(evaluation.model.wrapped))
         return cls(
             leaderboard=with_circularity(board, own, kinds),
             gates=passing,
@@ -84,7 +84,7 @@ class Tables:
 def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
     from attriflow.views.evaluations import plots as views
-    from attriflow.views.evaluations.agreement import agreement_heatmap
+    from attriflow.views.evaluations.agreement import agreement_heatmap, correlation_heatmap
     from attriflow.views.figures import to_png
 
     drawings: dict[str, Callable[[], Any]] = {
@@ -96,6 +96,8 @@ def plots(found: Tables) -> dict[str, bytes]:
     agreement = found.agreement
     if agreement is not None:
         drawings["agreement"] = lambda: agreement_heatmap(agreement).figure
+    if len(found.redundancy):
+        drawings["metric_correlations"] = lambda: correlation_heatmap(found.redundancy)
     out = {}
     for name, draw in drawings.items():
         try:

@@ -29,7 +29,7 @@ _SECTIONS = {
     "settings": "Settings",
 }
 # Where a plot is shown, when not below the leaderboard.
-_HOMES = {"step_scores": "steps", "quality_cost": "throughput"}
+_HOMES = {"step_scores": "steps", "quality_cost": "throughput", "metric_correlations": "certainty"}
 
 # Settings that open the page, under these names.
 _HEADLINE = {
@@ -59,6 +59,10 @@ _FIGURES = {
     "agreement": (
         "How far methods agree on the order of the tokens (rank correlation of magnitudes), alike ones side by side.",
         "Heat map of methods by methods with the rank correlation of each pair, ordered by a tree of similarity.",
+    ),
+    "metric_correlations": (
+        "Which metrics order the methods alike: correlation of their places within examples, alike ones side by side.",
+        "Heat map of metrics by metrics with the correlation of each pair, ordered by a tree of similarity.",
     ),
     "step_scores": (
         "What the model's own scores do along the generated sequence.",
@@ -124,7 +128,7 @@ def report_html(
                 for name, png in figures.items()
                 if _HOMES.get(name, "leaderboard") == section
             ]
-            for section in ("leaderboard", "steps", "throughput")
+            for section in ("leaderboard", "certainty", "steps", "throughput")
         },
         examples=examples,
         notes=notes,
