@@ -56,6 +56,8 @@ class Tables:
             directions,
             [m for m in ranked if kinds[m] in FAITHFUL and m not in doubles],
             unsigned={r.name for r in evaluation.results if r.unsigned},
+            seeded={r.name: tables.seeded_tables(r, doubles) for r in evaluation.results if not r.same_as},
+            families=kinds,
             seed=seed,
         )
         board = tables.leaderboard(
