@@ -81,6 +81,13 @@ class EvaluateOptions(RowsOptions):
     gates: Annotated[
         bool, option("Rank only methods that pass all gates, or all methods.", "--gates/--no-gates", panel=_RUN)
     ] = True
+    multiverse: Annotated[
+        bool,
+        option("Also try every defensible choice, and say how far ranks depend on them.", "--multiverse", panel=_RUN),
+    ] = False
+    multiverse_rows: Annotated[
+        int, option("Most rows of it; what departs least from the settings comes first.", min=1, panel=_RUN)
+    ] = 300
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
 
