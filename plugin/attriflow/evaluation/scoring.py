@@ -79,7 +79,7 @@ class MetricRunner:
     def _under_other_seeds(self, result: MethodResult) -> list[dict[str, dict[int, float | None]]] | None:
         """Metrics of explanations under the seeds that a metric asked for, see `MethodResult.seeded`."""
         seeds = [change for change in self.changes() if set(change) == {"seed"}]
-        if self.reexplainer is None or not seeds:
+        if self.reexplainer is None or not seeds or result.family == "control":
             return None
         sample = self.reexplainer.sample
         names = [n for n in self.metrics if "reexplain" not in self.parts[n].meta["needs"]]
