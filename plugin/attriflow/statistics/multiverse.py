@@ -4,9 +4,8 @@ A *world* makes each choice once; in every world each method has one row, and me
 (mean place within families of metrics, overall the mean over families). Worlds in which all methods have the same
 values of a family's metrics are one world for this family.
 
-- **Wins**: how often A has the better value than B, ties counting half: mean over the metrics of a family and over the
-  distinct pairs of their rows in a world (those with equal values are one), then over families. 0 or 1: whatever is
-  chosen, one of them wins.
+- **Wins**: share of the worlds in which A stands before B, ties counting half. 0 or 1: whatever is chosen, their order
+  is the same.
 - **Kendall's W** (Kendall and Babington Smith 1939), the agreement of $m$ worlds on the order of $n$ methods, corrected
   for ties: $12 S / (m^2 (n^3 - n) - m \sum_j T_j)$ with $S$ the squared deviations of the rank sums from their mean
   and $T_j = \sum (t^3 - t)$ over groups of $t$ tied ranks of a world. 1: all worlds rank alike; 0: they have nothing
@@ -16,7 +15,7 @@ values of a family's metrics are one world for this family.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -67,43 +66,27 @@ def world_ranks(
     return out
 
 
-def wins(
-    rows: pd.DataFrame, worlds: pd.DataFrame, higher: Mapping[str, bool], families: Mapping[str, str]
-) -> pd.DataFrame:
-    """How often each method beats each other one.
+def wins(ranked: pd.DataFrame) -> pd.DataFrame:
+    """How often each method stands before each other one.
 
     Args:
-        rows, worlds, higher, families: As of `world_ranks`.
+        ranked: From `world_ranks`.
 
     Returns:
-        One row per ordered pair: `first`, `second`, `share` (of contests that the first wins, mean over families), per
-        family `share (FAMILY)`, and `contests` (distinct pairs of rows). NaN where no metric has both values.
+        One row per ordered pair: `first`, `second`, `share` (of the worlds in which both have a rank, a tie counting
+        half), for several families `share (FAMILY)`, and `worlds`; NaN without such a world.
     """
-    names = list(dict.fromkeys(worlds["method"]))
-    row_of = worlds.pivot(index="world", columns="method", values="row")
-    signed = {m: (rows.set_index("row")[m] * (1.0 if higher[m] else -1.0)).round(12) for m in families}
-    out = []
-    for first, second in combinations(names, 2):
-        pairs = row_of[[first, second]].dropna().drop_duplicates().astype(int)
-        shares = {}
-        for family in dict.fromkeys(families.values()):
-            values = pd.DataFrame(
-                {
-                    (side, m): signed[m].loc[pairs[name]].to_numpy()
-                    for side, name in enumerate((first, second))
-                    for m in families
-                    if families[m] == family
-                }
-            ).drop_duplicates()
-            apart = values[0].to_numpy() - values[1].to_numpy()
-            won = (np.sign(apart) + 1) / 2
-            shares[family] = float(np.nanmean(won)) if not np.isnan(won).all() else np.nan
-        mean = float(np.nanmean(list(shares.values()))) if not np.isnan(list(shares.values())).all() else np.nan
-        for a, b, mirrored in ((first, second, False), (second, first, True)):
-            own = {f"share ({f})": 1 - s if mirrored else s for f, s in shares.items()}
-            row = {"first": a, "second": b, "share": 1 - mean if mirrored else mean}
-            out.append({**row, **(own if len(own) > 1 else {}), "contests": len(pairs)})
-    return pd.DataFrame(out)
+    names = list(dict.fromkeys(ranked["method"]))
+    out = pd.DataFrame(list(permutations(names, 2)), columns=["first", "second"])
+    for column in _columns(ranked):
+        table = _distinct(ranked, column).pivot(index="world", columns="method", values=column)[names].round(12)
+        apart = table[out["second"]].to_numpy() - table[out["first"]].to_numpy()  # [world, pair]
+        known = ~np.isnan(apart)
+        with np.errstate(invalid="ignore"):
+            out[column.replace("rank", "share", 1)] = np.where(known, (np.sign(apart) + 1) / 2, 0).sum(0) / known.sum(0)
+        if column == "rank":
+            out["worlds"] = known.sum(0)
+    return out
 
 
 def kendall_w(table: np.ndarray) -> float:
@@ -172,7 +155,7 @@ def verdict(won: pd.DataFrame, stable: pd.DataFrame, places: pd.DataFrame) -> st
     if len(overall) < 2 or stable["worlds"].max() < 2:
         return "Nothing to compare: there are fewer than two ranked methods, or no choice to make."
     pairs = won[[a < b for a, b in zip(won["first"], won["second"], strict=True)]].dropna(subset=["share"])
-    sure = int(((pairs["share"] < 1e-9) | (pairs["share"] > 1 - 1e-9)).sum())
+    sure = int(pairs["share"].isin([0.0, 1.0]).sum())
     whole = stable[(stable["family"] == OVERALL) & (stable["choice"] == "all")].iloc[0]
     top = overall.iloc[0]
     opening = "depends on your choices" if sure < len(pairs) or whole["moved"] else "does not depend on your choices"
@@ -191,7 +174,7 @@ def verdict(won: pd.DataFrame, stable: pd.DataFrame, places: pd.DataFrame) -> st
         for row in single.sort_values("moved", ascending=False, kind="stable").to_dict("records")
     )
     return (
-        f"Your ranking {opening}: {sure} of {len(pairs)} pairs of methods come out the same whatever is chosen; "
+        f"Your ranking {opening}: {sure} of {len(pairs)} pairs of methods stand in the same order whatever is chosen; "
         f"{leader}. "
         f"Agreement of worlds (Kendall's W): {agreed}."
         + (f" Places that a choice alone moves a method by, on average: {moved}." if moved else "")

@@ -50,7 +50,7 @@ class MultiverseTables:
         families = {m: str(metrics.info(m).meta["family"]) for m in found.choices.metrics if m not in doubles}
         higher, rows, worlds = tables.directions(families), found.rows(), found.worlds()
         ranked = multiverse.world_ranks(rows, worlds, higher, families, floor)
-        won, stable = multiverse.wins(rows, worlds, higher, families), multiverse.stability(ranked, AXES)
+        won, stable = multiverse.wins(ranked), multiverse.stability(ranked, AXES)
         places = multiverse.spans(ranked)
         said = multiverse.verdict(won, stable, places)
         return cls(rows=rows, ranks=ranked, wins=won, stability=stable, places=places, verdict=said)

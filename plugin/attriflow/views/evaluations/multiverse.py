@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def multiverse(wins: pd.DataFrame, places: pd.DataFrame) -> Figure:
-    """Methods x methods: in how much of the contests the row's beats the column's; beside it, all places of a method.
+    """Methods x methods: in how many worlds the row's stands before the column's; beside it, all places of a method.
 
     Args:
         wins: From `attriflow.statistics.multiverse.wins`.
@@ -53,7 +53,7 @@ def _who_beats_whom(axes: Axes, matrix: pd.DataFrame, small: int) -> None:
     axes.set_facecolor(NOTHING)
     for (i, j), share in np.ndenumerate(matrix.to_numpy()):
         if not np.isnan(share):
-            sure = share < 1e-9 or share > 1 - 1e-9
+            sure = share in (0, 1)
             text = f"{min(99, max(1, round(100 * share)))}" if not sure else f"{round(100 * share)}"
             axes.text(
                 j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=small,
@@ -65,7 +65,7 @@ def _who_beats_whom(axes: Axes, matrix: pd.DataFrame, small: int) -> None:
     axes.set_yticks(middle, names, rotation=0, fontsize=9, parse_math=False)
     axes.tick_params(length=0)
     axes.set(xlabel="", ylabel="")
-    axes.set_title("% of choices in which the row beats the column", **{**TITLE, "fontsize": 10})
+    axes.set_title("% of choices in which the row stands before the column", **{**TITLE, "fontsize": 10})
 
 
 def _where(axes: Axes, places: pd.DataFrame, count: int) -> None:

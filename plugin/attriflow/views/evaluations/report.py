@@ -68,7 +68,7 @@ _FIGURES = {
         "Heat map of methods by methods with the rank correlation of each pair, ordered by a tree of similarity.",
     ),
     "multiverse": (
-        "How often a method beats another one over all defensible choices (bold: whatever is chosen), and its places.",
+        "How often a method stands before another over all choices tried (bold: whatever is chosen), and its places.",
         "Heat map of methods by methods with percentages, and beside it a range of places for each method.",
     ),
     "metric_correlations": (
