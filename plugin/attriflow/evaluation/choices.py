@@ -51,6 +51,15 @@ class World(NamedTuple):
     objective: str = ""
     perturbation: str = ""
 
+    @property
+    def by_axis(self) -> dict[str, str]:
+        """Axis -> choice."""
+        return dict(zip(AXES, self, strict=True))
+
+    def but(self, **changes: str) -> World:
+        """The world with other choices."""
+        return World(**{**self.by_axis, **changes})
+
 
 @dataclass(frozen=True)
 class Row:

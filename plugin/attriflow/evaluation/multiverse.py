@@ -87,7 +87,7 @@ class Multiverse:
 
     def _row(self, row: Row, made: dict[tuple[str, str], list[Attribution]]) -> Found:
         """A row of its own; `made` are the explanations of the method by baseline and objective."""
-        plain = row.world._replace(perturbation="")
+        plain = row.world.but(perturbation="")
         before = self.found.get(Row(row.method, plain))
         if before is not None and before.status == "failed":
             return before
@@ -108,7 +108,7 @@ class Multiverse:
     ) -> list[Attribution]:
         key = world.baseline, world.objective
         if key not in made:
-            made[key] = self._explain(method, **explained_as(world._replace(reduction="")))
+            made[key] = self._explain(method, **explained_as(world.but(reduction="")))
         if not world.reduction:
             return made[key]
         norms = [a.norms for a in made[key]]
@@ -133,7 +133,7 @@ class Multiverse:
 
         numbers = {row: i for i, row in enumerate(row for row in self.choices.rows if row in self.found)}
         rows = [
-            {"world": i, **{a: v or AS_SET for a, v in world._asdict().items()}, "method": r.method, "row": numbers[r]}
+            {"world": i, **{a: v or AS_SET for a, v in world.by_axis.items()}, "method": r.method, "row": numbers[r]}
             for i, (world, rows) in enumerate(self.choices.worlds.items())
             for r in rows
             if r in numbers
@@ -148,7 +148,7 @@ class Multiverse:
             "row": number,
             "method": row.method,
             "family": part.meta["family"],
-            **{axis: value or as_set.get(axis, AS_SET) for axis, value in row.world._asdict().items()},
+            **{axis: value or as_set.get(axis, AS_SET) for axis, value in row.world.by_axis.items()},
             "status": found.status,
             "reason": found.reason,
             **{name: mean for name, (mean, _) in found.values.items()},

@@ -122,7 +122,7 @@ class Evaluation:
             "in metrics (ferret, numpy)": max(0.0, runner.seconds - (rescored - self._rescored_in_worlds) - again)
             if runner
             else 0.0,
-            "explaining in other worlds and in their metrics": self._in_worlds,
+            **({"explaining in other worlds and in their metrics": self._in_worlds} if self.multiverse else {}),
         }
 
     def _make_plan(self, runner: MetricRunner) -> None:
