@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
 from attriflow import io
 from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.data import EvaluationData, say_failed
 from attriflow.evaluation.identity import data_digests, weights_digest
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
@@ -126,6 +127,7 @@ class Recorder:
             failed = {s.name: s.reason for s in event.step_scores if s.reason}
             if failed:
                 self.run.tags({"attriflow.failed_step_functions": failed})
+            say_failed(self.evaluation.data, _logger.warning)
             self._log_data()
         elif isinstance(event, Attributed):
             self._method_metrics(event.result, event.result.cost.metrics() if event.result.cost else {})
@@ -247,6 +249,12 @@ class Recorder:
     def _log_data(self) -> None:
         """What was explained: the examples as they were tokenised or generated."""
         evaluation = self.evaluation
+        failed = evaluation.data.failed
+        if failed:
+            self.run.tags({"attriflow.failed_rows": failed})
+            self.artifacts["failed_rows"] = self.run.table(
+                "failed_rows.json", pd.DataFrame({"row": list(failed), "reason": list(failed.values())})
+            )
         self.run.tags(
             {
                 "attriflow.n_examples": len(evaluation.examples),
@@ -275,7 +283,10 @@ class Recorder:
         curves = curves_table(evaluation.results, evaluation.examples)
         if len(curves):
             frames["curves"] = ("curves.parquet", curves)
+        numbers = dict(enumerate(evaluation.data.numbers))
         for name, (path, frame) in frames.items():
+            if evaluation.data.failed and "example" in frame:
+                frame = frame.assign(example=frame["example"].map(numbers))  # numbers of rows in the data
             self.artifacts[name] = self.run.table(path, frame)
         self._log_spent()
         rounds = {r.name: [float(f"{x:.4g}") for x in r.cost.rounds] for r in evaluation.results if r.cost is not None}
