@@ -84,7 +84,7 @@ def store_of(folder: Path) -> Path:
 
 def left(database: Path, since: int) -> dict[str, object]:
     """What an evaluation that began after `since` (milliseconds) left in a store."""
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True)) as connection:
         runs = connection.execute(
             "select run_uuid, status, artifact_uri from runs where start_time >= ? order by start_time", (since,)
         ).fetchall()

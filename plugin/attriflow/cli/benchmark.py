@@ -57,6 +57,10 @@ def benchmark(options: BenchmarkOptions) -> None:
         raise InputError(f"the output is a .json file, not {options.output}")
     from attriflow.tracking.benchmark import measure
 
+    if options.log:
+        from attriflow.tracking.run_logger import check_store
+
+        check_store(options.tracking_uri, options.experiment)
     found = measure(
         options.model,
         options.data,

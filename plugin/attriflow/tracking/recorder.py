@@ -87,8 +87,12 @@ class Recorder:
         self.names = dict(names or {})
         self.keeper = Keeper(run_id)
         self.identity = identity_of(evaluation, self.names.get("model", ""))
-        tags = self.keeper.ask(lambda: self.keeper.client.get_run(run_id)).data.tags
-        self.place = choose(tags, prefix, self.identity)
+        client = self.keeper.client
+        found = self.keeper.ask(lambda: client.get_run(run_id))
+        if self.keeper.remote:
+            experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
+            self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
+        self.place = choose(found.data.tags, prefix, self.identity)
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
         self.mlflow_logs_metrics = model_id is not None
