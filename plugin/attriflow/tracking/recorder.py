@@ -141,7 +141,7 @@ class Recorder:
 
     def _child(self, result: MethodResult) -> RunLogger:
         if result.name not in self._children:
-            tags = {"attriflow.method": result.name, "attriflow.evaluation": self.place.folder}
+            tags = {"attriflow.method": result.name, "attriflow.place": self.place.folder}
             child = self.run.child(result.name, tags)
             child.tags({"attriflow.family": result.family})
             child.params({"method": result.name, "seed": self.config.seed, **result.options})
