@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from attriflow.errors import InputError
-from attriflow.io import lines
+from attriflow.io import files, lines
 from attriflow.io.records import Record
+
+SETTINGS = "settings"
+"""Entry of a file's first record: what the run depends on."""
 
 
 class Journal:
@@ -58,7 +61,8 @@ class Journal:
                 return False
         elif resume and self.target.exists():
             if finished(self.target) != self.run:
-                raise InputError(f"{self.target} is finished, but was made from other data or with other options")
+                what = self._changed(_settings_of(self.target)) or "it was made from other data or with other options"
+                raise InputError(f"{self.target} is finished, but {what}")
             return False
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self._lock()
@@ -72,6 +76,8 @@ class Journal:
 
     def commit(self, block: Sequence[Record], rows: int, failed: int) -> None:
         """Write the records of the next `rows` rows; they are safe when this returns."""
+        if not self.size and block:  # the finished file tells what it was made with
+            block = [{**block[0], SETTINGS: self.settings}, *block[1:]]
         data = "".join(lines.line(record, self.run) for record in block).encode("utf-8")
         self._file.write(data)
         self._file.flush()
@@ -115,10 +121,15 @@ class Journal:
             before, self.rows, self.failed, self.size = (state[k] for k in ("settings", "rows", "failed", "bytes"))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.state} is damaged; delete it and {self.part.name} to start again") from error
-        changed = sorted(k for k in {*before, *self.settings} if before.get(k) != self.settings.get(k))
-        if changed:
-            what = "; ".join(f"{k} was {_short(before.get(k))}, now {_short(self.settings.get(k))}" for k in changed)
+        if what := self._changed(before):
             raise InputError(f"cannot resume {self.target}: {what}")
+
+    def _changed(self, before: Mapping[str, Any] | None) -> str:
+        """What differs from the settings of another run; empty when nothing does, or they are not known."""
+        names = sorted({*before, *self.settings}) if before is not None else []
+        known = before or {}
+        changed = [k for k in names if known.get(k) != self.settings.get(k)]
+        return "; ".join(f"{k} was {_short(known.get(k))}, now {_short(self.settings.get(k))}" for k in changed)
 
     def _write_state(self) -> None:
         state = {"rows": self.rows, "failed": self.failed, "bytes": self.size, "settings": self.settings}
@@ -128,6 +139,15 @@ class Journal:
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(self.state)
+
+
+def _settings_of(path: Path) -> Mapping[str, Any] | None:
+    """The settings that a finished file was made with, where it tells."""
+    try:
+        found = next(files.read(path), {}).get(SETTINGS)
+    except InputError:
+        return None
+    return found if isinstance(found, Mapping) else None
 
 
 def _short(value: Any) -> str:
