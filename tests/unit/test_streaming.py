@@ -310,5 +310,7 @@ class TestResume:
             )
             with pytest.raises(InputError, match="made from other data or with other options"):
                 run(data, out, resume=True, settings={"seed": 1})
-        run(data, tmp_path / "out.jsonl", settings={"seed": 1})  # without --resume it is made anew
+        with pytest.raises(InputError, match="exists already; pass overwrite=True"):
+            run(data, tmp_path / "out.jsonl", settings={"seed": 1})
+        run(data, tmp_path / "out.jsonl", settings={"seed": 1}, overwrite=True)
         assert len(io.load(tmp_path / "out.jsonl")) == 37

@@ -19,6 +19,7 @@ MAX_HEADER = 90_000_000  # safetensors refuses headers beyond 100 MB; names and 
 
 def write(records: Iterable[Record], path: Path, run: str | None) -> None:
     """Tensors `"{i}/{name}"`; everything else in the header."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
@@ -31,7 +32,10 @@ def write(records: Iterable[Record], path: Path, run: str | None) -> None:
     text = json.dumps({"format": FORMAT, "run": run, "attributions": header})
     if len(text) + 120 * len(tensors) > MAX_HEADER:
         raise InputError(f"{len(header)} attributions are too many for a .safetensors file; use .jsonl or .parquet")
-    save_file(tensors, path, metadata={"attriflow": text})
+    try:
+        save_file(tensors, path, metadata={"attriflow": text})
+    except SafetensorError as error:  # of the file system
+        raise OSError(str(error)) from error
 
 
 def read(path: Path) -> Iterator[Record]:

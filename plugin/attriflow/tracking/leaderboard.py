@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError, check_choice
+from attriflow.io import check_outputs, write_content
 from attriflow.statistics.ranking import FLOOR
 from attriflow.statistics.standings import BY, Standings, standings
 
@@ -163,18 +164,14 @@ class Leaderboard:
             text = views.as_json(board, self.runs)
         return {f"leaderboard.{kind}": text.encode()}
 
-    def write(self, path: Path) -> list[Path]:
+    def write(self, path: Path, *, overwrite: bool = False) -> list[Path]:
         """Write a file; a `.png` gets the first picture, the others stand beside it with their names."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         found = self.contents(path.suffix.removeprefix("."))
         if not found:
             raise InputError(f"there is nothing to draw for {path}: more than {MOST_DRAWN} rows")
-        written = []
-        for i, (name, content) in enumerate(found.items()):
-            target = path if i == 0 else path.with_name(f"{path.stem}-{name}")
-            target.write_bytes(content)
-            written.append(target)
-        return written
+        files = {path.with_name(f"{path.stem}-{name}") if i else path: found[name] for i, name in enumerate(found)}
+        check_outputs(files, overwrite)
+        return [write_content(content, file, overwrite=overwrite) for file, content in files.items()]
 
     def log(self) -> tuple[str, str]:
         """Log every format to the run that was named; returns its id and the folder."""
