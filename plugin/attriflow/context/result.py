@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from attriflow.context.selection import select, threshold
+from attriflow.datasets.limits import whole_json
 from attriflow.doors import ShownContext
 from attriflow.errors import InputError
 from attriflow.io import write_content
@@ -181,10 +182,12 @@ def load(path: str | Path) -> ContextOutput:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(whole_json(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path} holds no context attributions (format {FORMAT!r})")

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError
 from attriflow.io.records import Record, facts_of, from_record, marks_of, tensors_of, to_record, with_tensors
 
@@ -63,6 +64,7 @@ def run_of(path: Path) -> str | None:
 def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
+    limits.check_whole(path)
     try:
         with safe_open(path, framework="pt") as f:  # type: ignore[no-untyped-call]
             yield f

@@ -29,5 +29,7 @@ def write_page(records: Iterable[Record], path: Path, run: str, *, overwrite: bo
 
 def page_run(path: Path) -> str | None:
     """Mark of the run that wrote a page."""
-    found = re.search(r"<!-- attriflow run (\w+) -->\s*$", path.read_text(encoding="utf-8", errors="replace")[-100:])
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 100))
+        found = re.search(r"<!-- attriflow run (\w+) -->\s*$", file.read().decode("utf-8", errors="replace"))
     return found[1] if found else None

@@ -62,6 +62,7 @@ def run_demo(
         import pandas as pd
 
         from attriflow.demo import MODELS
+        from attriflow.views.common import to_csv
         from attriflow.views.page import in_tabs
 
         for name in MODELS:
@@ -75,7 +76,7 @@ def run_demo(
             if name == MODELS[0]:
                 write_content(result.artifacts["plots"].content["metric_heatmap"], picture, overwrite=again)
     board = pd.concat(boards, names=["model"]).droplevel(1)
-    write_content(board.to_csv(float_format="%.4f"), table, overwrite=again)
+    write_content(to_csv(board, float_format="%.4f"), table, overwrite=again)
     write_content(in_tabs("attriflow demo", pages), report, overwrite=again)
     return Demo(report, store)
 

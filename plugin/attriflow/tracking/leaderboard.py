@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError, check_choice, reason_of
 from attriflow.io import check_outputs, write_content
 from attriflow.statistics.ranking import FLOOR
 from attriflow.statistics.standings import BY, Standings, standings
@@ -121,7 +121,7 @@ class Leaderboard:
                 try:
                     self._figures[name] = to_png(draw())
                 except Exception as error:
-                    _logger.warning("could not draw the plot '%s': %s", name, error)
+                    _logger.warning("could not draw the plot '%s': %s", name, reason_of(error))
         return self._figures
 
     def _drawings(self) -> dict[str, Callable[[], Figure]]:
@@ -147,6 +147,7 @@ class Leaderboard:
 
     def contents(self, kind: str) -> dict[str, bytes]:
         """File name -> content of a format; pictures are several files."""
+        from attriflow.views.common import to_csv
         from attriflow.views.evaluations import standings as views
 
         board = self.board
@@ -157,7 +158,7 @@ class Leaderboard:
                 board, title=self.title, figures=self.figures, runs=self.runs, facts=self._facts()
             )
         elif kind == "csv":
-            text = views.flat(board).to_csv(index=False)
+            text = to_csv(views.flat(board), index=False)
         elif kind == "md":
             text = views.markdown(board)
         else:

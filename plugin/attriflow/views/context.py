@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attriflow.context.result import ContextAttribution
 from attriflow.io import check_outputs, write_content
-from attriflow.views.common import token_text
+from attriflow.views.common import printable, token_text
 from attriflow.views.page import LEVELS, framed, render
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _line(label: str, tokens: Sequence[str], marks: dict[int, float], plain: boo
 def _text_line(label: str, content: str) -> Text:
     from rich.text import Text
 
-    return Text(f"{label + ':':<16}{' '.join(content.split())}")
+    return Text(f"{label + ':':<16}{' '.join(printable(content).split())}")
 
 
 def _summary(result: ContextAttribution) -> str:
@@ -96,7 +96,7 @@ def _summary(result: ContextAttribution) -> str:
         f"CCI: {info['attribution_method']} of {info['attributed_fn']}" if info else "",
         str(info.get("model", "")),
     ]
-    return " · ".join(p for p in parts if p)
+    return printable(" · ".join(p for p in parts if p))
 
 
 def to_html(
