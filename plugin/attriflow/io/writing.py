@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from attriflow.errors import AttriflowError, InputError, reason_of
+from attriflow.errors import AttriflowError, InputError
 
 ROOM = 4096
 """Bytes that a disk must still have room for when an output is announced."""
@@ -135,5 +135,4 @@ def told(path: str | Path) -> Iterator[None]:
     except AttriflowError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        reason = getattr(error, "strerror", None) or reason_of(error)
-        raise InputError(f"cannot write {path}: {reason}") from error
+        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error

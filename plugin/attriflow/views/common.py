@@ -23,7 +23,7 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")
 
 
 def to_csv(frame: pd.DataFrame, **options: Any) -> str:
@@ -41,8 +41,10 @@ def to_csv(frame: pd.DataFrame, **options: Any) -> str:
 
 
 def _no_formula(cell: Any) -> Any:
-    formula = isinstance(cell, str) and cell.startswith(_FORMULA) and as_float(cell) is None
-    return f"'{cell}" if formula else cell
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # a return alone would not be quoted, and begin a row
+    return f"'{cell}" if cell.startswith(_FORMULA) and as_float(cell) is None else cell
 
 
 def token_text(text: str) -> str:
