@@ -144,7 +144,7 @@ def test_no_rows_at_all(kind, tmp_path):
         path.write_bytes(gzip.compress(WRONG[kind]) if suffix.endswith(".gz") else WRONG[kind])
         with pytest.raises(InputError) as error:
             open_dataset(str(path))
-        assert f"is {kind}" in str(error.value) and "not a text file with rows" in str(error.value)
+        assert f"{path}: it is {kind}" in str(error.value) and "not text with a row per line" in str(error.value)
 
 
 def test_text_that_only_looks_like_it(tmp_path):

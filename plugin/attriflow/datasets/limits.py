@@ -71,7 +71,7 @@ def text(path: Path, **options: Any) -> TextIO:
     try:
         kind = _no_text(file.peek(_HEAD)[:_HEAD])
         if kind is not None:
-            raise InputError(f"{path} is {kind}, not a text file with rows")
+            raise InputError(f"cannot read {path}: it is {kind}, not text with a row per line")
         return io.TextIOWrapper(file, encoding="utf-8-sig", **options)
     except BaseException:
         file.close()
