@@ -112,7 +112,14 @@ def main() -> None:
             sum(bool(t["left"]) for t in trials),
             f"{sum(bool(t['same']) for t in resumed)} of {len(resumed)}" if kind != "attribute" else "",
         ])  # fmt: skip
-    header = ["output", "trials", "disk was full", "said in one line", "older file kept, or none", "temporary files left"]
+    header = [
+        "output",
+        "trials",
+        "disk was full",
+        "said in one line",
+        "older file kept, or none",
+        "temporary files left",
+    ]
     print(table(rows, [*header, "resumed to the same bytes"]))
 
 
