@@ -7,7 +7,7 @@ values per step. Nested runs are not looked at, so that hundreds of evaluations 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from attriflow.datasets import limits
 from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.evaluation.identity import same_rows
 from attriflow.statistics.standings import COSTS
+from attriflow.tracking.places import folders, within
 from attriflow.tracking.quiet import no_artifact_bars
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ _DATA = ("inputs", "targets", "evidence", "foils")
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One evaluation as its run tells it."""
+    """One evaluation as its run tells it; `folder` where the run has several."""
 
     run: Run = field(repr=False)
+    folder: str = ""
 
     @property
     def run_id(self) -> str:
@@ -60,7 +62,18 @@ class EvaluationRun:
     @property
     def name(self) -> str:
         """Name of the run."""
-        return str(self.run.info.run_name or self.run_id)
+        found = str(self.run.info.run_name or self.run_id)
+        return f"{found} ({self.folder.rpartition('/')[2]})" if self.folder else found
+
+    @cached_property
+    def tags(self) -> Mapping[str, str]:
+        """Tags of the evaluation."""
+        return within(self.run.data.tags, self.folder)
+
+    @cached_property
+    def params(self) -> Mapping[str, str]:
+        """Params of the evaluation."""
+        return within(self.run.data.params, self.folder)
 
     @property
     def started(self) -> int:
@@ -70,19 +83,21 @@ class EvaluationRun:
     @property
     def model(self) -> str:
         """Name of the model; its class where the run does not tell."""
-        tags = self.run.data.tags
+        tags = self.tags
         return str(tags.get("attriflow.model_name") or tags.get("attriflow.model") or "model")
 
     @property
     def weights(self) -> str:
         """Digest of the model's weights; empty where the run does not tell."""
-        return str(self.run.data.tags.get("attriflow.weights") or "")
+        return str(self.tags.get("attriflow.weights") or "")
 
     @cached_property
     def rows(self) -> dict[str, str]:
         """Digests of inputs, targets, evidence and foils; a run that does not tell its inputs has its own."""
-        tags = {what: self.run.data.tags.get(f"attriflow.{what}") for what in _DATA}
-        return {what: tag for what, tag in tags.items() if tag} or {"inputs": f"run {self.run_id}"}
+        tags = {what: self.tags.get(f"attriflow.{what}") for what in _DATA}
+        return {what: tag for what, tag in tags.items() if tag} or {
+            "inputs": f"run {'/'.join(filter(None, (self.run_id, self.folder)))}"
+        }
 
     @property
     def inputs(self) -> str:
@@ -92,7 +107,7 @@ class EvaluationRun:
     @property
     def data(self) -> str:
         """Name of the data."""
-        return str(self.run.data.tags.get("attriflow.data_name") or f"data {self.rows['inputs'][:6]}")
+        return str(self.tags.get("attriflow.data_name") or f"data {self.rows['inputs'][:6]}")
 
     @property
     def seed(self) -> str:
@@ -115,12 +130,12 @@ class EvaluationRun:
     @cached_property
     def cost_rounds(self) -> dict[str, list[float]]:
         """Method -> forward-pass equivalents of each timed round, where the run tells."""
-        found = _json(str(self.run.data.tags.get("attriflow.forward_equivalents", "")), {})
+        found = _json(str(self.tags.get("attriflow.forward_equivalents", "")), {})
         return found if isinstance(found, dict) else {}
 
     def setting(self, name: str) -> str:
         """A setting as it was logged; empty where there is none."""
-        return str(self.run.data.params.get(f"attriflow.{name}", ""))
+        return str(self.params.get(f"attriflow.{name}", ""))
 
 
 def find_runs(
@@ -128,26 +143,36 @@ def find_runs(
 ) -> list[EvaluationRun]:
     """Finished evaluations of experiments, and those with the given ids, the latest first.
 
-    The run of a single method stands for the evaluation that it belongs to.
+    The run of a single method stands for the evaluation that it belongs to; "RUN_ID/NAME" for one of several in a run.
 
     Raises:
         InputError: There is nothing of that name, or no evaluation in it.
     """
-    found: dict[str, EvaluationRun] = {}
+    found: dict[tuple[str, str], EvaluationRun] = {}
     if experiments:
         ids = [_experiment(client, name) for name in experiments]
         for run in _pages(client, ids):
-            found[run.info.run_id] = EvaluationRun(run)
+            found |= _evaluations(run)
         if not found:
             raise InputError(f"no finished evaluations by attriflow in {', '.join(experiments)}")
-    for run_id in run_ids:
-        run = client.get_run(run_id.strip())
+    for name in run_ids:
+        run_id, _, wanted = name.strip().partition("/")
+        run = client.get_run(run_id)
         if "attriflow.method" in run.data.tags and MLFLOW_PARENT_RUN_ID in run.data.tags:
             run = client.get_run(run.data.tags[MLFLOW_PARENT_RUN_ID])
         if "attriflow.device" not in run.data.tags:
             raise InputError(f"run {run_id} is no evaluation by attriflow")
-        found[run.info.run_id] = EvaluationRun(run)
+        found |= _evaluations(run, wanted)
     return sorted(found.values(), key=lambda r: r.started, reverse=True)
+
+
+def _evaluations(run: Run, wanted: str = "") -> dict[tuple[str, str], EvaluationRun]:
+    """The evaluations of a run, the latest first; or the one whose folder or its last part is `wanted`."""
+    known = folders(run.data.tags)
+    chosen = [f for f in known if not wanted or wanted in (f, f.rpartition("/")[2])]
+    if not chosen:
+        raise UnknownNameError(unknown(f"evaluation of run {run.info.run_id}", wanted, filter(None, known)))
+    return {(run.info.run_id, folder): EvaluationRun(run, folder) for folder in reversed(chosen)}
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -233,7 +258,7 @@ def _fetch(uri: str, run: EvaluationRun, name: str) -> Path:
     """A file of a run; by its own address, since asking for the run again would take most of the time."""
     from mlflow.artifacts import download_artifacts
 
-    where = f"{str(run.run.info.artifact_uri).rstrip('/')}/{name}"
+    where = "/".join(filter(None, (str(run.run.info.artifact_uri).rstrip("/"), run.folder, name)))
     try:
         path = Path(download_artifacts(artifact_uri=where, tracking_uri=uri))
     except (MlflowException, OSError) as error:
