@@ -33,7 +33,7 @@ def children(run_id):
     client = MlflowClient()
     experiment = client.get_run(run_id).info.experiment_id
     found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
-    return sorted((r.data.tags["attriflow.evaluation"], r.info.run_name, r.info.status) for r in found)
+    return sorted((r.data.tags["attriflow.place"], r.info.run_name, r.info.status) for r in found)
 
 
 def files(run_id, folder=None):

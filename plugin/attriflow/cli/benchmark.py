@@ -61,6 +61,10 @@ def benchmark(options: BenchmarkOptions) -> None:
     check_outputs([options.output], options.overwrite)
     from attriflow.tracking.benchmark import measure
 
+    if options.log:
+        from attriflow.tracking.run_logger import check_store
+
+        check_store(options.tracking_uri, options.experiment)
     found = measure(
         options.model,
         options.data,

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
@@ -49,10 +50,12 @@ class Keeper:
     Attributes:
         root: The run that everything belongs to.
         gone: Whether the store was given up: what follows is only kept.
+        about: Names of the run and its experiment, for another store.
     """
 
     def __init__(self, root: str, client: MlflowClient | None = None) -> None:
         self.root, self.client = root, client or MlflowClient()
+        self.about: dict[str, str] = {}
         self.uri = str(self.client.tracking_uri)
         self.remote = urlparse(self.uri).scheme not in _HERE and len(urlparse(self.uri).scheme) > 1
         self.gone = self.sent = False
@@ -122,7 +125,7 @@ class Keeper:
             self._folder = Path(tempfile.mkdtemp(prefix="attriflow-"))
             self._clean = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
             if self.remote:
-                self._note({"tracking_uri": self.uri, "run": self.root})
+                self._note({"tracking_uri": self.uri, "run": self.root, **self.about})
         return self._folder
 
     def file(self, run: str, path: str) -> Path:
@@ -259,6 +262,51 @@ def operations(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{folder} does not hold what an evaluation kept ({JOURNAL}): {error}") from None
     return head, rest
+
+
+def log_kept(
+    folder: Path, *, tracking_uri: str | None = None, experiment: str | None = None, run: str | None = None
+) -> tuple[str, str]:
+    """Log what a folder keeps: to the run that it belongs to, or where the store does not have it, to a new one.
+
+    Args:
+        folder: What an evaluation kept when the server did not come back.
+        tracking_uri: The store; by default the one that was away.
+        experiment: Log to a new run of this experiment.
+        run: Log to this run.
+
+    Returns:
+        The run, and the store that has it.
+    """
+    head, _ = operations(folder)
+    client = MlflowClient(tracking_uri or head.get("tracking_uri"))
+    keeper = Keeper(head["run"], client)
+    keeper._folder, keeper.sent = folder, True
+    wanted = run or (None if experiment else head["run"])
+    known = None if wanted is None else keeper.ask(lambda: _run(client, wanted))
+    if run is not None and known is None:
+        raise InputError(f"there is no run {run} in {keeper.uri}")
+    if known is None:
+        name = experiment or head.get("experiment") or "Default"
+        known = keeper.ask(lambda: _new_run(client, name, head.get("name")))
+    keeper.ids[head["run"]] = known
+    replay(folder, keeper)
+    return known, keeper.uri
+
+
+def _run(client: MlflowClient, run_id: str) -> str | None:
+    try:
+        return str(client.get_run(run_id).info.run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _new_run(client: MlflowClient, experiment: str, name: str | None) -> str:
+    found = client.get_experiment_by_name(experiment)
+    place = client.create_experiment(experiment) if found is None else found.experiment_id
+    return str(client.create_run(place, run_name=name).info.run_id)
 
 
 def replay(folder: Path, keeper: Keeper) -> int:

@@ -87,8 +87,12 @@ class Recorder:
         self.names = dict(names or {})
         self.keeper = Keeper(run_id)
         self.identity = identity_of(evaluation, self.names.get("model", ""))
-        tags = self.keeper.ask(lambda: self.keeper.client.get_run(run_id)).data.tags
-        self.place = choose(tags, prefix, self.identity)
+        client = self.keeper.client
+        found = self.keeper.ask(lambda: client.get_run(run_id))
+        if self.keeper.remote:
+            experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
+            self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
+        self.place = choose(found.data.tags, prefix, self.identity)
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
         self.mlflow_logs_metrics = model_id is not None
@@ -137,7 +141,7 @@ class Recorder:
 
     def _child(self, result: MethodResult) -> RunLogger:
         if result.name not in self._children:
-            tags = {"attriflow.method": result.name, "attriflow.evaluation": self.place.folder}
+            tags = {"attriflow.method": result.name, "attriflow.place": self.place.folder}
             child = self.run.child(result.name, tags)
             child.tags({"attriflow.family": result.family})
             child.params({"method": result.name, "seed": self.config.seed, **result.options})
@@ -156,7 +160,9 @@ class Recorder:
 
     def _log_attributions(self, result: MethodResult) -> None:
         name = key_of(result.name).replace("/", "_")
-        self.run.artifact(f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path))
+        self.run.artifact(
+            f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path, overwrite=True)
+        )
         # read back when somebody asks for it: a whole data set times all methods would not fit into memory
         self.artifacts["attributions"] = AttributionsArtifact(uri=self.run.uri("attributions"))
 

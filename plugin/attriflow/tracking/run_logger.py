@@ -16,8 +16,10 @@ import mlflow
 from mlflow.models.evaluation.base import EvaluationArtifact
 from mlflow.tracking import MlflowClient
 
+from attriflow.errors import InputError
 from attriflow.tracking.artifacts import TableArtifact, write_table
 from attriflow.tracking.keeping import Keeper
+from attriflow.tracking.patience import AT_FIRST, away, patience, patiently, quick
 from attriflow.tracking.stopping import terminable
 
 if TYPE_CHECKING:
@@ -39,10 +41,45 @@ def new_run(tracking_uri: str | None, experiment: str | None) -> Iterator[Logged
     """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses."""
     if tracking_uri is not None:
         mlflow.set_tracking_uri(tracking_uri)
+    uri = mlflow.get_tracking_uri()
+    check_store(uri, experiment)
     if experiment is not None:
         mlflow.set_experiment(experiment)
-    with terminable(), mlflow.start_run() as run:
-        yield LoggedRun(run.info.run_id, mlflow.get_tracking_uri())
+    with terminable():
+        run = mlflow.start_run()
+        try:
+            yield LoggedRun(run.info.run_id, uri)
+            patiently(lambda: MlflowClient().set_terminated(run.info.run_id), uri, patience())
+        except BaseException:
+            with quick():
+                try:
+                    mlflow.end_run("FAILED")
+                except Exception as error:
+                    if not away(error):
+                        raise
+            raise
+        with quick():
+            mlflow.end_run()
+
+
+def check_store(tracking_uri: str | None, experiment: str | None) -> None:
+    """Look whether a store answers and has (or may get) an experiment, before there is anything to log.
+
+    Raises:
+        AwayError: It does not answer.
+        InputError: The experiment was deleted.
+    """
+    client = MlflowClient(tracking_uri)
+    seconds = min(patience(), AT_FIRST)
+
+    def look() -> Any:
+        return client.search_experiments(max_results=1) and client.get_experiment_by_name(experiment or "Default")
+
+    found = patiently(look, client.tracking_uri, seconds)
+    if experiment is not None and found and found.lifecycle_stage != "active":
+        raise InputError(
+            f"the experiment {experiment!r} in {client.tracking_uri} was deleted; restore it or name another"
+        )
 
 
 class RunLogger:
