@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from attriflow.errors import AttriflowError
+from attriflow.errors import AttriflowError, printable
 
 __all__ = ["main"]
 
@@ -40,7 +40,7 @@ def _report(error: Exception) -> int:
         where = f" (see {context.command_path} --help)" if context is not None else ""
     elif not _expected(error):
         message, where = f"{type(error).__name__}: {error}", " (--debug shows where)"
-    print(f"error: {' '.join(message.split())}{where}", file=sys.stderr)
+    print(f"error: {' '.join(printable(message).split())}{where}", file=sys.stderr)
     return int(code)
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.evaluation.identity import same_rows
 from attriflow.statistics.standings import COSTS
@@ -243,14 +244,12 @@ def read_all(uri: str, runs: Sequence[EvaluationRun]) -> list[RunTables]:
 
 
 def _read(uri: str, run: EvaluationRun) -> RunTables:
-    import pyarrow.parquet as pq
-
     # pandas would take ten times as long per file, and there may be hundreds
-    board = json.loads(_fetch(uri, run, "leaderboard.json").read_text(encoding="utf-8"))
+    board = json.loads(limits.whole_json(_fetch(uri, run, "leaderboard.json")))
     rows = [dict(zip(board["columns"], row, strict=True)) for row in board["data"]]
     path = _fetch(uri, run, "scores.parquet")
     try:
-        return RunTables(rows, pq.ParquetFile(path).read(columns=list(SCORES)))
+        return RunTables(rows, limits.whole_parquet(path).read(columns=list(SCORES)))
     except (OSError, ValueError) as error:
         raise InputError(f"run {run.run_id} ({run.name}): cannot read {path.name}: {error}") from error
 

@@ -161,7 +161,9 @@ class Recorder:
 
     def _log_attributions(self, result: MethodResult) -> None:
         name = key_of(result.name).replace("/", "_")
-        self.run.artifact(f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path))
+        self.run.artifact(
+            f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path, overwrite=True)
+        )
         # read back when somebody asks for it: a whole data set times all methods would not fit into memory
         self.artifacts["attributions"] = AttributionsArtifact(uri=self.run.uri("attributions"))
 
