@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from hypothesis import strategies as st
-from logged_evaluations import numbers, tables
+from logged_evaluations import tables
 from odd import NUMBERS, TEXTS, changed, damaged, fuzzed, told
 
 from attriflow.tracking.artifacts import write_table
@@ -22,14 +23,14 @@ from attriflow.tracking.artifacts import write_table
 @functools.cache
 def logged() -> tuple[Any, bytes]:
     """`leaderboard.json` and `scores.parquet` of an evaluation."""
-    values = {m: {"aopc_compr": numbers(0.5, i), "aopc_suff": numbers(0.2, i + 9)} for i, m in enumerate("ab")}
+    draws = np.random.default_rng(0)
+    values = {m: {"aopc_compr": draws.random(4), "aopc_suff": draws.random(4)} for m in "ab"}
     board, scores = tables(values)
     with tempfile.TemporaryDirectory() as folder:
         write_table(board, Path(folder) / "leaderboard.json")
         write_table(scores, Path(folder) / "scores.parquet")
-        return json.loads((Path(folder) / "leaderboard.json").read_text()), (
-            Path(folder) / "scores.parquet"
-        ).read_bytes()
+        found = json.loads((Path(folder) / "leaderboard.json").read_text())
+        return found, (Path(folder) / "scores.parquet").read_bytes()
 
 
 def run_of(board: Any, scores: bytes, folder: Path, number: int, tags: Any, params: Any) -> Any:

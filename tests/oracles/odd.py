@@ -18,7 +18,7 @@ from attriflow.errors import AttriflowError
 
 TEXTS = st.one_of(
     st.text(max_size=12),
-    st.sampled_from(["", " ", "NaN", "null", "../../x", "\x1b[31m", "=1+1", "a\nb", "é\u202e", "\x00", "x" * 3000, "os:path"]),
+    st.sampled_from(["", " ", "NaN", "null", "../../x", "\x1b[31m", "=1+1", "a\nb", "é\u202e", "\0", "x" * 999]),
 )  # fmt: skip
 NUMBERS = st.one_of(
     st.integers(-3, 3),

@@ -1,4 +1,4 @@
-"""Whatever is malformed, a call succeeds or says in one line what is wrong: no stranger's error, nothing left behind."""
+"""Whatever is malformed, a call works or says in one line what is wrong: no stranger's error, nothing left behind."""
 
 from __future__ import annotations
 
@@ -164,8 +164,11 @@ def test_attribute(texts: Any, targets: Any, options: Any) -> None:
     told(lambda: recall().attribute(texts, targets, **{**keywords, "show_progress": False}))
 
 
-@fuzzed(8, 150, st.sampled_from(["n_steps", "n_samples", "baseline", "window", "layer", "sigma", "seed", "k"]), VALUES,
-        st.sampled_from(["integrated_gradients", "lime", "occlusion", "attention", "smooth_grad", "value_zeroing"]))  # fmt: skip
+NAMES = st.sampled_from("n_steps n_samples baseline window layer sigma seed k".split())
+METHODS = st.sampled_from("integrated_gradients lime occlusion attention smooth_grad value_zeroing".split())
+
+
+@fuzzed(8, 150, NAMES, VALUES, METHODS)
 def test_options_of_methods(name: str, value: Any, method: str) -> None:
     if isinstance(value, int) and abs(value) > 10:
         value = 10
@@ -196,18 +199,27 @@ def parquet() -> bytes:
     return out.getvalue()
 
 
-@fuzzed(8, 250, st.sampled_from([("d.csv", CSV), ("d.jsonl", JSONL), ("d.json", b"[" + JSONL.replace(b"\n{", b",{") + b"]"),
-                                  ("d.parquet", parquet())]).flatmap(lambda f: st.tuples(st.just(f[0]), damaged(f[1]))),
-        st.sampled_from(["train", "train[:1]", "test", "train[", ""]))  # fmt: skip
+SOURCES = [("d.csv", CSV), ("d.jsonl", JSONL), ("d.json", b"[" + JSONL.replace(b"\n{", b",{") + b"]")]
+DAMAGED = st.sampled_from([*SOURCES, ("d.parquet", parquet())]).flatmap(
+    lambda f: st.tuples(st.just(f[0]), damaged(f[1]))
+)
+
+
+@fuzzed(8, 250, DAMAGED, st.sampled_from(["train", "train[:1]", "test", "train[", ""]))
 def test_data_files(file: tuple[str, bytes], split: str) -> None:
     from attriflow.datasets.opening import open_dataset
 
-    written(file[1], file[0], lambda path: list(open_dataset(str(path), split=split)))
+    written(file[1], file[0], lambda path: list(open_dataset(str(path), split=split).read()))
 
 
 BENCHMARKS = {
     "machine_info": {"cpu": {"count": 2}, "node": "x"},
-    "benchmarks": [{"name": "a", "fullname": "t::a", "extra_info": {"forward_equivalents": 2.0, "forward_equivalents_rounds": [2.0]}}],
+    "benchmarks": [
+        {
+            "name": "a", "fullname": "t::a",
+            "extra_info": {"forward_equivalents": 2.0, "forward_equivalents_rounds": [2.0, 2.5]},
+        }
+    ],
 }  # fmt: skip
 
 
@@ -222,7 +234,8 @@ def test_benchmarks_to_check(document: Any) -> None:
 
 ASKED = {
     "text": "the red hat", "methods": ["occlusion"], "attributed_fn": "probability", "step_scores": ["entropy"],
-    "generated_text": "blue", "contrast_target": "", "contrast_source": "", "max_new_tokens": 2, "seed": 0, "options": "",
+    "generated_text": "blue", "contrast_target": "", "contrast_source": "", "max_new_tokens": 2, "seed": 0,
+    "options": "",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from attriflow.errors import AttriflowError
+from attriflow.errors import AttriflowError, printable
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ def _report(error: Exception) -> int:
         where = f" (see {context.command_path} --help)" if context is not None else ""
     elif not _expected(error):
         message, where = f"{type(error).__name__}: {error}", " (--debug shows where)"
-    print(f"error: {' '.join(message.split())}{where}", file=sys.stderr)
+    print(f"error: {' '.join(printable(message).split())}{where}", file=sys.stderr)
     return int(code)
 
 

@@ -23,6 +23,9 @@ def attribute(options: TextOptions) -> None:
     Targets are generated, or given with --generated-texts.
     """
     prepare(options, contrasted=bool(options.contrast_targets or options.contrast_sources))
+    from attriflow.io import check_outputs
+
+    check_outputs((options.output, options.viz_path), options.overwrite)
     texts: dict[str, list[str] | None] = {
         "input_texts": options.input_texts,
         "generated_texts": options.generated_texts,
@@ -34,16 +37,14 @@ def attribute(options: TextOptions) -> None:
     if not options.hide_attributions:
         out.show(console=console(), view="console")
     if options.output is not None:
-        say(f"wrote {out.save(options.output, overwrite=True)}")
-    write_page(out, options.viz_path)
+        say(f"wrote {out.save(options.output, overwrite=options.overwrite)}")
+    write_page(out, options.viz_path, options.overwrite)
 
 
-def write_page(out: Shown, path: Path | None) -> None:
+def write_page(out: Shown, path: Path | None, overwrite: bool) -> None:
     """Write a page where one is wanted, and say so."""
-    from attriflow.io import write_with
-
     if path is not None:
-        write_with(lambda free: free.write_text(out.to_html(), encoding="utf-8"), path)
+        out.to_html(path, overwrite=overwrite)
         say(f"wrote {path}")
 
 

@@ -94,6 +94,11 @@ def config_option(panel: str) -> Any:
     )
 
 
+def overwrite_option(panel: str) -> Any:
+    """`--overwrite`."""
+    return option("Replace files that exist.", "--overwrite", panel=panel)
+
+
 def store_option(panel: str) -> Any:
     """`--tracking-uri`."""
     return option("MLflow store or server; MLflow's own setting by default.", panel=panel)
@@ -239,6 +244,7 @@ class AttributeOptions(ModelOptions):
         ),
     ] = None
     viz_path: Annotated[Path | None, option("HTML page to write.", metavar="FILE", panel=_SHOWN)] = None
+    overwrite: Annotated[bool, overwrite_option(_SHOWN)] = False
     aggregate_output: Annotated[
         bool, option("Apply the default aggregator to what is saved.", "--aggregate-output", panel=_SHOWN)
     ] = False

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from attriflow.context.selection import select, threshold
+from attriflow.datasets.limits import whole_json
 from attriflow.doors import ShownContext
 from attriflow.errors import InputError
+from attriflow.io import write_content
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,14 +145,10 @@ class ContextOutput(ShownContext, Sequence[ContextAttribution]):
 
     def save(self, path: str | Path, *, overwrite: bool = False, info: bool = True) -> Path:
         """Write JSON; `attriflow.context.load` reads it back. Without `info`, settings and versions are left out."""
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists; pass overwrite=True to replace it")
         results = [item if info else dataclasses.replace(item, info=None) for item in self]
         document = {"format": FORMAT, "results": [item.to_dict() for item in results]}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
-        return path
+        text = json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n"
+        return write_content(text, path, overwrite=overwrite)
 
 
 def _rows(item: ContextAttribution, cues: ContextCues) -> list[tuple[Any, ...]]:
@@ -184,10 +182,12 @@ def load(path: str | Path) -> ContextOutput:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(whole_json(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path} holds no context attributions (format {FORMAT!r})")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from attriflow.errors import printable
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.measuring.cost import forward_time
@@ -206,7 +207,7 @@ def stand_in(example: Example, attribute_target: bool = False) -> Attribution:
 
 def say(text: str) -> None:
     """Tell the user, beside whatever is logged."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _count(n: float) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attriflow.errors import InputError
 from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.types import Attribution, Provenance, Token
 
@@ -58,9 +59,7 @@ def from_record(record: Mapping[str, Any]) -> Attribution:
             continue  # the field has its default, or the constructor names it
         value = record[name]
         if name in _TOKENS:
-            columns = [
-                check_value(f"{name}.{field}", value[field], list[hints[Token][field]]) for field in _TOKEN_FIELDS
-            ]  # type: ignore[misc]
+            columns = [_column(f"{name}.{field}", value[field], hints[Token][field]) for field in _TOKEN_FIELDS]
             rows = zip(*columns, strict=True)
             given[name] = tuple(Token(**dict(zip(_TOKEN_FIELDS, row, strict=True))) for row in rows)
         elif name in _TENSORS:
@@ -73,6 +72,13 @@ def from_record(record: Mapping[str, Any]) -> Attribution:
         else:
             given[name] = check_value(name, _frozen(value), hints[Attribution][name])
     return Attribution(**given)
+
+
+def _column(label: str, values: Any, hint: Any) -> list[Any]:
+    """A column of tokens' fields; few of them are checked one by one."""
+    if not isinstance(values, list):
+        raise InputError(f"{label} must be a list, not {type(values).__name__}")
+    return [v if type(v) is hint else check_value(label, v, hint) for v in values]
 
 
 @functools.cache

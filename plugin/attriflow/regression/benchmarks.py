@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attriflow.datasets.limits import whole_json
 from attriflow.errors import InputError
 
 UNITS = ("forward_pass_equivalents", "forward_equivalents", "count")
@@ -41,7 +42,7 @@ def read_benchmarks(path: str | Path) -> Benchmarks:
         InputError: It is not there, or not such a file, or no benchmark in it has the unit.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(whole_json(Path(path)))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     except json.JSONDecodeError as error:

@@ -20,7 +20,8 @@ import pyarrow as pa
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.datasets import limits
+from attriflow.errors import InputError, UnknownNameError, reason_of, unknown
 from attriflow.evaluation.identity import same_rows
 from attriflow.statistics.standings import COSTS
 from attriflow.tracking.foreign import board_rows, cost_rounds, directions_of, method_options, score_table
@@ -286,16 +287,17 @@ def read_all(
 
 
 def _read(uri: str, run: EvaluationRun) -> RunTables:
-    import pyarrow.parquet as pq
-
     _ = run.methods  # what its params say
     # pandas would take ten times as long per file, and there may be hundreds
-    rows = board_rows(_fetch(uri, run, "leaderboard.json").read_bytes())
-    path = _fetch(uri, run, "scores.parquet")
+    path = _fetch(uri, run, "leaderboard.json")
     try:
-        table = pq.ParquetFile(path).read()
+        rows = board_rows(limits.whole_json(path))
+        path = _fetch(uri, run, "scores.parquet")
+        table = limits.whole_parquet(path).read()
+    except InputError:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {path.name}: {error}") from error
+        raise InputError(f"cannot read {path.name}: {reason_of(error)}") from error
     return RunTables(rows, score_table(table))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, reason_of
 from attriflow.statistics.standings import COSTS
 
 SCORES = {"example": pa.int64, "method": pa.string, "metric": pa.string, "value": pa.float64}
@@ -26,7 +26,7 @@ def board_rows(content: bytes | str) -> list[dict[str, Any]]:
     try:
         board = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"leaderboard.json is not JSON: {error}") from error
+        raise InputError(f"leaderboard.json is not JSON: {reason_of(error)}") from error
     columns, data = (board.get("columns"), board.get("data")) if isinstance(board, dict) else (None, None)
     if not isinstance(columns, list) or not isinstance(data, list) or not all(isinstance(c, str) for c in columns):
         raise InputError("leaderboard.json is no table with columns and data")
@@ -71,7 +71,7 @@ def score_table(table: pa.Table) -> pa.Table:
     try:
         found = table.select(list(SCORES)).cast(pa.schema([(name, kind()) for name, kind in SCORES.items()]))
     except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"scores.parquet has other values than a table of scores: {error}") from error
+        raise InputError(f"scores.parquet has other values than a table of scores: {reason_of(error)}") from error
     import pyarrow.compute as pc
 
     least = pc.min(found["example"]).as_py()

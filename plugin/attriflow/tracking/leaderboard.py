@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError, check_choice, reason_of
+from attriflow.io import check_outputs, write_content
 from attriflow.statistics.ranking import FLOOR
 from attriflow.statistics.standings import BY, Standings, standings
 
@@ -123,7 +124,7 @@ class Leaderboard:
                 try:
                     self._figures[name] = to_png(draw())
                 except Exception as error:
-                    _logger.warning("could not draw the plot '%s': %s", name, error)
+                    _logger.warning("could not draw the plot '%s': %s", name, reason_of(error))
         return self._figures
 
     def _drawings(self) -> dict[str, Callable[[], Figure]]:
@@ -149,6 +150,7 @@ class Leaderboard:
 
     def contents(self, kind: str) -> dict[str, bytes]:
         """File name -> content of a format; pictures are several files."""
+        from attriflow.views.common import to_csv
         from attriflow.views.evaluations import standings as views
 
         board = self.board
@@ -159,25 +161,21 @@ class Leaderboard:
                 board, title=self.title, figures=self.figures, runs=self.runs, facts=self._facts()
             )
         elif kind == "csv":
-            text = views.flat(board).to_csv(index=False)
+            text = to_csv(views.flat(board), index=False)
         elif kind == "md":
             text = views.markdown(board)
         else:
             text = views.as_json(board, self.runs)
         return {f"leaderboard.{kind}": text.encode()}
 
-    def write(self, path: Path) -> list[Path]:
+    def write(self, path: Path, *, overwrite: bool = False) -> list[Path]:
         """Write a file; a `.png` gets the first picture, the others stand beside it with their names."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         found = self.contents(path.suffix.removeprefix("."))
         if not found:
             raise InputError(f"there is nothing to draw for {path}: more than {MOST_DRAWN} rows")
-        written = []
-        for i, (name, content) in enumerate(found.items()):
-            target = path if i == 0 else path.with_name(f"{path.stem}-{name}")
-            target.write_bytes(content)
-            written.append(target)
-        return written
+        files = {path.with_name(f"{path.stem}-{name}") if i else path: found[name] for i, name in enumerate(found)}
+        check_outputs(files, overwrite)
+        return [write_content(content, file, overwrite=overwrite) for file, content in files.items()]
 
     def log(self) -> tuple[str, str]:
         """Log every format to the run that was named; returns its id and the folder."""

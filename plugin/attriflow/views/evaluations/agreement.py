@@ -14,7 +14,7 @@ from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.statistics.ranks import MEASURES
 from attriflow.views.colors import hexadecimal, ink
 from attriflow.views.common import printable
-from attriflow.views.figures import NOTE, NOTHING, TITLE, rgb255, save_figure, suffix_of
+from attriflow.views.figures import NOTE, NOTHING, TITLE, check_picture, rgb255, save_figure
 
 if TYPE_CHECKING:
     from seaborn.matrix import ClusterGrid
@@ -45,24 +45,27 @@ def agreement_matrix(table: pd.DataFrame, measure: str = "spearman") -> pd.DataF
     return matrix
 
 
-def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: str | Path | None = None) -> ClusterGrid:
+def agreement_heatmap(
+    table: pd.DataFrame, measure: str = "spearman", *, path: str | Path | None = None, overwrite: bool = False
+) -> ClusterGrid:
     """Draw how far methods agree; methods are ordered by average linkage on 1 - agreement.
 
     Args:
         table: What `attriflow.statistics.agreement.agreement_table` or `agreement` returns, of two methods or more.
         measure: One of `attriflow.statistics.ranks.MEASURES`.
         path: Also write the figure there (PNG, SVG, PDF).
+        overwrite: Replace an existing file; otherwise that is an error.
 
     Returns:
         seaborn's grid; its `figure` is known to nobody else. Cells without a value are grey.
 
     Raises:
-        InputError: There are fewer than two methods, or `path` has another suffix.
+        InputError: There are fewer than two methods, or `path` cannot be written.
     """
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    suffix_of(path)
+    check_picture(path, overwrite)
     matrix = agreement_matrix(table, measure)
     count = len(matrix)
     if count < 2:
@@ -90,7 +93,7 @@ def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: s
         n = int(table.loc[table["measure"] == measure, "n"].max())
         grid.figure.text(0.01, 0.005, f"means over {n} example{'s' * (n != 1)}", **NOTE)
     if path is not None:
-        save_figure(grid.figure, path)
+        save_figure(grid.figure, path, overwrite=overwrite)
     return grid
 
 
