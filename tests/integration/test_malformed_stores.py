@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from hypothesis import strategies as st
 from logged_evaluations import tables
-from odd import NUMBERS, TEXTS, changed, damaged, fuzzed, told
+from odd import NUMBERS, OUTCOMES, TEXTS, changed, damaged, fuzzed, told
 
 from attriflow.tracking.artifacts import write_table
 
@@ -65,33 +65,66 @@ def texts_only(values: Any) -> dict[str, str]:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in found.items()}
 
 
-@fuzzed(6, 120, st.deferred(lambda: changed(logged()[0])), changed(TAGS), changed(PARAMS),
-        st.deferred(lambda: st.one_of(st.just(logged()[1]), damaged(logged()[1]))), st.integers(0, 3))  # fmt: skip
-def test_leaderboards_over_odd_runs(board: Any, tags: Any, params: Any, scores: bytes, which: int) -> None:
-    """A run with something odd in it is shown, or named and left out; the other one is there."""
-    from attriflow.statistics.standings import standings
+BOARDS = st.deferred(lambda: changed(logged()[0]))
+TABLES = st.deferred(lambda: damaged(logged()[1]))
+ODD = st.one_of(
+    st.tuples(BOARDS, st.none(), st.just(TAGS), st.just(PARAMS)),
+    st.tuples(st.none(), TABLES, st.just(TAGS), st.just(PARAMS)),
+    st.tuples(st.none(), st.none(), changed(TAGS), changed(PARAMS)),
+    st.tuples(BOARDS, st.none(), changed(TAGS), changed(PARAMS)),
+)
+
+
+def gathered(odd: Any) -> Any:
+    """What is compared of two runs, one of them odd: it counts, or is named and left out; the other one counts."""
     from attriflow.tracking.evaluations import read_all
     from attriflow.tracking.gathering import gather
 
+    board, scores, tags, params = odd
     with tempfile.TemporaryDirectory() as folder:
-        good = run_of(*logged(), Path(folder), 1, TAGS, PARAMS)
-        odd = run_of(
-            board if which in (0, 3) else logged()[0], scores if which == 1 else logged()[1], Path(folder), 2,
-            texts_only(tags) if which in (2, 3) else TAGS, texts_only(params) if which in (2, 3) else PARAMS,
+        known = logged()
+        good = run_of(*known, Path(folder), 1, TAGS, PARAMS)
+        other = run_of(
+            known[0] if board is None else board, known[1] if scores is None else scores, Path(folder), 2,
+            texts_only(tags), texts_only(params),
         )  # fmt: skip
         notes: list[str] = []
-        runs, tables = read_all(folder, [odd, good], notes)
-        assert good in runs
-        assert len(runs) + len(notes) == 2
-        assert all(line.startswith("run r2 (n): left out, ") and "\n" not in line for line in notes)
-        for by in ("method", "both"):
-            rows = standings(gather(runs, tables, notes=notes), by).rows
-            assert {"a", "b"} <= {str(label).partition(" ")[0] for label in rows["method"]}
+        runs, tables_ = read_all(folder, [other, good], notes)
+    OUTCOMES[not notes] += 1
+    assert good in runs
+    assert len(runs) + len(notes) == 2
+    assert all(line.startswith("run r2 (n): left out, ") and "\n" not in line for line in notes)
+    found = gather(runs, tables_, notes=notes)
+    assert {"a", "b"} <= {str(name).partition(" ")[0] for name in found.cells["method"]}
+    return found
 
 
-@fuzzed(4, 60, st.lists(st.tuples(TEXTS, TEXTS, NUMBERS), max_size=3))
+@fuzzed(3, 80, ODD)
+def test_odd_runs(odd: Any) -> None:
+    gathered(odd)
+
+
+@fuzzed(1, 8, ODD)
+def test_leaderboards_over_odd_runs(odd: Any) -> None:
+    from attriflow.statistics.standings import standings
+
+    assert len(standings(gathered(odd), "both").rows) >= 2
+
+
+@fuzzed(4, 60, st.lists(st.tuples(TEXTS, TEXTS, NUMBERS.map(float)), max_size=3))
 def test_tables_of_scores(rows: Any) -> None:
     from attriflow.tracking.foreign import score_table
 
     frame = pd.DataFrame(rows, columns=["method", "metric", "value"]).assign(example=0)
     told(lambda: score_table(pa.Table.from_pandas(frame, preserve_index=False)))
+
+
+@fuzzed(8, 300, BOARDS, changed(PARAMS))
+def test_what_runs_tell(board: Any, params: Any) -> None:
+    from attriflow.tracking.foreign import board_rows, cost_rounds, method_options, options_of_metrics
+
+    told(lambda: board_rows(json.dumps(board)))
+    given = texts_only(params)
+    told(lambda: method_options(given.get("attriflow.methods", ""), given.get("attriflow.method_options", "")))
+    for text in given.values():
+        cost_rounds(text), options_of_metrics(text)

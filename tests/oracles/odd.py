@@ -6,16 +6,20 @@ import contextlib
 import copy
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from attriflow.errors import AttriflowError
 
+OUTCOMES: Counter[bool] = Counter()
+"""How many calls of a test worked, and how many said what is wrong."""
+PHASES = [Phase.generate, Phase.shrink]
 TEXTS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(["", " ", "NaN", "null", "../../x", "\x1b[31m", "=1+1", "a\nb", "é\u202e", "\0", "x" * 999]),
@@ -90,11 +94,14 @@ def fuzzed(few: int, many: int, *strategies: Any) -> Callable[[Callable[..., Non
         def test(examples: int) -> None:
             rules = settings(
                 max_examples=examples, derandomize=True, deadline=None, database=None,
-                suppress_health_check=list(HealthCheck), print_blob=False,
+                suppress_health_check=list(HealthCheck), print_blob=False, phases=PHASES,
             )  # fmt: skip
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                OUTCOMES.clear()
                 rules(checked)()
+            calls = sum(OUTCOMES.values())
+            print(f"\n{property_.__name__}: {examples} examples, {calls} calls, {OUTCOMES[False]} refused in one line")
 
         test.__doc__ = property_.__doc__
         return test
@@ -105,10 +112,13 @@ def fuzzed(few: int, many: int, *strategies: Any) -> Callable[[Callable[..., Non
 def told(work: Callable[[], Any]) -> Any:
     """What work returns; or None where it failed with an error that says what is wrong. All else is a fault."""
     try:
-        return work()
+        found = work()
     except AttriflowError as error:
         assert str(error).strip(), "an error without a message"
+        OUTCOMES[False] += 1
         return None
+    OUTCOMES[True] += 1
+    return found
 
 
 @contextlib.contextmanager
