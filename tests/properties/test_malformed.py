@@ -104,6 +104,28 @@ def test_other_formats_with_something_else_in_them(record: Any, suffix: str) -> 
     written(json.dumps(document).encode(), "a.json", there_and_back)
 
 
+@functools.cache
+def context() -> Any:
+    """A file with context reliance."""
+    from attriflow.context import attribute_context
+
+    texts = {"input_current_text": "the hat is", "input_context_text": "a red hat", "output_current_text": "red"}
+    found = attribute_context(recall(), **texts, attribution_method="saliency", show_progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        return json.loads(found.save(Path(folder) / "c.json").read_bytes())
+
+
+@fuzzed(6, 150, st.deferred(lambda: changed(context())))
+def test_files_with_context_reliance(document: Any) -> None:
+    from attriflow.context import load
+
+    def use(path: Path) -> None:
+        for item in load(path):
+            item.pairs()
+
+    written(json.dumps(document).encode(), "c.json", use)
+
+
 @fuzzed(4, 40, st.deferred(lambda: changed(json.loads(saved(".json")))), st.sampled_from(["show", "convert"]))
 def test_commands_on_files(document: Any, name: str) -> None:
     more = ["b.html"] if name == "convert" else []
@@ -158,9 +180,11 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@fuzzed(
-    8, 200, st.one_of(TEXTS, st.lists(TEXTS, max_size=2), VALUES), st.one_of(st.just(None), TEXTS), changed(OPTIONS)
-)
+RIGHT = st.sampled_from(["the red hat", ["the red hat", "a blue"]])
+WRONG = st.one_of(TEXTS, st.lists(TEXTS, max_size=2), VALUES)
+
+
+@fuzzed(8, 200, st.one_of(RIGHT, RIGHT, WRONG), st.one_of(st.none(), st.none(), TEXTS), changed(OPTIONS))
 def test_attribute(texts: Any, targets: Any, options: Any) -> None:
     keywords = options if isinstance(options, dict) else {"method": options}
     told(lambda: recall().attribute(texts, targets, **{**keywords, "show_progress": False}))
@@ -173,8 +197,9 @@ OWN = [(name, option) for name in methods.names() for option in methods.info(nam
 def test_options_of_methods(option: tuple[str, str], value: Any) -> None:
     if isinstance(value, int) and value > 10:  # a number of samples, which takes long
         value = 10
-    (method, name) = option
-    told(lambda: recall().attribute("the red hat", "blue", method=method, show_progress=False, **{name: value}))
+    method, name = option
+    texts = "the red hat", "the red hat is"
+    told(lambda: recall().attribute(*texts, method=method, show_progress=False, **{name: value}))
 
 
 @fuzzed(5, 60, st.sampled_from([

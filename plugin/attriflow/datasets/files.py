@@ -6,7 +6,6 @@ import csv
 import hashlib
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,7 @@ def _reading(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start} of a block)") from error
     except AttriflowError:
         raise
-    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
+    except Exception as error:  # of csv, zlib, json and pyarrow
         reason = str(error).strip().splitlines()
         raise InputError(f"cannot read {path}: {reason[0] if reason else error!r}") from error
 
