@@ -81,6 +81,11 @@ class MissingExtraError(AttriflowError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package '{package}': pip install 'attriflow[{extra}]'")
+        self.feature, self.package, self.extra = feature, package, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again from what it was made of, where a worker sends it home."""
+        return type(self), (self.feature, self.package, self.extra)
 
 
 _NO_MEMORY = re.compile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 from attriflow.errors import AttriflowError, printable
@@ -13,7 +14,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 when it worked, 1 when it failed, 2 for wrong usage, 130 when interrupted.
 
-    A mistake is one line; `--debug` shows where it happened.
+    Where `check` has no verdict it is 2, too. A mistake is one line; `--debug` shows where it happened.
     """
     from attriflow.cli.app import app
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except Exception as error:
         if "--debug" in given:
-            raise
+            traceback.print_exception(error)
         sys.exit(_report(error))
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -144,7 +144,9 @@ def generation_arguments(model: AttributionModel, options: ModelOptions) -> dict
     given = dict(options.generation_kwargs or {})
     language = (options.tokenizer_kwargs or {}).get("tgt_lang")
     if language is not None and "forced_bos_token_id" not in given:
-        given["forced_bos_token_id"] = model.tokenizer.convert_tokens_to_ids(language)
+        from attriflow.texts.languages import language_id
+
+        given["forced_bos_token_id"] = language_id(model.tokenizer, language)
     return given
 
 

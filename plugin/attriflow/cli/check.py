@@ -11,7 +11,7 @@ import typer
 
 from attriflow.cli.console import console, whole
 from attriflow.cli.options import option, overwrite_option, store_option
-from attriflow.errors import AttriflowError, InputError
+from attriflow.errors import InputError
 
 if TYPE_CHECKING:
     from attriflow.regression.rules import Rules
@@ -48,7 +48,7 @@ class CheckOptions:
 def check(options: CheckOptions) -> None:
     """Fail when something got slower or worse than the rules allow.
 
-    Compares two files of benchmarks, or two evaluations. Exit codes: 0 within the limits, 1 a regression, 2 bad input.
+    Compares two files of benchmarks, or two evaluations. Exit codes: 0 within the limits, 1 a regression, 2 no verdict.
     """
     try:
         from attriflow.io import check_outputs, write_content
@@ -68,8 +68,8 @@ def check(options: CheckOptions) -> None:
         if options.summary is not None:
             with options.summary.open("a", encoding="utf-8") as file:
                 file.write(markdown(verdicts, title) + "".join(f"\n{note}\n" for note in notes))
-    except (AttriflowError, OSError) as error:
-        error.exit_code = _BAD_INPUT  # type: ignore[union-attr]
+    except Exception as error:  # whatever it is, it is no verdict
+        error.exit_code = _BAD_INPUT  # type: ignore[attr-defined]
         raise
     if any(v.failed for v in verdicts):
         raise typer.Exit(1)

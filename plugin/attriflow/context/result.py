@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, overload
 from attriflow.context.selection import select, threshold
 from attriflow.datasets.limits import whole_json
 from attriflow.doors import ShownContext
-from attriflow.errors import InputError
+from attriflow.errors import InputError, reason_of
 from attriflow.io import write_content
+from attriflow.kernels.annotations import check_value, hints_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,8 +194,8 @@ def load(path: str | Path) -> ContextOutput:
         raise InputError(f"{path} holds no context attributions (format {FORMAT!r})")
     try:
         return ContextOutput(_read(item) for item in document["results"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+    except Exception as error:  # whatever is in the place of results
+        raise InputError(f"{path} is damaged: {reason_of(error)}") from error
 
 
 def _read(item: Mapping[str, Any]) -> ContextAttribution:
@@ -202,5 +203,11 @@ def _read(item: Mapping[str, Any]) -> ContextAttribution:
         name: [None if s is None else (int(s[0]), int(s[1])) for s in values]
         for name, values in item["token_spans"].items()
     }
-    cues = [ContextCues(**c) for c in item["cci_scores"]]
-    return ContextAttribution(**{**item, "cci_scores": cues, "token_spans": spans})
+    cues = [ContextCues(**_checked(c, ContextCues)) for c in item["cci_scores"]]
+    return ContextAttribution(**_checked({**item, "cci_scores": cues, "token_spans": spans}, ContextAttribution))
+
+
+def _checked(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Values of a file in the types of the fields that they are for."""
+    hints = hints_of(kind)
+    return {name: check_value(name, value, hints[name]) for name, value in values.items()}

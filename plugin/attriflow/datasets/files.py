@@ -6,7 +6,6 @@ import csv
 import hashlib
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ def _reading(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start} of a block)") from error
-    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
+    except Exception as error:  # of csv, zlib, json and pyarrow
         if isinstance(error, AttriflowError) and str(path) in str(error):
             raise
         reason = str(error).strip().splitlines()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from attriflow.engine.sizes import Sizes
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
+from attriflow.kernels.stopping import check_stop
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.batch import Batch, collate_contrast
 from attriflow.models.findings import ALWAYS
@@ -189,6 +190,7 @@ class Bound:
 
     def logits(self, rows: Rows) -> Tensor:
         """One counted model call, `[row, step, vocab]`."""
+        check_stop()
         self.counter.forward_rows += rows.query.shape[0]
         self.counter.forward_calls += 1
         return self.model.run(rows)

@@ -45,7 +45,7 @@ def read_benchmarks(path: str | Path) -> Benchmarks:
         content = json.loads(whole_json(Path(path)))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     entries = content.get("benchmarks") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
@@ -54,19 +54,24 @@ def read_benchmarks(path: str | Path) -> Benchmarks:
     costs, unmeasured = dict[str, tuple[float, ...]](), list[str]()
     for entry, name in zip(entries, names, strict=True):
         key = name if names.count(name) == 1 else str(entry.get("fullname") or name)
-        found = _rounds(entry.get("extra_info") or {})
+        found = _rounds(_mapping(entry.get("extra_info")))
         if found:
             costs[key] = found
         else:
             unmeasured.append(key)
     if not costs:
         raise InputError(f"no benchmark in {path} has '{UNITS[0]}' or '{UNITS[1]}' (or '{UNITS[2]}') in its extra_info")
-    info = content.get("machine_info") or {}
-    first = next((e.get("extra_info") or {} for e in entries), {})
+    info = _mapping(content.get("machine_info"))
+    first = next((_mapping(e.get("extra_info")) for e in entries), {})
     machine = {k: str(v) for k in MACHINE if (v := info.get(k, first.get(k))) is not None}
-    counted = all("count" in (e.get("extra_info") or {}) for e in entries)
+    counted = all("count" in _mapping(e.get("extra_info")) for e in entries)
     unit = {"unit": "counted"} if counted else {}
     return Benchmarks(path=str(path), costs=costs, machine=machine, unmeasured=tuple(unmeasured), **unit)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a file has there, if it is what belongs there."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _rounds(extra: Mapping[str, Any]) -> tuple[float, ...]:

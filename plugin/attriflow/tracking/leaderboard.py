@@ -57,15 +57,18 @@ def leaderboard(
     check_choice("grouping", by, BY)
     if not experiments and not runs:
         raise InputError("name an experiment (--experiment) or runs (--runs)")
-    from attriflow.tracking.evaluations import find_runs, store_errors
+    from attriflow.tracking.evaluations import find_runs, nothing, read_all, store_errors
     from attriflow.tracking.gathering import gather
     from attriflow.tracking.stored import EvaluationStore
 
     store = EvaluationStore(tracking_uri)
     with store_errors(store.uri):
-        found = find_runs(store.client, experiments, runs)
+        notes: list[str] = []  # lines about runs that are left out; the others are compared
+        found, tables = read_all(store.uri, find_runs(store.client, experiments, runs, notes), notes)
+        if not found:
+            raise nothing("no evaluation can be compared", notes)
         destination = store.client.get_run(log_to).info.run_id if log_to else None
-        board = standings(gather(store.uri, found, gates=gates), by, seed=seed, floor=min_coverage)
+        board = standings(gather(found, tables, gates=gates, notes=notes), by, seed=seed, floor=min_coverage)
     for name in quality:
         check_choice("ranked metric", name, board.higher_is_better)
     return Leaderboard(board, experiments, found, store, quality, destination)
