@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,12 +21,14 @@ from attriflow.engine.job import (
     is_difference,
     make_job,
     names_of,
+    of_a_span,
     route,
     step_values,
 )
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, unknown
+from attriflow.kernels.annotations import keywords_of
 from attriflow.kernels.devices import synchronize
 from attriflow.kernels.transfer import home
 from attriflow.models.base import LanguageModel, Rows
@@ -40,7 +41,8 @@ from attriflow.progress import track
 from attriflow.registry import methods
 from attriflow.texts.inputs import given_texts
 from attriflow.texts.segments import Inputs, Segments, read_inputs, with_reply
-from attriflow.types import Attribution, Example, Forward, StepFunction, Variant
+from attriflow.texts.target_spans import TargetSpans
+from attriflow.types import Attribution, Example, Forward, SpanValue, StepFunction, Variant
 
 TARGET_LOGIT = Objective(lambda forward: forward.of_target(forward.logits))
 """What an engine is bound to where nothing is explained."""
@@ -79,7 +81,7 @@ def load_model(
     if method is not None:
         methods.build(method, **method_options)
     elif method_options:
-        message = unknown("option of load_model", next(iter(method_options)), _keywords(load_model)[1:])
+        message = unknown("option of load_model", next(iter(method_options)), keywords_of(load_model)[1:])
         raise OptionError(f"{message} (options of a method need method=)")
     wrapped = load(
         name_or_path_or_model_or_mlflow_uri,
@@ -245,9 +247,11 @@ class AttributionModel:
         contrast_targets_alignments: Alignments | None = None,
         contrast_force_inputs: bool = False,
         segments: Segments | None = None,
+        target_spans: TargetSpans | None = None,
+        span_value: SpanValue = "sum",
         **method_options: Any,
     ) -> AttributionOutput:
-        """Explain every token of generated (or forced) texts.
+        """Explain every token of generated (or forced) texts, or spans of them.
 
         Args:
             input_texts: One text or several; or one chat (a list of messages) or several (see `encode`).
@@ -278,6 +282,10 @@ class AttributionModel:
                 instead of the foil's probability after the original input; always so for functions that compare two
                 inputs (`kl_divergence`, `pcxmi`, `in_context_pvi`).
             segments: Parts of the input for `unit="segment"` of perturbation methods (see `encode`).
+            target_spans: Explain spans, each as one step: "all", "sentence", "turn", "answer", ranges or a pattern (see
+                `texts.target_spans.find_spans`), or one of these per text. What is explained is then, unless told
+                otherwise, the log-probability.
+            span_value: A span's value is the "sum" of those of its tokens, or their "mean".
             **method_options: Options of the method (as in Inseq, of the step functions too); unknown ones are errors.
 
         Returns:
@@ -296,9 +304,11 @@ class AttributionModel:
             step_scores,
             (attributed_fn_args, step_scores_args),
             method_options,
-            keywords=_keywords(self.attribute)[2:],
+            keywords=keywords_of(self.attribute)[2:],
             defaults=self.method_options if name == self.method else {},
         )
+        if target_spans is not None:
+            routed["attributed_fn_args"] = of_a_span(attributed_fn, routed["attributed_fn_args"], span_value)
         job = make_job(
             name,
             encoder_decoder=self.is_encoder_decoder,
@@ -327,6 +337,7 @@ class AttributionModel:
             skip_special_tokens=skip_special_tokens,
             seed=seed,
             leave_out=True,
+            spans=(target_spans, span_value),
         )
         if contrasted:
             targets = None if contrast_targets is None else given_texts("contrast_targets", contrast_targets)
@@ -442,7 +453,7 @@ class AttributionModel:
             found_values = step_values(engine, functions)
             values = dict(zip(found_values, home(list(found_values.values())), strict=True))
             for row, i in enumerate(index):
-                found[i] = {name: v[row, : examples[i].n_steps] for name, v in values.items()}
+                found[i] = {name: v[row, : examples[i].stop - examples[i].start] for name, v in values.items()}
 
         self._each_batch(examples, batch_size, score)
         return [found[i] for i in range(len(examples))]
@@ -492,9 +503,3 @@ class AttributionModel:
     ) -> int:
         """How many sequences `rescore` would send through the model for these changes."""
         return count_rows(self.wrapped, examples, variants, attribute_target=attribute_target)
-
-
-def _keywords(function: Callable[..., Any]) -> list[str]:
-    """Names of the parameters of a function, without `**options`."""
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
