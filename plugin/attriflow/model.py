@@ -21,7 +21,6 @@ from attriflow.engine.job import (
     is_difference,
     make_job,
     names_of,
-    of_a_span,
     route,
     step_values,
 )
@@ -39,8 +38,7 @@ from attriflow.models.locks import alone
 from attriflow.output import AttributionOutput, explained, named
 from attriflow.progress import track
 from attriflow.registry import methods
-from attriflow.texts.inputs import given_texts
-from attriflow.texts.segments import Inputs, Segments, read_inputs, with_reply
+from attriflow.texts.segments import Inputs, Segments, read_inputs
 from attriflow.texts.target_spans import TargetSpans
 from attriflow.types import Attribution, Example, Forward, SpanValue, StepFunction, Variant
 
@@ -282,9 +280,8 @@ class AttributionModel:
                 instead of the foil's probability after the original input; always so for functions that compare two
                 inputs (`kl_divergence`, `pcxmi`, `in_context_pvi`).
             segments: Parts of the input for `unit="segment"` of perturbation methods (see `encode`).
-            target_spans: Explain spans, each as one step: "all", "sentence", "turn", "answer", ranges or a pattern (see
-                `texts.target_spans.find_spans`), or one of these per text. What is explained is then, unless told
-                otherwise, the log-probability.
+            target_spans: Explain spans, each as one step (of "probability" the logarithm): "all", "sentence", "turn",
+                "answer", ranges or a pattern (see `texts.target_spans.find_spans`), or one of these per text.
             span_value: A span's value is the "sum" of those of its tokens, or their "mean".
             **method_options: Options of the method (as in Inseq, of the step functions too); unknown ones are errors.
 
@@ -307,8 +304,6 @@ class AttributionModel:
             keywords=keywords_of(self.attribute)[2:],
             defaults=self.method_options if name == self.method else {},
         )
-        if target_spans is not None:
-            routed["attributed_fn_args"] = of_a_span(attributed_fn, routed["attributed_fn_args"], span_value)
         job = make_job(
             name,
             encoder_decoder=self.is_encoder_decoder,
@@ -319,6 +314,7 @@ class AttributionModel:
             granular=granular,
             seed=seed,
             force_contrast=contrast_force_inputs,
+            span_value=None if target_spans is None else span_value,
             **routed,
         )
         contrasted = contrast_targets is not None or contrast_sources is not None
@@ -340,17 +336,8 @@ class AttributionModel:
             spans=(target_spans, span_value),
         )
         if contrasted:
-            targets = None if contrast_targets is None else given_texts("contrast_targets", contrast_targets)
-            if targets is not None and not self.is_encoder_decoder and len(targets) == len(inputs):
-                targets = [with_reply(prompt, text) for prompt, text in zip(inputs, targets, strict=True)]
-            examples = add_contrasts(
-                self.wrapped,
-                examples,
-                None if contrast_sources is None else given_texts("contrast_sources", contrast_sources),
-                targets,
-                contrast_targets_alignments,
-                skip_special_tokens,
-            )
+            foils, alignments = (contrast_sources, contrast_targets), contrast_targets_alignments
+            examples = add_contrasts(self.wrapped, inputs, examples, *foils, alignments, skip_special_tokens)
             if not job.force_contrast and isinstance(attributed_fn, str) and is_difference(attributed_fn):
                 check_foils([e for e in examples if e.n_steps], attributed_fn)
         found = self._attribute(examples, job, batch_size, show_progress, generated_texts is None)
@@ -392,6 +379,7 @@ class AttributionModel:
             seed=seed,
             method_options=method_options,
             force_contrast=contrast_force_inputs,
+            span_value=next((e.span_value for e in examples if e.spans is not None), None),
         )
         check_contrast((attributed_fn,), all(e.contrast is not None for e in examples))
         check_contrast(names_of(step_scores), any(e.contrast is not None for e in examples))
@@ -429,8 +417,7 @@ class AttributionModel:
         Contrastive functions are left out for examples without a foil.
         """
         check_contrast(list(step_functions), any(e.contrast is not None for e in examples))
-        functions = bind_step_functions(list(step_functions), step_functions)
-        return self.step_values(examples, functions, batch_size, seed)
+        return self.step_values(examples, bind_step_functions(list(step_functions), step_functions), batch_size, seed)
 
     @alone
     @torch.no_grad()

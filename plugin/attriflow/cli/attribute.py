@@ -131,6 +131,8 @@ def attribute_keywords(options: AttributeOptions) -> dict[str, Any]:
         "include_eos_baseline": options.include_eos_baseline,
         "seed": options.seed,
     }
+    if options.target_spans is not None:
+        keywords |= {"target_spans": options.target_spans, "span_value": options.span_value}
     if options.contrast_force_inputs:
         keywords["contrast_force_inputs"] = True
     if options.attribution_aggregators:  # they say what becomes of the embedding axis

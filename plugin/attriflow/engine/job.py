@@ -76,6 +76,7 @@ def make_job(
     seed: int,
     method_options: Mapping[str, Any],
     force_contrast: bool,
+    span_value: SpanValue | None = None,
 ) -> Job:
     """Check the settings of an attribution and bind them."""
     info = methods.info(name)
@@ -90,6 +91,8 @@ def make_job(
         check_value(flag, value, bool)
     check_gradient(info, attributed_fn)
     blocks = ("source", "target") if attribute_target else ("source",)
+    if span_value is not None:
+        attributed_fn_args = of_a_span(attributed_fn, attributed_fn_args, span_value)
     objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
     return Job(
         name=info.name,
