@@ -30,12 +30,35 @@ def attribute(options: TextOptions) -> None:
         "contrast_sources": options.contrast_sources,
     }
     model = load(options)
-    out = explainer(model, options)(**{name: given for name, given in texts.items() if given})
+    given = {name: lines for name, lines in texts.items() if lines}
+    out = explainer(model, options)(**given) if options.reasoning is None else _reasoned(model, options, given)
     if not options.hide_attributions:
         out.show(console=console(), view="console")
     if options.output is not None:
         say(f"wrote {out.save(options.output, overwrite=True)}")
     write_page(out, options.viz_path)
+
+
+def _reasoned(model: AttributionModel, options: TextOptions, texts: dict[str, list[str]]) -> AttributionOutput:
+    """The answers of texts that reason before them."""
+    from attriflow.errors import InputError
+    from attriflow.reasoning import attribute_reasoning
+
+    keywords = attribute_keywords(options)
+    taken = {
+        "--contrast-targets": options.contrast_targets,
+        "--contrast-sources": options.contrast_sources,
+        "--target-spans": options.target_spans,
+        "--start-pos": keywords.pop("attr_pos_start"),
+        "--end-pos": keywords.pop("attr_pos_end"),
+        "--generate-from-target-prefix": options.generate_from_target_prefix,
+    }
+    if wrong := [name for name, value in taken.items() if value]:
+        raise InputError(f"--reasoning finds what is explained itself, so {wrong[0]} has no place beside it")
+    generation = None if "generated_texts" in texts else generation_arguments(model, options)
+    return attribute_reasoning(
+        model, **texts, reasoning=options.reasoning, hops=options.hops, generation_args=generation, **keywords
+    )
 
 
 def write_page(out: Shown, path: Path | None) -> None:

@@ -296,6 +296,18 @@ class TextOptions(AttributeOptions):
     contrast_sources: Annotated[
         list[str] | None, option("Contrastive sources, one per text.", panel=_TEXTS, show_default=False)
     ] = None
+    reasoning: Annotated[
+        Any,
+        option(
+            "Explain the answer and pass the credit of the reasoning before it on: think (up to </think>), sentence "
+            "(all but the last one), or [18, 40], decoder positions.",
+            panel=_METHOD,
+            parser=_spans,
+            metavar="PART",
+            show_default=False,
+        ),
+    ] = None
+    hops: Annotated[int, option("How often the credit of the reasoning is passed on.", min=0, panel=_METHOD)] = 1
 
 
 @dataclass(kw_only=True)
