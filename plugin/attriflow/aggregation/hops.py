@@ -50,8 +50,9 @@ class HopsAggregator:
     def __call__(self, attribution: Attribution) -> Attribution:
         """The attribution with a step per hop; the one given is not changed."""
         a = attribution
-        if a.spans is None or len(a.spans) < 1:
+        if not a.spans:
             raise InputError("hops need spans as steps, the answer as the last: use attriflow.attribute_reasoning")
+        answer = a.spans[-1]
         if len(a.axes) > 2:
             a = ScoresAggregator()(a)
         rows, reasoning = self._rows(a), self._reasoning(a)
@@ -68,8 +69,8 @@ class HopsAggregator:
             scores=scores,
             norms=None,
             targets=tuple(Token(text=name, id=-1, segment="generated") for name in names),
-            start=a.spans[-1][0],
-            spans=(a.spans[-1],) * len(names),
+            start=answer[0],
+            spans=(answer,) * len(names),
             step_scores={"in_reasoning": scores[:, inside].sum(1)},
             sequence_scores={},
         )

@@ -39,7 +39,7 @@ def attribute(options: TextOptions) -> None:
     write_page(out, options.viz_path)
 
 
-def _reasoned(model: AttributionModel, options: TextOptions, texts: dict[str, list[str]]) -> AttributionOutput:
+def _reasoned(model: AttributionModel, options: TextOptions, texts: dict[str, Any]) -> AttributionOutput:
     """The answers of texts that reason before them."""
     from attriflow.errors import InputError
     from attriflow.reasoning import attribute_reasoning
