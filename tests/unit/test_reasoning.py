@@ -7,7 +7,7 @@ import torch
 
 import attriflow
 from attriflow.errors import InputError, NothingToExplainError, UnknownNameError
-from attriflow.reasoning import reasoning_spans
+from attriflow.reasoning.parts import reasoning_spans
 from attriflow.types import Attribution, Provenance, Token
 
 PROMPT = "anna has a red hat . tom has a blue car . what color is the car ?"

@@ -45,7 +45,7 @@ def attribute(options: TextOptions) -> None:
 def _reasoned(model: AttributionModel, options: TextOptions, texts: dict[str, Any]) -> AttributionOutput:
     """The answers of texts that reason before them."""
     from attriflow.errors import InputError
-    from attriflow.reasoning import attribute_reasoning
+    from attriflow.reasoning.attribute import attribute_reasoning
 
     keywords = attribute_keywords(options)
     taken = {
