@@ -27,6 +27,7 @@ from attriflow.evaluation.results import (
     MethodResult,
     StepScored,
     StepScores,
+    facts_of,
 )
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.evaluation.selection import part_of
@@ -274,6 +275,7 @@ class Evaluation:
             _logger.debug("method '%s' failed", result.name, exc_info=True)
             result.fail(error)
         else:
+            result.facts = facts_of(attributions)
             result.attributions = [
                 self._completed(a, scores) for a, scores in zip(attributions, self._step_tensors, strict=True)
             ]

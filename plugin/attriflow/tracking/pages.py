@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
+from attriflow.evaluation.cards import Card, method_cards
 from attriflow.evaluation.circularity import own_metrics, with_circularity
 from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.evaluation.runner import Evaluation
@@ -29,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The tables of an evaluation, and which way each metric points; `agreement` with two methods or more."""
+    """The tables of an evaluation, which way each metric points, and cards; `agreement` with two methods or more."""
 
     leaderboard: pd.DataFrame
     gates: pd.DataFrame
@@ -40,6 +41,7 @@ class Tables:
     scores: pd.DataFrame
     step_scores: pd.DataFrame
     directions: Mapping[str, bool]
+    cards: Sequence[Card]
 
     @classmethod
     def of(cls, evaluation: Evaluation, magnitudes: Mapping[str, Sequence[np.ndarray]]) -> Tables:
@@ -78,6 +80,7 @@ class Tables:
             scores=scores,
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
+            cards=method_cards(evaluation, board, passing),
         )
 
 
@@ -122,6 +125,7 @@ def report(evaluation: Evaluation, found: Tables, figures: Mapping[str, bytes], 
         rationales=evaluation.rationales[:shown] if evaluation.data.rationales is not None else None,
         settings=settings(evaluation, names),
         figures=figures,
+        cards=found.cards,
         max_examples=shown,
     )
 

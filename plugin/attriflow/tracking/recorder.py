@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -206,7 +207,9 @@ class Recorder:
 
     def _log_all(self) -> None:
         """Tables, plots and the report, of what is known."""
-        self.artifacts |= log_pages(self.run, self.evaluation, self._log_tables(), self.names)
+        found = self._log_tables()
+        self.run.artifact("cards.json", json.dumps(found.cards, indent=1, ensure_ascii=False, allow_nan=False))
+        self.artifacts |= log_pages(self.run, self.evaluation, found, self.names)
 
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)

@@ -10,6 +10,7 @@ from torch import Tensor
 from attriflow.types import Attribution
 from attriflow.views.common import as_float, as_text, compact, number
 from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
+from attriflow.views.evaluations.cards import card
 from attriflow.views.evaluations.certainty import certainty
 from attriflow.views.evaluations.evaluated import evaluated
 from attriflow.views.evaluations.leaderboard import RANK, arrow, best, metric_names, records
@@ -26,6 +27,7 @@ _SECTIONS = {
     "methods": "Methods on one example",
     "steps": "Step scores",
     "throughput": "Throughput",
+    "cards": "Method cards",
     "settings": "Settings",
 }
 # Where a plot is shown, when not below the leaderboard.
@@ -80,6 +82,7 @@ def report_html(
     rationales: Sequence[Tensor | None] | None = None,
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
+    cards: Sequence[Mapping[str, Any]] = (),
     max_examples: int = 5,
 ) -> str:
     """One self-contained page whose tabs are the sections: leaderboard, certainty, methods on one example and so on.
@@ -98,6 +101,7 @@ def report_html(
         rationales: Per example the evidence, bool `[step, input]`, or None.
         settings: What was run with what; nested mappings become dotted names.
         figures: Name -> PNG bytes.
+        cards: See `attriflow.evaluation.cards`.
         max_examples: Most examples with token heat maps.
     """
     rows = records(leaderboard)
@@ -128,6 +132,7 @@ def report_html(
         },
         examples=examples,
         notes=notes,
+        cards=[card(one) for one in cards],
         settings=flat,
     )
 
@@ -182,9 +187,6 @@ def _leaderboard(
     if gained:
         hint = "mean place on other faithfulness metrics less that on metrics that replace tokens as the method does"
         head.append(column("places gained by its own perturbation", "descending", hint))
-    gated = any(row["unranked"] for row in rows)
-    if gated:
-        head.append(column("not ranked", kind="text"))
     for name in metrics:
         higher = directions[name]
         hint = f"{'higher' if higher else 'lower'} is better"
@@ -200,8 +202,6 @@ def _leaderboard(
             cells += [cell(row.get(key), compact) for key in ranks]
             if gained:
                 cells.append(cell(row.get("places_gained"), compact))
-            if gated:
-                cells.append({"kind": "text", "text": row["unranked"]})
             for name in metrics:
                 n = as_float(row.get(f"{name}_n"))
                 few = n is not None and 0 < n < (as_float(row.get("n_examples")) or 0)
@@ -217,7 +217,7 @@ def _leaderboard(
 
 def _names(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"kind": "name", "text": as_text(row.get("name") or row.get("method"))},
+        {"kind": "name", "text": as_text(row.get("name") or row.get("method")), "note": row["unranked"]},
         {"kind": "text", "text": as_text(row.get("family"))},
     ]
 
