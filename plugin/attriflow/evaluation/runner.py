@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from attriflow.errors import InputError, NotFiniteError, reason_of
+from attriflow.evaluation.chance import chance
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
@@ -50,7 +51,8 @@ _logger = logging.getLogger(__name__)
 class Evaluation:
     """Methods x metrics x step functions over one data set and one model.
 
-    `run` yields events; at any time `results` and `step_scores` hold what is known so far.
+    `run` yields events; at any time `results` and `step_scores` hold what is known so far. `chance` has the curves of
+    random tokens, in the end and where a metric has curves.
     """
 
     def __init__(self, model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> None:
@@ -61,6 +63,7 @@ class Evaluation:
         self.rationales: list[Tensor | None] = []
         self.metric_options: dict[str, dict[str, Any]] = {}
         self.plan: Plan | None = None
+        self.chance: MethodResult | None = None
         self._runner: MetricRunner | None = None
         self._explaining = 0.0
         self._tried: set[str] = set()
@@ -96,6 +99,8 @@ class Evaluation:
                 runner.score(result)
                 result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
             yield Finished(result)
+        if any(result.ok for result in self.results):
+            self.chance = chance(runner, self.examples)
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
 
     @property

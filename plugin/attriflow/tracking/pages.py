@@ -39,6 +39,7 @@ class Tables:
     comparisons: pd.DataFrame
     agreement: pd.DataFrame | None
     scores: pd.DataFrame
+    curves: pd.DataFrame
     step_scores: pd.DataFrame
     directions: Mapping[str, bool]
     cards: Sequence[Card]
@@ -78,6 +79,7 @@ class Tables:
             comparisons=significance.comparison_table(scores, directions, seed=seed),
             agreement=agreement_table(magnitudes, seed=seed) if len(magnitudes) > 1 else None,
             scores=scores,
+            curves=tables.curves_table([*evaluation.results, *filter(None, [evaluation.chance])], evaluation.examples),
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
             cards=method_cards(evaluation, board, passing),
@@ -88,6 +90,7 @@ def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
     from attriflow.views.evaluations import plots as views
     from attriflow.views.evaluations.agreement import agreement_heatmap
+    from attriflow.views.evaluations.curves import removal_curves
     from attriflow.views.figures import to_png
 
     drawings: dict[str, Callable[[], Any]] = {
@@ -96,6 +99,8 @@ def plots(found: Tables) -> dict[str, bytes]:
         "quality_cost": lambda: views.quality_cost(found.leaderboard, found.directions),
         "step_scores": lambda: views.step_scores(found.step_scores),
     }
+    if len(found.curves):
+        drawings["removal_curves"] = lambda: removal_curves(found.curves, found.directions)
     agreement = found.agreement
     if agreement is not None:
         drawings["agreement"] = lambda: agreement_heatmap(agreement).figure

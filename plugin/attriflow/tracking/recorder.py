@@ -17,7 +17,6 @@ from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.identity import data_digests, weights_digest
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
-from attriflow.evaluation.tables import curves_table
 from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
@@ -223,9 +222,8 @@ class Recorder:
             "scores": ("scores.parquet", found.scores),
             "step_scores": ("step_scores.json", found.step_scores),
         }
-        curves = curves_table(evaluation.results, evaluation.examples)
-        if len(curves):
-            frames["curves"] = ("curves.parquet", curves)
+        if len(found.curves):
+            frames["curves"] = ("curves.parquet", found.curves)
         for name, (path, frame) in frames.items():
             self.artifacts[name] = self.run.table(path, frame)
         self._log_spent()

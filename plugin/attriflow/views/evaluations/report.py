@@ -54,6 +54,10 @@ _FIGURES = {
         "How the scores of single examples spread.",
         "Box plots with one panel per metric and one box per method, over the means of the examples.",
     ),
+    "removal_curves": (
+        "The target's probability while tokens go or come in a method's order, and as many random tokens (dashed).",
+        "Line plots, one panel per metric: mean over the examples by share of the tokens, the best methods in colour.",
+    ),
     "quality_cost": (
         "What a method's quality costs; no method beats those on the dashed line in both.",
         "Scatter plot of a metric against the forward-pass equivalents of each method, with the Pareto front.",
