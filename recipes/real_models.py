@@ -3,7 +3,8 @@
     python recipes/real_models.py IgLM-S --output real-models-output
 
 - `IgLM-S`, `IgLM` (package iglm 0.1.0, JHU Academic Software License: non-commercial use only): GPT-2s of antibodies,
-  which read chain, species and residues. Explained: the next residue of published antibodies, 60 prompts.
+  which read chain, species and residues. Explained: the next residue of published antibodies, 60
+  prompts (56 different ones: some antibodies begin alike).
 - `annalog` (package annalog 1.0.6, MIT): an encoder-decoder that writes analogues of a molecule, SMILES to SMILES.
   Explained: the first tokens of what it makes of 60 drugs.
 
