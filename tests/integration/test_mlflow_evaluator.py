@@ -158,7 +158,15 @@ def test_artifacts_lie_at_the_root_and_can_be_read_back(evaluated: Evaluated) ->
     assert {"cards.json", "summary.json", "comparisons.parquet", "agreement.json"} <= paths
     plots = {a.path for a in evaluated.client.list_artifacts(evaluated.run_id, "plots")}
     assert plots == {
-        f"plots/{n}.png" for n in ("agreement", "metric_heatmap", "metric_distributions", "quality_cost", "step_scores")
+        f"plots/{n}.png"
+        for n in (
+            "agreement",
+            "metric_correlations",
+            "metric_heatmap",
+            "metric_distributions",
+            "quality_cost",
+            "step_scores",
+        )
     }
     local = Path(evaluated.client.download_artifacts(evaluated.run_id, "attributions", str(evaluated.folder)))
     assert sorted(p.stem for p in local.iterdir()) == METHODS

@@ -88,6 +88,14 @@ def test_rows_of_the_real_models():
     ]
 
 
+def test_multiverse(tmp_path):
+    printed = run(tmp_path, "multiverse.py", "--examples", "2", "--rows", "24", "--out", "made")
+    assert "multiverse: 24 rows" in printed and "of 66 pairs of methods" in printed
+    assert (tmp_path / "made" / "multiverse.png").read_bytes()[:4] == b"\x89PNG"
+    made, pictured = pd.read_csv(tmp_path / "made" / "multiverse.csv"), pd.read_csv(DOCS / "images" / "multiverse.csv")
+    assert made.columns.tolist() == pictured.columns.tolist() and len(made) == len(pictured)
+
+
 def test_custom_method(tmp_path):
     printed = run(tmp_path, "custom_method.py", "--examples", "4")
     assert [line.split()[0] for line in printed.splitlines()] == ["occlusion", "saliency", "recency", "random"]
@@ -133,7 +141,7 @@ def test_errors_in_the_picture_of_convergence():
 
 def test_every_picture_is_made():
     """By `make pictures`; and shown somewhere."""
-    made = {"leaderboard", "convergence", "images/critical_differences", "images/scaling"}
+    made = {"leaderboard", "convergence", "images/critical_differences", "images/multiverse", "images/scaling"}
     made |= {f"images/{shot.__name__}" for shot in make_screenshots.SHOTS}
     assert {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.png")} == made
     pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))

@@ -116,6 +116,6 @@ def test_nothing_to_compare(frame):
 
 def test_many_methods_and_metrics_take_seconds():
     table = scores(examples=32, methods=[f"m{i}" for i in range(25)], metrics=[f"up{i}" for i in range(4)])
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: other programs share the machine
     assert len(comparison_table(table, {})) == 4 * 300
-    assert time.perf_counter() - start < 10  # one call per pair took 20 s
+    assert time.process_time() - start < 10  # one call per pair took 20 s

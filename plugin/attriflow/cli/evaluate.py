@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attriflow.cli.console import console, whole
-from attriflow.cli.options import RowsOptions, json_option, known, option
+from attriflow.cli.options import RowsOptions, gates_option, json_option, known, min_coverage_option, option
 
 if TYPE_CHECKING:
     from mlflow.models.evaluation.base import EvaluationResult
@@ -75,12 +75,15 @@ class EvaluateOptions(RowsOptions):
     reexplain_examples: Annotated[
         int | None, option("Examples explained again for robustness and sanity metrics.", min=1, panel=_RUN)
     ] = None
-    min_coverage: Annotated[
-        float, option("Share of examples with a value that a rank takes.", min=0.0, max=1.0, panel=_RUN)
-    ] = 0.5
-    gates: Annotated[
-        bool, option("Rank only methods that pass all gates, or all methods.", "--gates/--no-gates", panel=_RUN)
-    ] = True
+    min_coverage: Annotated[float, min_coverage_option(_RUN)] = 0.5
+    gates: Annotated[bool, gates_option(_RUN)] = True
+    multiverse: Annotated[
+        bool,
+        option("Also try every defensible choice, and say how far ranks depend on them.", "--multiverse", panel=_RUN),
+    ] = False
+    multiverse_rows: Annotated[
+        int, option("Most rows of it; what departs least from the settings comes first.", min=1, panel=_RUN)
+    ] = 300
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
 

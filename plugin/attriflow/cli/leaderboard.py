@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from attriflow.cli.console import console, whole
-from attriflow.cli.options import config_option, known, option, store_option
+from attriflow.cli.options import config_option, gates_option, known, min_coverage_option, option, store_option
 
 _RUNS, _OUTPUT = "Evaluations", "Output"
 
@@ -44,12 +44,8 @@ class LeaderboardOptions:
             show_default=False,
         ),
     ] = None
-    min_coverage: Annotated[
-        float, option("Share of examples with a value that a rank takes.", min=0.0, max=1.0, panel=_OUTPUT)
-    ] = 0.5
-    gates: Annotated[
-        bool, option("Rank only rows that pass all gates, or all rows.", "--gates/--no-gates", panel=_OUTPUT)
-    ] = True
+    min_coverage: Annotated[float, min_coverage_option(_OUTPUT)] = 0.5
+    gates: Annotated[bool, gates_option(_OUTPUT)] = True
     seed: Annotated[int, option("Seed of resampling.", min=0, panel=_OUTPUT)] = 0
     config: Annotated[str | None, config_option(panel=_OUTPUT)] = None
 

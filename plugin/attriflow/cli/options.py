@@ -73,6 +73,16 @@ def max_memory_option(panel: str) -> Any:
     )
 
 
+def min_coverage_option(panel: str) -> Any:
+    """`--min-coverage`."""
+    return option("Share of examples with a value that a rank takes.", min=0.0, max=1.0, panel=panel)
+
+
+def gates_option(panel: str) -> Any:
+    """`--gates/--no-gates`."""
+    return option("Rank only methods that pass all gates, or all methods.", "--gates/--no-gates", panel=panel)
+
+
 def config_option(panel: str) -> Any:
     """`--config`."""
     return option(

@@ -76,6 +76,8 @@ class MethodResult:
     Attributes:
         status: "ok" or "failed"; a failed method has a `reason` and no metrics.
         unsigned: Whether no score is negative.
+        seeded: Its metrics under other seeds, metric -> example -> mean over steps: empty for a method that draws
+            nothing, None where nobody asked for other seeds.
         same_as: An earlier method with the same explanations of this data.
         values: Metric -> values per example.
         problems: Metric -> why it has no value for this method.
@@ -96,6 +98,7 @@ class MethodResult:
     same_as: str = ""
     unsigned: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    seeded: list[dict[str, dict[int, float | None]]] | None = None
 
     @property
     def ok(self) -> bool:
@@ -126,7 +129,7 @@ class MethodResult:
     def fail(self, error: BaseException) -> None:
         """Mark the method as failed. Keeps no reference to the error, whose traceback would hold on to memory."""
         self.status, self.reason = "failed", reason_of(error)
-        self.attributions, self.values = [], {}
+        self.attributions, self.values, self.seeded = [], {}, None
 
 
 def facts_of(attributions: Sequence[Attribution]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class MetricRunner:
                 reasons = sorted({reason for v in found for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
                 prefix = "" if set(reasons) <= set(failed[name].values()) else "no value for any step: "
                 result.problems[name] = f"{prefix}{'; '.join(reasons)}"
+        result.seeded = self._under_other_seeds(result)
         self.seconds += time.perf_counter() - started
 
     def values(self, names: Sequence[str], attributions: Sequence[Attribution]) -> dict[str, list[ExampleValues]]:
@@ -89,7 +90,38 @@ class MetricRunner:
             self.scorer.release()
         return values, failed
 
-    def _prefetch(self, names: Sequence[str], attributions: Sequence[Attribution], indices: Sequence[int]) -> None:
+    def _under_other_seeds(self, result: MethodResult) -> list[dict[str, dict[int, float | None]]] | None:
+        """Metrics of explanations under the seeds that a metric asked for, see `MethodResult.seeded`."""
+        seeds = [change for change in self.changes() if set(change) == {"seed"}]
+        if self.reexplainer is None or not seeds or result.family == "control":
+            return None
+        sample = self.reexplainer.sample
+        names = [n for n in self.metrics if "reexplain" not in self.parts[n].meta["needs"]]
+        out = []
+        for change in seeds:
+            try:
+                others = {i: self.reexplainer.for_example(i)(**change) for i in sample}
+            except Exception as error:  # the metric that asked for it says so
+                _logger.debug("'%s' has no explanation under another seed: %s", result.name, error)
+                return None
+            if all(others[i] is result.attributions[i] for i in sample):
+                return []
+            found: dict[str, dict[int, float | None]] = {name: {} for name in names}
+            for begin in range(0, len(sample), EXAMPLES_AT_ONCE):
+                indices = sample[begin : begin + EXAMPLES_AT_ONCE]
+                self._prefetch(names, others, indices)
+                for name, i in itertools.product(names, indices):
+                    found[name][i] = self._guarded(name, i, others[i], {}).mean
+                self.scorer.release()
+            out.append(found)
+        return out
+
+    def _prefetch(
+        self,
+        names: Sequence[str],
+        attributions: Sequence[Attribution] | Mapping[int, Attribution],
+        indices: Sequence[int],
+    ) -> None:
         try:
             for shared in (True, False):
                 self.scorer.prefetch(self.planned(names, attributions, indices, shared), shared=shared)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
 from attriflow.evaluation.cards import Card, method_cards
-from attriflow.evaluation.circularity import own_metrics, with_circularity
+from attriflow.evaluation.choices import AXES
+from attriflow.evaluation.circularity import own_metrics, token_of, with_circularity
 from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.evaluation.runner import Evaluation
 from attriflow.models.offload import places_of
+from attriflow.registry import metrics
+from attriflow.statistics import multiverse
 from attriflow.statistics.agreement import agreement_table
 from attriflow.statistics.gates import failed, gates
 from attriflow.statistics.ranking import redundancy, same_metrics
@@ -26,6 +29,32 @@ if TYPE_CHECKING:
     from attriflow.tracking.run_logger import RunLogger
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiverseTables:
+    """What a multiverse found, and what that says, see `attriflow.statistics.multiverse`."""
+
+    rows: pd.DataFrame
+    ranks: pd.DataFrame
+    wins: pd.DataFrame
+    stability: pd.DataFrame
+    places: pd.DataFrame
+    verdict: str
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, doubles: Collection[str], floor: float) -> MultiverseTables | None:
+        """Tables of what is known so far; None without a row."""
+        found = evaluation.multiverse
+        if found is None or not found.found:
+            return None
+        families = {m: str(metrics.info(m).meta["family"]) for m in found.choices.metrics if m not in doubles}
+        higher, rows, worlds = tables.directions(families), found.rows(), found.worlds()
+        ranked = multiverse.world_ranks(rows, worlds, higher, families, floor)
+        won, stable = multiverse.wins(ranked), multiverse.stability(ranked, AXES)
+        places = multiverse.spans(ranked)
+        said = multiverse.verdict(won, stable, places)
+        return cls(rows=rows, ranks=ranked, wins=won, stability=stable, places=places, verdict=said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +72,7 @@ class Tables:
     step_scores: pd.DataFrame
     directions: Mapping[str, bool]
     cards: Sequence[Card]
+    multiverse: MultiverseTables | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation, magnitudes: Mapping[str, Sequence[np.ndarray]]) -> Tables:
@@ -59,6 +89,8 @@ class Tables:
             directions,
             [m for m in ranked if kinds[m] in FAITHFUL and m not in doubles],
             unsigned={r.name for r in evaluation.results if r.unsigned},
+            seeded={r.name: tables.seeded_tables(r, doubles) for r in evaluation.results if not r.same_as},
+            families=kinds,
             seed=seed,
         )
         board = tables.leaderboard(
@@ -70,7 +102,7 @@ class Tables:
             floor=evaluation.config.min_coverage,
             gates=failed(passing) if evaluation.config.gates else None,
         )
-        own = own_metrics(evaluation.results, kinds, evaluation.metric_options)
+        own = own_metrics(evaluation.results, kinds, evaluation.metric_options, token_of(evaluation.model.wrapped))
         return cls(
             leaderboard=with_circularity(board, own, kinds),
             gates=passing,
@@ -83,14 +115,16 @@ class Tables:
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
             cards=method_cards(evaluation, board, passing),
+            multiverse=MultiverseTables.of(evaluation, doubles, evaluation.config.min_coverage),
         )
 
 
 def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
     from attriflow.views.evaluations import plots as views
-    from attriflow.views.evaluations.agreement import agreement_heatmap
+    from attriflow.views.evaluations.agreement import agreement_heatmap, correlation_heatmap
     from attriflow.views.evaluations.curves import removal_curves
+    from attriflow.views.evaluations.multiverse import multiverse as draw_multiverse
     from attriflow.views.figures import to_png
 
     drawings: dict[str, Callable[[], Any]] = {
@@ -104,6 +138,11 @@ def plots(found: Tables) -> dict[str, bytes]:
     agreement = found.agreement
     if agreement is not None:
         drawings["agreement"] = lambda: agreement_heatmap(agreement).figure
+    if len(found.redundancy):
+        drawings["metric_correlations"] = lambda: correlation_heatmap(found.redundancy)
+    worlds = found.multiverse
+    if worlds is not None:
+        drawings["multiverse"] = lambda: draw_multiverse(worlds.wins, worlds.places)
     out = {}
     for name, draw in drawings.items():
         try:
@@ -131,6 +170,7 @@ def report(evaluation: Evaluation, found: Tables, figures: Mapping[str, bytes], 
         settings=settings(evaluation, names),
         figures=figures,
         cards=found.cards,
+        choices=None if found.multiverse is None else (found.multiverse.verdict, found.multiverse.stability),
         max_examples=shown,
     )
 

@@ -15,6 +15,7 @@ from attriflow import io
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.identity import data_digests, weights_digest
+from attriflow.evaluation.planning import say
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
 from attriflow.measuring.benchmark import surroundings
@@ -222,6 +223,13 @@ class Recorder:
             "scores": ("scores.parquet", found.scores),
             "step_scores": ("step_scores.json", found.step_scores),
         }
+        if found.multiverse is not None:
+            worlds = found.multiverse
+            frames["multiverse"] = ("multiverse.parquet", worlds.rows)
+            for name in ("ranks", "wins", "stability", "places"):
+                frames[f"multiverse_{name}"] = (f"multiverse_{name}.json", getattr(worlds, name))
+            self.run.tags({"attriflow.multiverse": worlds.verdict})
+            say(worlds.verdict)
         if len(found.curves):
             frames["curves"] = ("curves.parquet", found.curves)
         for name, (path, frame) in frames.items():

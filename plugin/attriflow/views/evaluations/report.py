@@ -14,6 +14,7 @@ from attriflow.views.evaluations.cards import card
 from attriflow.views.evaluations.certainty import certainty
 from attriflow.views.evaluations.evaluated import evaluated
 from attriflow.views.evaluations.leaderboard import RANK, arrow, best, metric_names, records
+from attriflow.views.evaluations.multiverse import stability_table
 from attriflow.views.page import EXPLORER, render
 from attriflow.views.payload import payload
 
@@ -24,6 +25,7 @@ BUDGET = 1_500_000  # bytes for the scores of the examples
 _SECTIONS = {
     "leaderboard": "Leaderboard",
     "certainty": "Certainty",
+    "choices": "Choices",
     "methods": "Methods on one example",
     "steps": "Step scores",
     "throughput": "Throughput",
@@ -31,7 +33,12 @@ _SECTIONS = {
     "settings": "Settings",
 }
 # Where a plot is shown, when not below the leaderboard.
-_HOMES = {"step_scores": "steps", "quality_cost": "throughput"}
+_HOMES = {
+    "step_scores": "steps",
+    "quality_cost": "throughput",
+    "metric_correlations": "certainty",
+    "multiverse": "choices",
+}
 
 # Settings that open the page, under these names.
 _HEADLINE = {
@@ -66,6 +73,14 @@ _FIGURES = {
         "How far methods agree on the order of the tokens (rank correlation of magnitudes), alike ones side by side.",
         "Heat map of methods by methods with the rank correlation of each pair, ordered by a tree of similarity.",
     ),
+    "multiverse": (
+        "How often a method stands before another over all choices tried (bold: whatever is chosen), and its places.",
+        "Heat map of methods by methods with percentages, and beside it a range of places for each method.",
+    ),
+    "metric_correlations": (
+        "Which metrics order the methods alike: correlation of their places within examples, alike ones side by side.",
+        "Heat map of metrics by metrics with the correlation of each pair, ordered by a tree of similarity.",
+    ),
     "step_scores": (
         "What the model's own scores do along the generated sequence.",
         "Line plots with one panel per step function: mean over the examples by step, and their spread as a band.",
@@ -87,6 +102,7 @@ def report_html(
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
     cards: Sequence[Mapping[str, Any]] = (),
+    choices: tuple[str, pd.DataFrame] | None = None,
     max_examples: int = 5,
 ) -> str:
     """One self-contained page whose tabs are the sections: leaderboard, certainty, methods on one example and so on.
@@ -106,6 +122,7 @@ def report_html(
         settings: What was run with what; nested mappings become dotted names.
         figures: Name -> PNG bytes.
         cards: See `attriflow.evaluation.cards`.
+        choices: What a multiverse says, in words and as its table of stability.
         max_examples: Most examples with token heat maps.
     """
     rows = records(leaderboard)
@@ -119,7 +136,8 @@ def report_html(
         title=title,
         scripts=(*EXPLORER, "report"),
         styles=("explorer", "report"),
-        sections=list(_SECTIONS.items()),
+        sections=[(key, name) for key, name in _SECTIONS.items() if key != "choices" or choices is not None],
+        choices=None if choices is None else {"verdict": choices[0], "rows": stability_table(choices[1])},
         headline=_headline(flat, rows),
         summary=_summary(rows),
         leaderboard=_leaderboard(rows, metric_names(leaderboard, directions), directions),
@@ -132,7 +150,7 @@ def report_html(
                 for name, png in figures.items()
                 if _HOMES.get(name, "leaderboard") == section
             ]
-            for section in ("leaderboard", "steps", "throughput")
+            for section in ("leaderboard", "certainty", "choices", "steps", "throughput")
         },
         examples=examples,
         notes=notes,
