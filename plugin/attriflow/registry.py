@@ -454,6 +454,7 @@ methods = Registry(
     meta={
         "family": "other",  # "gradient", "path", "perturbation", "internals", "control", or a word of your own
         "cost": "not stated",  # in passes: "1 forward + T products"
+        "blind": "not stated",  # what its scores cannot show
         "axes": "step, input",  # of the scores
         "deterministic": False,  # promised to draw no random numbers; not promised: it is tried where it matters
         "signed": None,

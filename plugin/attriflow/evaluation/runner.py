@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from attriflow.errors import InputError, NotFiniteError, reason_of
+from attriflow.evaluation.chance import chance
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.choices import choices
 from attriflow.evaluation.circularity import token_of
@@ -30,6 +31,7 @@ from attriflow.evaluation.results import (
     MethodResult,
     StepScored,
     StepScores,
+    facts_of,
 )
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.evaluation.selection import part_of
@@ -52,7 +54,8 @@ _logger = logging.getLogger(__name__)
 class Evaluation:
     """Methods x metrics x step functions over one data set and one model.
 
-    `run` yields events; at any time `results` and `step_scores` hold what is known so far.
+    `run` yields events; at any time `results` and `step_scores` hold what is known so far. `chance` has the curves of
+    random tokens, in the end and where a metric has curves.
     """
 
     def __init__(self, model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> None:
@@ -63,6 +66,7 @@ class Evaluation:
         self.rationales: list[Tensor | None] = []
         self.metric_options: dict[str, dict[str, Any]] = {}
         self.plan: Plan | None = None
+        self.chance: MethodResult | None = None
         self.multiverse: Multiverse | None = None
         self._runner: MetricRunner | None = None
         self._explaining = self._in_worlds = self._rescored_in_worlds = 0.0
@@ -106,6 +110,8 @@ class Evaluation:
                 rescored = runner.scorer.seconds - before
                 self._rescored_in_worlds += rescored
                 self._in_worlds += time.perf_counter() - began - rescored
+        if any(result.ok for result in self.results):
+            self.chance = chance(runner, self.examples)
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
 
     @property
@@ -321,6 +327,7 @@ class Evaluation:
             _logger.debug("method '%s' failed", result.name, exc_info=True)
             result.fail(error)
         else:
+            result.facts = facts_of(attributions)
             result.attributions = [
                 self._completed(a, scores) for a, scores in zip(attributions, self._step_tensors, strict=True)
             ]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 @methods.register(
     "context_cite",
     family="perturbation",
+    blind="Linear and sparse: no interactions, and weak sources get exactly 0; fits the model's reaction to "
+    "texts with gaps.",
     cost="n forwards",
     signed=True,
     paper="Cohen-Wang et al. 2024, arXiv:2409.00729",

@@ -27,6 +27,7 @@ CAPTUM = {nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus}
 @methods.register(
     "deeplift",
     family="gradient",
+    blind="Its rules for products and softmax are conventions; says nothing of what token and baseline have in common.",
     cost="2 forwards + T products",
     axes="step, input (embedding)",
     deterministic=True,

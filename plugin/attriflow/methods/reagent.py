@@ -20,6 +20,8 @@ from attriflow.registry import methods
 @methods.register(
     "reagent",
     family="perturbation",
+    blind="No sign: evidence against the answer looks like evidence for it; changes with the seed where probes "
+    "are few.",
     cost="c x n forwards + c x T x (checks) prefix forwards",
     signed=False,
     spans=False,  # it stops at single tokens
