@@ -155,7 +155,7 @@ def test_settings_versions_device_seed_and_data_are_logged(evaluated: Evaluated)
 def test_artifacts_lie_at_the_root_and_can_be_read_back(evaluated: Evaluated) -> None:
     paths = {a.path for a in evaluated.client.list_artifacts(evaluated.run_id)}
     assert {"leaderboard.json", "scores.parquet", "step_scores.json", "report.html", "attributions", "plots"} <= paths
-    assert {"summary.json", "comparisons.parquet", "agreement.json"} <= paths
+    assert {"cards.json", "summary.json", "comparisons.parquet", "agreement.json"} <= paths
     plots = {a.path for a in evaluated.client.list_artifacts(evaluated.run_id, "plots")}
     assert plots == {
         f"plots/{n}.png"

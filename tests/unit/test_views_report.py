@@ -55,7 +55,7 @@ def test_report_is_well_formed_and_accessible():
     for text in ("no rule for <b>GELU</b>", "empty rationale", "versions.torch", "a, b", "aopc_suff\u00a0↓"):
         assert text in page.texts["main"], text
     tabs = [attrs["data-tab"] for attrs in page.all("button") if "data-tab" in attrs]
-    assert tabs == ["leaderboard", "certainty", "methods", "steps", "throughput", "settings"]
+    assert tabs == ["leaderboard", "certainty", "methods", "steps", "throughput", "cards", "settings"]
     assert [attrs["id"] for attrs in page.all("section")] == tabs
     assert [attrs["data-explorer"] for attrs in page.all("div") if "data-explorer" in attrs] == [
         "text heatmap",

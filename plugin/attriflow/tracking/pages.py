@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
+from attriflow.evaluation.cards import Card, method_cards
 from attriflow.evaluation.choices import AXES
 from attriflow.evaluation.circularity import own_metrics, token_of, with_circularity
 from attriflow.evaluation.families import FAITHFUL, families
@@ -58,7 +59,7 @@ class MultiverseTables:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The tables of an evaluation, and which way each metric points; `agreement` with two methods or more."""
+    """The tables of an evaluation, which way each metric points, and cards; `agreement` with two methods or more."""
 
     leaderboard: pd.DataFrame
     gates: pd.DataFrame
@@ -67,8 +68,10 @@ class Tables:
     comparisons: pd.DataFrame
     agreement: pd.DataFrame | None
     scores: pd.DataFrame
+    curves: pd.DataFrame
     step_scores: pd.DataFrame
     directions: Mapping[str, bool]
+    cards: Sequence[Card]
     multiverse: MultiverseTables | None = None
 
     @classmethod
@@ -108,8 +111,10 @@ class Tables:
             comparisons=significance.comparison_table(scores, directions, seed=seed),
             agreement=agreement_table(magnitudes, seed=seed) if len(magnitudes) > 1 else None,
             scores=scores,
+            curves=tables.curves_table([*evaluation.results, *filter(None, [evaluation.chance])], evaluation.examples),
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
+            cards=method_cards(evaluation, board, passing),
             multiverse=MultiverseTables.of(evaluation, doubles, evaluation.config.min_coverage),
         )
 
@@ -118,6 +123,7 @@ def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
     from attriflow.views.evaluations import plots as views
     from attriflow.views.evaluations.agreement import agreement_heatmap, correlation_heatmap
+    from attriflow.views.evaluations.curves import removal_curves
     from attriflow.views.evaluations.multiverse import multiverse as draw_multiverse
     from attriflow.views.figures import to_png
 
@@ -127,6 +133,8 @@ def plots(found: Tables) -> dict[str, bytes]:
         "quality_cost": lambda: views.quality_cost(found.leaderboard, found.directions),
         "step_scores": lambda: views.step_scores(found.step_scores),
     }
+    if len(found.curves):
+        drawings["removal_curves"] = lambda: removal_curves(found.curves, found.directions)
     agreement = found.agreement
     if agreement is not None:
         drawings["agreement"] = lambda: agreement_heatmap(agreement).figure
@@ -161,6 +169,7 @@ def report(evaluation: Evaluation, found: Tables, figures: Mapping[str, bytes], 
         rationales=evaluation.rationales[:shown] if evaluation.data.rationales is not None else None,
         settings=settings(evaluation, names),
         figures=figures,
+        cards=found.cards,
         choices=None if found.multiverse is None else (found.multiverse.verdict, found.multiverse.stability),
         max_examples=shown,
     )
@@ -180,6 +189,7 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
         "n_examples": len(evaluation.examples),
         "n_target_tokens": evaluation.n_tokens,
         **({"left_out": dict(config.left_out)} if config.left_out else {}),
+        **({"failed_rows": dict(evaluation.data.failed)} if evaluation.data.failed else {}),
     }
 
 

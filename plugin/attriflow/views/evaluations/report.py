@@ -10,6 +10,7 @@ from torch import Tensor
 from attriflow.types import Attribution
 from attriflow.views.common import as_float, as_text, compact, number
 from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
+from attriflow.views.evaluations.cards import card
 from attriflow.views.evaluations.certainty import certainty
 from attriflow.views.evaluations.evaluated import evaluated
 from attriflow.views.evaluations.leaderboard import RANK, arrow, best, metric_names, records
@@ -28,6 +29,7 @@ _SECTIONS = {
     "methods": "Methods on one example",
     "steps": "Step scores",
     "throughput": "Throughput",
+    "cards": "Method cards",
     "settings": "Settings",
 }
 # Where a plot is shown, when not below the leaderboard.
@@ -58,6 +60,10 @@ _FIGURES = {
     "metric_distributions": (
         "How the scores of single examples spread.",
         "Box plots with one panel per metric and one box per method, over the means of the examples.",
+    ),
+    "removal_curves": (
+        "The target's probability while tokens go or come in a method's order, and as many random tokens (dashed).",
+        "Line plots, one panel per metric: mean over the examples by share of the tokens, the best methods in colour.",
     ),
     "quality_cost": (
         "What a method's quality costs; no method beats those on the dashed line in both.",
@@ -95,6 +101,7 @@ def report_html(
     rationales: Sequence[Tensor | None] | None = None,
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
+    cards: Sequence[Mapping[str, Any]] = (),
     choices: tuple[str, pd.DataFrame] | None = None,
     max_examples: int = 5,
 ) -> str:
@@ -114,6 +121,7 @@ def report_html(
         rationales: Per example the evidence, bool `[step, input]`, or None.
         settings: What was run with what; nested mappings become dotted names.
         figures: Name -> PNG bytes.
+        cards: See `attriflow.evaluation.cards`.
         choices: What a multiverse says, in words and as its table of stability.
         max_examples: Most examples with token heat maps.
     """
@@ -146,6 +154,7 @@ def report_html(
         },
         examples=examples,
         notes=notes,
+        cards=[card(one) for one in cards],
         settings=flat,
     )
 
@@ -200,9 +209,6 @@ def _leaderboard(
     if gained:
         hint = "mean place on other faithfulness metrics less that on metrics that replace tokens as the method does"
         head.append(column("places gained by its own perturbation", "descending", hint))
-    gated = any(row["unranked"] for row in rows)
-    if gated:
-        head.append(column("not ranked", kind="text"))
     for name in metrics:
         higher = directions[name]
         hint = f"{'higher' if higher else 'lower'} is better"
@@ -218,8 +224,6 @@ def _leaderboard(
             cells += [cell(row.get(key), compact) for key in ranks]
             if gained:
                 cells.append(cell(row.get("places_gained"), compact))
-            if gated:
-                cells.append({"kind": "text", "text": row["unranked"]})
             for name in metrics:
                 n = as_float(row.get(f"{name}_n"))
                 few = n is not None and 0 < n < (as_float(row.get("n_examples")) or 0)
@@ -235,7 +239,7 @@ def _leaderboard(
 
 def _names(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"kind": "name", "text": as_text(row.get("name") or row.get("method"))},
+        {"kind": "name", "text": as_text(row.get("name") or row.get("method")), "note": row["unranked"]},
         {"kind": "text", "text": as_text(row.get("family"))},
     ]
 
