@@ -1,8 +1,8 @@
-"""Does the ranking of methods depend on choices? A picture, and its numbers.
+"""Does the ranking of methods depend on choices? The picture of docs/leaderboards.md, and its numbers.
 
 Reduction, baseline, objective and perturbation as they could as well have been chosen, on `demo/recall`.
 
-Usage: ``python recipes/multiverse.py [--examples 6] [--rows 110] [--out docs/images]``
+Usage: ``python recipes/multiverse.py [--examples 6] [--rows 110] [--out FOLDER]``
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ def test_multiverse(tmp_path):
     assert "multiverse: 24 rows" in printed and "of 66 pairs of methods" in printed
     assert (tmp_path / "made" / "multiverse.png").read_bytes()[:4] == b"\x89PNG"
     made = pd.read_csv(tmp_path / "made" / "multiverse.csv")
-    assert len(made) == 12 * 11 and made["share"].between(0, 1).all()
+    pictured = pd.read_csv(DOCS / "images" / "multiverse.csv")
+    assert len(made) == 12 * 11 and made["share"].between(0, 1).all() and made.shape[0] == pictured.shape[0]
 
 
 def test_custom_method(tmp_path):
@@ -141,7 +142,7 @@ def test_errors_in_the_picture_of_convergence():
 
 def test_every_picture_is_made():
     """By `make pictures`; and shown somewhere."""
-    made = {"leaderboard", "convergence", "images/critical_differences", "images/scaling"}
+    made = {"leaderboard", "convergence", "images/critical_differences", "images/multiverse", "images/scaling"}
     made |= {f"images/{shot.__name__}" for shot in make_screenshots.SHOTS}
     assert {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.png")} == made
     pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
