@@ -85,9 +85,12 @@ def test_a_mistake_is_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_debug_shows_where() -> None:
-    with pytest.raises(Exception, match="no such file"):
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
         main(["evaluate", "models:/m-1", "nowhere.csv", "--debug"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert error.startswith("Traceback") and "no such file" in error
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
-from attriflow.errors import AttriflowError
+from attriflow.errors import AttriflowError, printable
 
 __all__ = ["main"]
 
@@ -13,7 +14,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 when it worked, 1 when it failed, 2 for wrong usage, 130 when interrupted.
 
-    A mistake is one line; `--debug` shows where it happened.
+    Where `check` has no verdict it is 2, too. A mistake is one line; `--debug` shows where it happened.
     """
     from attriflow.cli.app import app
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except Exception as error:
         if "--debug" in given:
-            raise
+            traceback.print_exception(error)
         sys.exit(_report(error))
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -40,7 +41,7 @@ def _report(error: Exception) -> int:
         where = f" (see {context.command_path} --help)" if context is not None else ""
     elif not _expected(error):
         message, where = f"{type(error).__name__}: {error}", " (--debug shows where)"
-    print(f"error: {' '.join(message.split())}{where}", file=sys.stderr)
+    print(f"error: {' '.join(printable(message).split())}{where}", file=sys.stderr)
     return int(code)
 
 

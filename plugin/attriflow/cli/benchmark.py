@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from attriflow.cli.console import console, whole
+from attriflow.cli.console import console, say, whole
 from attriflow.cli.evaluate import place
-from attriflow.cli.options import RowsOptions, option
+from attriflow.cli.options import RowsOptions, option, overwrite_option
 from attriflow.errors import InputError
 
 _DATA, _MEASURE, _OUTPUT = "Data", "Measurement", "Output"
@@ -44,6 +44,7 @@ class BenchmarkOptions(RowsOptions):
         Path | None,
         option("JSON file to write, which attriflow check reads.", "--output", "-o", metavar="FILE", panel=_OUTPUT),
     ] = None
+    overwrite: Annotated[bool, overwrite_option(_OUTPUT)] = False
     log: Annotated[bool, option("Log to MLflow.", "--log/--no-log", panel=_OUTPUT)] = True
 
 
@@ -55,8 +56,15 @@ def benchmark(options: BenchmarkOptions) -> None:
     """
     if options.output is not None and options.output.suffix != ".json":
         raise InputError(f"the output is a .json file, not {options.output}")
+    from attriflow.io import check_outputs
+
+    check_outputs([options.output], options.overwrite)
     from attriflow.tracking.benchmark import measure
 
+    if options.log:
+        from attriflow.tracking.run_logger import check_store
+
+        check_store(options.tracking_uri, options.experiment)
     found = measure(
         options.model,
         options.data,
@@ -71,13 +79,15 @@ def benchmark(options: BenchmarkOptions) -> None:
         most=options.most,
         batch_seconds=options.batch_seconds,
     )
+    from attriflow.evaluation.data import say_failed
     from attriflow.views.evaluations.throughput import throughput_table
 
+    say_failed(found.rows, say)
     out, device = console(), found.surroundings["device"]
     title = f"Throughput: {options.model}, {found.counts['n_examples']} examples, {device}"
     out.print(throughput_table(found.table, title=title, memory=found.memory))
     if options.output is not None:
-        found.write(options.output)
+        found.write(options.output, overwrite=options.overwrite)
         whole(out, f"wrote {options.output}")
     if options.log:
         logged = found.log(options.tracking_uri, options.experiment)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attriflow.errors import printable
 from attriflow.evaluation.chance import curved, orders, stand_in
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
@@ -198,7 +199,7 @@ def _seconds_per_pass(model: AttributionModel, examples: Sequence[Example]) -> f
 
 def say(text: str) -> None:
     """Tell the user, beside whatever is logged."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _count(n: float) -> str:

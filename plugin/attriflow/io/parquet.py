@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError
 from attriflow.io.records import Record, array, facts_of, tensors_of, with_tensors
 from attriflow.types import Token
@@ -48,7 +49,7 @@ def read(path: Path) -> Iterator[Record]:
         if metadata[b"attriflow"] != str(FORMAT).encode():
             found = metadata[b"attriflow"].decode()
             raise InputError(f"{path} has format {found}; this version reads format {FORMAT}")
-        for batch in file.iter_batches(batch_size=ROWS):
+        for batch in limits.batches(file, path, ROWS):
             yield from map(_record, batch.to_pylist())
 
 
@@ -103,7 +104,7 @@ def _record(row: dict[str, Any]) -> Record:
     """The record of a row of the table."""
     marks = {} if row["row"] is None else {"row": row["row"]}
     if row["error"] is not None:
-        return {**marks, "error": row["error"]}
+        return {**marks, "error": row["error"], **json.loads(row["rest"])}
     for name in ("step_scores", "sequence_scores"):
         row[name] = dict(row[name])
     facts = {**{name: row[name] for name in _PLAIN if name not in ("row", "error")}, **json.loads(row["rest"])}

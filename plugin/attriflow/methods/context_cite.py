@@ -94,6 +94,8 @@ class ContextCite:
     @staticmethod
     def _logit(engine: Engine, values: Tensor) -> Tensor:
         """Log-odds of probabilities, `[..., batch, step]`; those that rounding made 0 or 1 are moved inside."""
+        if engine.objective.logarithm:
+            values = values.exp()
         real = torch.where(engine.batch.host.step_mask, values, 0.5)
         if not ((real >= 0) & (real <= 1 + 1e-3)).all():
             raise InputError(

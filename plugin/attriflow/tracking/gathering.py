@@ -12,10 +12,13 @@ import pandas as pd
 
 from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
-from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
+from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values
+from attriflow.tracking.foreign import options_of_metrics
 
 
-def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Evaluated:
+def gather(
+    runs: Sequence[EvaluationRun], tables: Sequence[RunTables], *, gates: bool = True, notes: Sequence[str] = ()
+) -> Evaluated:
     """What a leaderboard compares, from evaluations (the latest first).
 
     A model is known by its name and its weights: of several with one name, each is a version. The same method with the
@@ -24,11 +27,11 @@ def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Ev
     make another row.
 
     Args:
-        uri: The store.
         runs: What to compare.
+        tables: What they logged.
         gates: Whether methods that failed a gate in their evaluation have no rank.
+        notes: What is known about runs that are not among these.
     """
-    tables = read_all(uri, runs)
     models, versions = _models(runs)
     rows = _rows(runs, models)
     parts = _parts(runs, tables, models)
@@ -61,7 +64,7 @@ def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Ev
         faithful=[metric for metric, family in kinds.items() if family in FAITHFUL],
         higher_is_better=higher,
         families=kinds,
-        notes=(*_notes(runs, used), *versions),
+        notes=(*_notes(runs, used), *versions, *notes),
     )
 
 
@@ -268,10 +271,7 @@ def _options(runs: Sequence[EvaluationRun]) -> dict[str, dict[str, Any]]:
     """Options of metrics that were given, the latest run's first."""
     found: dict[str, dict[str, Any]] = {}
     for run in reversed(runs):
-        try:
-            found |= json.loads(run.setting("metric_options") or "{}")
-        except json.JSONDecodeError:
-            continue  # too long for a param, and cut off
+        found |= options_of_metrics(run.setting("metric_options"))
     return found
 
 

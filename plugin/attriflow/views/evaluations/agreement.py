@@ -14,7 +14,7 @@ from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.statistics.ranks import MEASURES
 from attriflow.views.colors import hexadecimal, ink
 from attriflow.views.common import printable
-from attriflow.views.figures import NOTE, NOTHING, TITLE, message, rgb255, save_figure, suffix_of
+from attriflow.views.figures import NOTE, NOTHING, TITLE, check_picture, message, rgb255, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,21 +46,24 @@ def agreement_matrix(table: pd.DataFrame, measure: str = "spearman") -> pd.DataF
     return matrix
 
 
-def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: str | Path | None = None) -> ClusterGrid:
+def agreement_heatmap(
+    table: pd.DataFrame, measure: str = "spearman", *, path: str | Path | None = None, overwrite: bool = False
+) -> ClusterGrid:
     """Draw how far methods agree; methods are ordered by average linkage on 1 - agreement.
 
     Args:
         table: What `attriflow.statistics.agreement.agreement_table` or `agreement` returns, of two methods or more.
         measure: One of `attriflow.statistics.ranks.MEASURES`.
         path: Also write the figure there (PNG, SVG, PDF).
+        overwrite: Replace an existing file; otherwise that is an error.
 
     Returns:
         seaborn's grid; its `figure` is known to nobody else. Cells without a value are grey.
 
     Raises:
-        InputError: There are fewer than two methods, or `path` has another suffix.
+        InputError: There are fewer than two methods, or `path` cannot be written.
     """
-    suffix_of(path)
+    check_picture(path, overwrite)
     matrix = agreement_matrix(table, measure)
     if len(matrix) < 2:
         raise InputError("agreement needs two methods or more")
@@ -72,7 +75,7 @@ def agreement_heatmap(table: pd.DataFrame, measure: str = "spearman", *, path: s
         negative=measure in ("spearman", "kendall"),
     )
     if path is not None:
-        save_figure(grid.figure, path)
+        save_figure(grid.figure, path, overwrite=overwrite)
     return grid
 
 
