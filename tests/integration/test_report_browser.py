@@ -20,7 +20,7 @@ PROMPT = [*"anna has a red hat . what color ?".split(), "</script><img src=x one
 ANSWER = ["red", "hat", "of-a-name-that-is-much-too-long-for-a-telephone-" * 3]
 METHODS = {"occlusion": (0.8, 0.1), "saliency": (0.6, 0.3), "random": (0.1, 0.9)}
 DIRECTIONS = {"aopc_compr": True, "aopc_suff": False}
-TABS = ("leaderboard", "certainty", "methods", "steps", "throughput", "settings")
+TABS = ("leaderboard", "certainty", "methods", "steps", "throughput", "cards", "settings")
 
 
 def attribution(method, evidence):
@@ -90,6 +90,8 @@ def test_tabs_by_mouse_keyboard_and_address(page, files):
     assert shown == ["leaderboard"]
     choose(page, "throughput")
     assert [tab for tab in TABS if page.locator(f"#{tab}").is_visible()] == ["throughput"]
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#cards").is_visible() and page.url.endswith("#cards")
     page.keyboard.press("ArrowRight")
     assert page.locator("#settings").is_visible() and page.url.endswith("#settings")
     page.keyboard.press("ArrowRight")  # round to the first
