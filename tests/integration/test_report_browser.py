@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from browser_support import in_browser, nameless, overflow, poor_contrasts
-from view_data import causal
+from view_data import CARD, causal
 
 from attriflow.evaluation.significance import comparison_table, summary_table
 from attriflow.views.evaluations import plots as evaluation_plots
@@ -55,7 +55,7 @@ def report(title="A report"):
         attributions={m: [attribution(m, (3, 4, i)), attribution(m, (0, 1, 2))] for i, m in enumerate(METHODS)},
         summary=summary_table(scores), comparisons=comparison_table(scores, DIRECTIONS),
         rationales=[rationale, None], settings={"model": "toy", "long": "x" * 400},
-        figures={"metric_heatmap": to_png(evaluation_plots.metric_heatmap(board, DIRECTIONS))},
+        figures={"metric_heatmap": to_png(evaluation_plots.metric_heatmap(board, DIRECTIONS))}, cards=[CARD],
     )  # fmt: skip
 
 
