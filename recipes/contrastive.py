@@ -38,7 +38,7 @@ def main() -> None:
         step = [t.text for t in found.targets].index("rossa")
         scores = found.scores[step].nan_to_num()
         print(f"{method}: {found.inputs[int(scores.argmax())].text!r} speaks most for 'rossa' against 'rosso'")
-    attriflow.AttributionOutput(every).to_html(out / "contrast.html")
+    attriflow.AttributionOutput(every).to_html(out / "contrast.html", overwrite=True)
     print(f"wrote {out / 'contrast.html'}")
 
 

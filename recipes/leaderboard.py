@@ -85,6 +85,7 @@ def run() -> None:
             by,
             "--output",
             *files,
+            "--overwrite",
         ]
         try:
             main([*command, "--log-to", last])

@@ -21,7 +21,7 @@ def main() -> None:
     model = attriflow.load_model("demo/translate", "integrated_gradients")
     found = model.attribute("the house of the old man is red", n_steps=30, step_scores=["probability", "entropy"])
     found.show(view="console")
-    found.to_html(out / "attributions.html")
+    found.to_html(out / "attributions.html", overwrite=True)
     found.save(out / "attributions.safetensors", overwrite=True)
 
     again = attriflow.load(out / "attributions.safetensors")

@@ -1,15 +1,43 @@
-"""One family of errors: each message says what was wrong and what is allowed. Standard library only."""
+"""One family of errors: each message says what was wrong and what is allowed. Standard library only.
+
+Messages quote names and texts that others wrote. What terminals and pages would obey in them is made visible here, for
+every error of ours wherever it is printed, and by `printable` for whatever else is.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
+
+# Characters that would reorder the text around them.
+_BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """Replace what a page or a terminal must not receive: control characters, bidi controls, lone surrogates."""
+    if text.isprintable():  # none of those is, by Unicode's categories
+        return text
+    return "".join(char if char in keep else _printable(char) for char in text)
+
+
+def _printable(char: str) -> str:
+    code = ord(char)
+    if 0xD800 <= code <= 0xDFFF or code in (0xFFFE, 0xFFFF):
+        return "\ufffd"
+    if code in _BIDI or code in (0x2028, 0x2029) or unicodedata.category(char) == "Cc":
+        return f"<U+{code:04X}>"
+    return char
 
 
 class AttriflowError(Exception):
     """Base class of every error that attriflow raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message, without what a terminal would obey."""
+        return printable(super().__str__())
 
 
 class UnknownNameError(AttriflowError, ValueError):
@@ -53,6 +81,11 @@ class MissingExtraError(AttriflowError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package '{package}': pip install 'attriflow[{extra}]'")
+        self.feature, self.package, self.extra = feature, package, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again from what it was made of, where a worker sends it home."""
+        return type(self), (self.feature, self.package, self.extra)
 
 
 _NO_MEMORY = re.compile(
@@ -123,7 +156,7 @@ def check_keywords(owner: str, given: Iterable[str], allowed: Iterable[str]) -> 
 def reason_of(error: BaseException) -> str:
     """One line about an error: the message of our own, with the type of a stranger's."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    text = lines[0].strip() if lines else ""
+    text = printable(lines[0].strip()) if lines else ""
     if not isinstance(error, AttriflowError) or not text:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

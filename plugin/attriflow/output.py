@@ -145,8 +145,8 @@ class AttributionOutput(ShownAttributions, Sequence[Attribution]):
         """
         if io.suffix_of(path, ".html") != ".html":
             return io.save(self, path, overwrite=overwrite)
-        io.check_free(path, overwrite)
-        return io.write_with(lambda free: free.write_text(self.to_html(), encoding="utf-8"), path)
+        self.to_html(path, overwrite=overwrite)
+        return Path(path)
 
 
 def merge_attributions(attributions: Sequence[Any]) -> AttributionOutput:
@@ -245,4 +245,5 @@ def _without_steps(example: Example, like: Attribution) -> Attribution:
         target_text=example.target_text,
         segments=example.segments,
         turns=example.turns,
+        spans=None if like.spans is None else (),
     )

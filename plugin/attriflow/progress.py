@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+from attriflow.errors import printable
+
 T = TypeVar("T")
 PATIENCE = 2.0
 """Seconds before a bar appears."""
@@ -19,6 +21,7 @@ def track(items: Iterable[T], description: str, show: bool = True, total: int | 
 
     Where standard error is no terminal, a line says now and then how far it is.
     """
+    description = printable(description)
     if total is None and isinstance(items, Sized):
         total = len(items)
     if not show:

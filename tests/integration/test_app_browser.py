@@ -24,8 +24,8 @@ PATIENCE = 60_000  # milliseconds for an answer of the app, on a machine that is
 TABS = ("Explain", "Compare", "Context", "Runs")
 
 
-def started(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
-    """The command in a process of its own, and the address it tells."""
+def started(folder: Path, *arguments: str, until: str = "attriflow is at ") -> tuple[subprocess.Popen[bytes], str]:
+    """The command in a process of its own, and the word that follows what it says (its address)."""
     # background jobs of a shell ignore the interrupt, and what they start inherits that
     awake = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     log, code = folder / "app.log", f"{awake}; from attriflow.cli import main; main()"
@@ -36,7 +36,7 @@ def started(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str
         )  # fmt: skip
     end = time.monotonic() + 240
     while time.monotonic() < end and process.poll() is None:
-        if found := re.search(r"attriflow is at (http://\S+)", log.read_text()):
+        if found := re.search(rf"{until}(\S+)", log.read_text()):
             return process, found[1]
         time.sleep(0.2)
     process.kill()

@@ -13,6 +13,7 @@ from logged_evaluations import copies, log_evaluation, numbers
 from mlflow import MlflowClient
 
 from attriflow.cli import main
+from attriflow.tracking.artifacts import read_table
 
 METHODS = {"occlusion": 0.9, "saliency": 0.6, "random": 0.1}
 
@@ -97,6 +98,36 @@ def test_runs_by_id_and_other_options_are_rows_of_their_own(store, tmp_path, cap
     assert table.loc["lime (n_samples=10)", "aopc_compr_n"] == 16  # which are no more examples
 
 
+def test_twins_and_own_metrics_are_those_of_the_evaluation(store, tmp_path, capsys):
+    """One evaluation has the same ranks and gains on the store's board as on its own."""
+    client = MlflowClient(store)
+    values = {
+        "saliency": numbers(0.3, 1),
+        "occlusion": numbers(0.9, 0),
+        "lime": numbers(0.6, 3),
+        "random": numbers(0, 2),
+    }
+    values["feature_ablation"] = values["occlusion"]
+    run_id = log_evaluation(
+        client,
+        client.get_experiment_by_name("test").experiment_id,
+        "m",
+        values,
+        alike={"feature_ablation": "occlusion"},
+        own={"lime": ["aopc_suff"]},
+    )
+    path = client.download_artifacts(run_id, "leaderboard.json", str(tmp_path))
+    own = read_table(path).set_index("method")
+    target = str(tmp_path / "x.csv")
+    assert run("leaderboard", "--runs", run_id, "--tracking-uri", store, "-o", target) == 0, capsys.readouterr().err
+    table = pd.read_csv(target).set_index("label").loc[own.index]
+    assert own["rank"].tolist() == table["rank"].tolist() == [1, 1, 2, 3, 4]
+    assert table["same_as"].dropna().to_dict() == {"feature_ablation": "occlusion"}
+    assert table["places_gained"].dropna().to_dict() == own["places_gained"].dropna().to_dict() == {"lime": 0}
+    assert table.loc["lime", "scored_by_own"] == "aopc_suff"
+    assert "occlusion = feature_ablation" in capsys.readouterr().out
+
+
 def test_versions_of_a_model_stand_side_by_side_and_runs_of_one_evaluation_are_joined(store, tmp_path, capsys):
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("test").experiment_id
@@ -139,6 +170,59 @@ def test_mistakes_are_one_line(store, arguments, message, capsys):
     assert run("leaderboard", *arguments, "--tracking-uri", store) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def odd_runs(client: MlflowClient, experiment: str) -> dict[str, str]:
+    """One run of every kind that is none of a finished evaluation."""
+
+    def one(model: str) -> str:
+        return log_evaluation(client, experiment, model, {"occlusion": numbers(0.9, 0)})
+
+    out = {name: one(name) for name in ("no json", "no scores", "no options", "running", "failed")}
+    client.log_text(out["no json"], "{", "leaderboard.json")
+    client.log_text(out["no scores"], "a,b", "scores.parquet")
+    client.update_run(out["running"], status="RUNNING")
+    client.update_run(out["failed"], status="FAILED")
+    client.set_tag(out["failed"], "attriflow.stopped", "told to stop (SIGTERM)")
+    out["foreign"] = client.create_run(experiment, run_name="training").info.run_id
+    client.set_terminated(out["foreign"])
+    out["no options"] = client.create_run(experiment, tags={"attriflow.device": "cpu"}).info.run_id
+    client.set_terminated(out["no options"])
+    return out
+
+
+WHY = {
+    "no json": "left out, leaderboard.json is not JSON",
+    "no scores": "left out, cannot read scores.parquet",
+    "no options": "left out, its param attriflow.methods is no list of names",
+    "running": "left out, it is RUNNING",
+    "failed": "left out, it is FAILED (told to stop (SIGTERM))",
+    "foreign": "left out, it is no evaluation by attriflow",
+}
+
+
+def test_runs_that_do_not_count_are_named_and_the_rest_is_shown(filled, tmp_path, capsys):
+    store, ids = filled
+    client = MlflowClient(store)
+    odd = odd_runs(client, client.get_experiment_by_name("test").experiment_id)
+    target = tmp_path / "x.csv"
+    assert run("leaderboard", "-e", "test", "--tracking-uri", store, "-o", str(target)) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, reason in WHY.items():
+        assert f"run {odd[name]} " in printed
+        assert reason in printed, name
+    assert not [i for i in ids.values() if f"run {i} (" in printed]
+    assert set(pd.read_csv(target)["label"]) == {*METHODS, "deeplift"}
+    # by its id a run counts whatever its status, which is said
+    assert run("leaderboard", "--runs", odd["failed"], odd["foreign"], "--tracking-uri", store) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"run {odd['failed']} " in printed and "it is FAILED" in printed and WHY["foreign"] in printed
+    for name in ("no json", "no scores", "no options", "foreign"):
+        assert run("leaderboard", "--runs", odd[name], "--tracking-uri", store) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: no evaluation can be compared: run ") and len(error.splitlines()) == 1
+        assert run("check", "--baseline-run", ids["good"], "--run", odd[name], "--tracking-uri", store) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_store_that_is_not_there_is_not_created(tmp_path, capsys):

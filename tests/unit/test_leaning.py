@@ -854,13 +854,24 @@ def test_gradio_finds_progress_before_any_number_of_values() -> None:
     gradio = pytest.importorskip("gradio")
     from gradio.helpers import special_args
 
-    from attriflow.app.widgets import Fields
+    from attriflow.app.jobs import Jobs
+    from attriflow.app.widgets import Fields, told
 
-    handler = Fields(a=1, b=2).call(lambda values, progress: values)
-    inputs, place, *_ = special_args(handler, [1, 2])
-    assert place == 0
-    assert isinstance(inputs[0], gradio.Progress)
-    assert inputs[1:] == [1, 2]
+    handler = told(Fields(a=1, b=2).call(Jobs(), lambda values, progress: values))
+    asked = gradio.Request(session_hash="s")
+    inputs, place, *_ = special_args(handler, [1, 2], request=asked)
+    assert place == 1
+    assert inputs[0] is asked
+    assert isinstance(inputs[1], gradio.Progress)
+    assert inputs[2:] == [1, 2]
+    assert handler(*inputs) == {"a": 1, "b": 2}
+
+
+@touches("/queue/data?session_hash=")
+def test_streams_that_gradios_pages_keep_open() -> None:
+    routes = inspect.getsource(pytest.importorskip("gradio.routes"))
+    for path in ("/heartbeat/{session_hash}", "/queue/data"):
+        assert f'router.get("{path}"' in routes
 
 
 @touches(".gallery-container")

@@ -310,8 +310,42 @@ class TestResume:
             )
             with pytest.raises(InputError, match=r"is finished, but (seed was null, now 1|it was made from)"):
                 run(data, out, resume=True, settings={"seed": 1})
-        run(data, tmp_path / "out.jsonl", settings={"seed": 1})  # without --resume it is made anew
+        with pytest.raises(InputError, match="exists already; pass overwrite=True"):
+            run(data, tmp_path / "out.jsonl", settings={"seed": 1})
+        run(data, tmp_path / "out.jsonl", settings={"seed": 1}, overwrite=True)
         assert len(io.load(tmp_path / "out.jsonl")) == 37
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_a_failure_before_the_first_row_leaves_nothing(self, resume, data, tmp_path):
+        out = tmp_path / "out.jsonl"
+
+        def typo():
+            raise UnknownNameError("no such model")
+
+        with pytest.raises(UnknownNameError):
+            attribute_dataset(open_dataset(str(data)), typo, output=out, settings={"model": "typo"}, resume=resume)
+        assert left(tmp_path, "data.csv") == []
+        # killed there, it leaves a run without rows, which is in nobody's way either
+        with Journal(out, {"model": "typo"}) as killed:
+            killed.open(False, lambda _: None)
+        assert left(tmp_path, "data.csv") == ["out.jsonl.part", "out.jsonl.state"]
+        run(data, out, resume=resume)
+        assert left(tmp_path, "data.csv") == ["out.jsonl"]
+
+    def test_overwrite_begins_anew(self, interrupted, data, tmp_path):
+        assert run(data, interrupted, settings={"seed": 1}, overwrite=True).resumed == 0
+        assert left(tmp_path, "data.csv") == ["out.jsonl"]
+
+    def test_files_of_others_beside_it(self, data, tmp_path):
+        (tmp_path / "out.jsonl.part").write_text("MINE")
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(InputError, match="part is in the way"):
+                run(data, tmp_path / "out.jsonl", **options)
+        (tmp_path / "page.html").write_text("MINE")
+        with pytest.raises(InputError, match=r"page\.html exists already"):
+            run(data, tmp_path / "b.jsonl", page=tmp_path / "page.html", resume=True)
+        assert left(tmp_path, "data.csv") == ["out.jsonl.part", "page.html"]
+        assert (tmp_path / "out.jsonl.part").read_text() == (tmp_path / "page.html").read_text() == "MINE"
 
 
 class TestWhatDecidesARow:

@@ -218,7 +218,9 @@ def test_pages_are_written_where_they_are_asked_for(tmp_path):
     item = causal(PROMPT, ["però", "."])
     path = tmp_path / "new" / "page.html"
     page = item.to_html(path)
-    assert path.read_text(encoding="utf-8") == page == AttributionOutput([item]).to_html(path)
+    with pytest.raises(AttriflowError, match="overwrite=True"):
+        AttributionOutput([causal(PROMPT, ["sì"])]).to_html(path)
+    assert path.read_text(encoding="utf-8") == page == AttributionOutput([item]).to_html(path, overwrite=True)
     assert to_html(item) == to_html(item)
     with pytest.raises(AttriflowError, match="is a folder"):
         item.to_html(tmp_path)

@@ -18,6 +18,7 @@ from attriflow.app.widgets import (
     fresh_folder,
     page_frame,
     ready,
+    stops,
     tracker,
     warn,
 )
@@ -29,7 +30,7 @@ def add(models: Models, model: gr.Dropdown, example: Mapping[str, str]) -> Field
     """Build the tab; returns its fields."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320, elem_classes="form"):
-            fields, button = text_form(model, example, ["occlusion"], "Explain")
+            fields, button, stop = text_form(model, example, ["occlusion"], "Explain")
         with gr.Column(scale=3, min_width=320):
             result = gr.HTML(_EMPTY, elem_id="explained", padding=False)
             with gr.Row(elem_classes="downloads"):
@@ -46,9 +47,10 @@ def add(models: Models, model: gr.Dropdown, example: Mapping[str, str]) -> Field
         saved = AttributionOutput(found.attributions).save(folder / "attributions.safetensors")
         return page_frame(html, "Attributions"), ready(folder / "attributions.html"), ready(saved)
 
-    gr.on(
+    event = gr.on(
         [button.click, fields["text"].submit],
-        fields.call(run), fields.inputs, [result, page, scores],
+        fields.call(models.jobs, run), fields.inputs, [result, page, scores],
         show_progress_on=result, **ONE_AT_A_TIME, **PRIVATE,
     )  # fmt: skip
+    stops(stop, models.jobs, event)
     return fields

@@ -19,6 +19,7 @@ from attriflow.app.widgets import (
     fresh_folder,
     page_frame,
     ready,
+    stops,
     tracker,
     warn,
 )
@@ -38,7 +39,7 @@ def add(models: Models, model: gr.Dropdown, example: Mapping[str, str]) -> Field
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320, elem_classes="form"):
             chosen = ["occlusion", "integrated_gradients", "saliency", "attention"]
-            fields, button = text_form(model, example, chosen, "Compare")
+            fields, button, stop = text_form(model, example, chosen, "Compare")
         with gr.Column(scale=3, min_width=320):
             result = gr.HTML(_EMPTY, elem_id="compared", padding=False)
             with gr.Column(visible=False) as numbers:
@@ -80,10 +81,11 @@ def add(models: Models, model: gr.Dropdown, example: Mapping[str, str]) -> Field
             ready(folder / "comparison.html"),
         )
 
-    button.click(
-        fields.call(run), fields.inputs, [result, table, plot, numbers, page],
+    event = button.click(
+        fields.call(models.jobs, run), fields.inputs, [result, table, plot, numbers, page],
         show_progress_on=result, **ONE_AT_A_TIME, **PRIVATE,
     )  # fmt: skip
+    stops(stop, models.jobs, event)
     return fields
 
 

@@ -13,6 +13,7 @@ from attriflow.app.widgets import (
     ONE_AT_A_TIME,
     PRIVATE,
     Fields,
+    action,
     download,
     fresh_folder,
     generation_fields,
@@ -21,6 +22,7 @@ from attriflow.app.widgets import (
     options_help,
     page_frame,
     ready,
+    stops,
     text,
 )
 from attriflow.registry import methods, step_functions
@@ -32,7 +34,7 @@ def add(models: Models, model: gr.Dropdown, example: Mapping[str, str]) -> Field
     """Build the tab; returns its fields."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320, elem_classes="form"):
-            fields, button = _form(model, example)
+            fields, button, stop = _form(model, example)
         with gr.Column(scale=3, min_width=320):
             result = gr.HTML(_EMPTY, elem_id="context", padding=False)
             with gr.Row(elem_classes="downloads"):
@@ -45,15 +47,16 @@ def add(models: Models, model: gr.Dropdown, example: Mapping[str, str]) -> Field
         saved = found.save(folder / "context.json")
         return page_frame(html, "Context reliance"), ready(folder / "context.html"), ready(saved)
 
-    button.click(
-        fields.call(run), fields.inputs, [result, page, data],
+    event = button.click(
+        fields.call(models.jobs, run), fields.inputs, [result, page, data],
         show_progress_on=result, **ONE_AT_A_TIME, **PRIVATE,
     )  # fmt: skip
+    stops(stop, models.jobs, event)
     return fields
 
 
-def _form(model: gr.Dropdown, example: Mapping[str, str]) -> tuple[Fields, gr.Button]:
-    """Widgets, named as the fields of `ContextRequest`, and the button."""
+def _form(model: gr.Dropdown, example: Mapping[str, str]) -> tuple[Fields, gr.Button, gr.Button]:
+    """Widgets, named as the fields of `ContextRequest`, and the buttons that begin and stop."""
 
     def example_text(name: str, label: str, lines: int = 1, **settings: Any) -> None:
         fields[name] = text(label, example.get(name, ""), lines, **settings)
@@ -66,7 +69,7 @@ def _form(model: gr.Dropdown, example: Mapping[str, str]) -> tuple[Fields, gr.Bu
     fields["context_sensitivity_metric"] = names(
         step_functions, "Step function that finds sensitive tokens", "kl_divergence"
     )
-    button = gr.Button("Find what depends on context", variant="primary")
+    buttons = action("Find what depends on context")
     with gr.Accordion("Output and templates", open=False):
         example_text("output_context_text", "Context of the output", placeholder="a prefix of the output")
         example_text("output_current_text", "Output", placeholder="empty: the model generates")
@@ -87,7 +90,7 @@ def _form(model: gr.Dropdown, example: Mapping[str, str]) -> tuple[Fields, gr.Bu
         (step_functions, fields["attributed_fn"]),
         (step_functions, fields["context_sensitivity_metric"]),
     )
-    return fields, button
+    return fields, *buttons
 
 
 def _deviations(label: str) -> gr.Number:

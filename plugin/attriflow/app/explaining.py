@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import AttriflowError, InputError, check_keywords
+from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.registry import methods as method_registry
 from attriflow.registry import step_functions
 
@@ -22,7 +23,17 @@ Track = Callable[[Iterable[str]], Iterable[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class _Checked:
+    """Fields of a form: what the page sends has their types, what others send may not."""
+
+    def __post_init__(self) -> None:
+        hints = hints_of(type(self))
+        for name in (f.name for f in fields(self)):
+            check_value(name.replace("_", " "), getattr(self, name), hints[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(_Checked):
     """A text to be explained by one or several methods; empty texts count as not given.
 
     Attributes:
@@ -56,7 +67,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextRequest:
+class ContextRequest(_Checked):
     """A text whose reliance on context is wanted; fields as in `attriflow.context.ContextSettings`."""
 
     model: str | None

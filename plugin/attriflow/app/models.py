@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from attriflow.app.jobs import Jobs
 from attriflow.demo import MODELS
 from attriflow.errors import InputError
 
@@ -14,13 +15,16 @@ DEMO = tuple(f"demo/{name}" for name in MODELS)
 
 
 class Models:
-    """Loads models by name and keeps the last few. One request at a time: the app's queue sees to that."""
+    """Loads models by name and keeps the last few. One request at a time: the app's queue sees to that.
+
+    `jobs`: what runs with them, for whom.
+    """
 
     KEPT = 2
 
-    def __init__(self, device: str = "auto", dtype: str | None = None) -> None:
-        """Load to this device, as this type (see `attriflow.load_model`)."""
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: str = "auto", dtype: str | None = None, device_map: Any = None) -> None:
+        """Load to this device, as this type, laid over devices by this map (see `attriflow.load_model`)."""
+        self.device, self.dtype, self.device_map, self.jobs = device, dtype, device_map, Jobs()
         self._loaded: dict[str, AttributionModel] = {}
 
     def get(self, name: str | None) -> AttributionModel:
@@ -36,7 +40,7 @@ class Models:
             while len(self._loaded) >= self.KEPT:
                 del self._loaded[next(iter(self._loaded))]
             with quiet():
-                model = load_model(name, device=self.device, dtype=self.dtype)
+                model = load_model(name, device=self.device, dtype=self.dtype, device_map=self.device_map)
         self._loaded[name] = model
         return model
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from attriflow.app.guard import LOOPBACK, MOST_BYTES, Guard, served_hosts
 from attriflow.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from attriflow.tracking.stored import EvaluationStore, StoredEvaluation
 
 HOST, FIRST_PORT, PORTS = "127.0.0.1", 7860, 100
+EVERYWHERE = ("0.0.0.0", "::")
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # Windows has not all of them
 
 
 def serve(
@@ -24,10 +28,12 @@ def serve(
     *,
     device: str = "auto",
     dtype: str | None = None,
+    device_map: Any = None,
     run: str | None = None,
     tracking_uri: str | None = None,
     host: str = HOST,
     port: int | None = None,
+    allowed_hosts: Sequence[str] = (),
     say: Callable[[str], None] = print,
     open_browser: bool = False,
 ) -> None:
@@ -35,11 +41,12 @@ def serve(
 
     Args:
         model: Model to begin with.
-        device, dtype: Where to and as what models are loaded.
+        device, dtype, device_map: Where to and as what models are loaded.
         run: Tracked run to open.
         tracking_uri: MLflow store; MLflow's own setting when None.
         host: Address to listen at.
         port: Port; the first free one from 7860 on when None.
+        allowed_hosts: Names by which it may be asked for, beside the loopback's and `host`; "*" for any.
         say: Gets the address when the app can be opened.
         open_browser: Open it.
 
@@ -49,30 +56,62 @@ def serve(
     """
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("the app", "gradio", "app")
+    hosts = served_hosts(host, allowed_hosts)
     port = free_port(host, port)
     say(f"loading {model}")
-    store, uri, evaluation = _tracked(tracking_uri, run)
-    _stay_at_home(host)
-    with _own_folder():
+    with _ended_by_signals(), _own_folder():
+        store, uri, evaluation = _tracked(tracking_uri, run)
+        _stay_at_home(host)
         from attriflow.app.models import Models
 
-        models = Models(device, dtype)
+        models = Models(device, dtype, device_map)
         models.get(model)  # a wrong name is an error before gradio, which takes seconds, is imported
+        from starlette.middleware import Middleware
+
         from attriflow.app.page import CSS, HEAD, build, theme
 
         blocks = build(models, model, store=store, uri=uri, evaluation=evaluation)
         blocks.launch(
             server_name=host, server_port=port, share=False, inbrowser=open_browser, inline=False, quiet=True,
             prevent_thread_lock=True, ssr_mode=False, pwa=False, enable_monitoring=False, footer_links=["settings"],
-            theme=theme(), css=CSS, head=HEAD,
+            theme=theme(), css=CSS, head=HEAD, max_file_size=MOST_BYTES,
+            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts, jobs=models.jobs)]},
         )  # fmt: skip
         say(f"attriflow is at {blocks.local_url} (Ctrl-C stops it)")
+        if host in EVERYWHERE and hosts <= {*LOOPBACK, *EVERYWHERE}:
+            say("other machines are let in by the names that --allowed-hosts gives, which are none so far")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
             say("stopped")
         finally:
+            models.jobs.stop()
             blocks.close(verbose=False)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within the block, a signal that ends a process raises here first (`KeyboardInterrupt`, `SystemExit`), once.
+
+    Where somebody ignores one (`nohup`) or handles it otherwise, that stays; only the main thread may ask for it.
+    """
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    known = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: found for number in known if here and (found := signal.getsignal(number)) in usual}
+
+    def end(number: int, _frame: Any) -> None:
+        for other in before:  # what is tidied up now takes a moment
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    try:
+        for number in before:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

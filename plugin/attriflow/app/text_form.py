@@ -8,27 +8,27 @@ from typing import Any
 import gradio as gr
 
 from attriflow.app.explaining import Request
-from attriflow.app.widgets import Fields, generation_fields, names, options_field, options_help, text
+from attriflow.app.widgets import Fields, action, generation_fields, names, options_field, options_help, text
 from attriflow.registry import methods, step_functions
 
 
 def text_form(
-    model: gr.Dropdown, example: Mapping[str, str], chosen: Sequence[str], action: str
-) -> tuple[Fields, gr.Button]:
-    """The widgets, named as the fields of `Request`, and the button.
+    model: gr.Dropdown, example: Mapping[str, str], chosen: Sequence[str], label: str
+) -> tuple[Fields, gr.Button, gr.Button]:
+    """The widgets, named as the fields of `Request`, and the buttons that begin and stop.
 
     Args:
         model: The choice of the model, which all tabs share.
         example: Texts to begin with.
         chosen: Methods to begin with.
-        action: What the button says.
+        label: What the button says.
     """
     fields = Fields(model=model)
     fields["text"] = text("Text", example["text"], lines=3)
     fields["methods"] = names(methods, "Methods", chosen)
     fields["attributed_fn"] = names(step_functions, "Step function to explain", "probability")
     fields["step_scores"] = names(step_functions, "Step scores", ["probability", "entropy"])
-    button = gr.Button(action, variant="primary")
+    buttons = action(label)
     with gr.Accordion("Target and contrast", open=False):
         fields["generated_text"] = text("Forced target", placeholder="empty: the model generates")
         fields["contrast_target"] = text("Contrast target", placeholder="what might have been generated instead")
@@ -41,7 +41,7 @@ def text_form(
         fields["attribute_target"] = gr.Checkbox(False, label="Encoder-decoders: explain by the target prefix too")
         fields["options"] = options_field()
     options_help((methods, fields["methods"]), (step_functions, fields["attributed_fn"]))
-    return fields, button
+    return fields, *buttons
 
 
 def read(values: Mapping[str, Any]) -> Request:

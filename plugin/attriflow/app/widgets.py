@@ -13,6 +13,8 @@ from typing import Any
 import gradio as gr
 
 from attriflow.app.explaining import message_of
+from attriflow.app.jobs import Jobs
+from attriflow.kernels.stopping import Stopped
 from attriflow.registry import PartInfo, Registry
 from attriflow.views.page import framed
 
@@ -24,11 +26,16 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 class Fields(dict[str, Any]):
     """Widgets by name; handlers get the values by these names."""
 
-    def call(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A handler for gradio: values in the order of the widgets, mistakes as one message."""
+    def call(self, jobs: Jobs, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler for gradio: values in the order of the widgets, mistakes as one message, ended with its page."""
 
-        def handle(progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008 (as gradio finds it)
-            return function(dict(zip(self, values, strict=True)), progress)
+        def handle(
+            request: gr.Request,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008 (as gradio finds it)
+            *values: Any,
+        ) -> Any:
+            with jobs.running(str(request.session_hash)):
+                return function(dict(zip(self, values, strict=True)), progress)
 
         return told(handle)
 
@@ -47,6 +54,8 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments, **keywords)
         except gr.Error:
             raise
+        except Stopped:
+            raise gr.Error("Nothing more is computed.", 5, title="Stopped", print_exception=False) from None
         except Exception as error:  # whatever it is, the page has to say so
             raise gr.Error(html.escape(message_of(error)), duration=20, print_exception=False) from error
 
@@ -128,6 +137,21 @@ def _about(part: PartInfo) -> str:
     options = ", ".join(f"`{name}={value!r}`" for name, value in part.options.items()) or "no options"
     cost = f" Cost: {part.meta['cost']}." if "cost" in part.meta else ""
     return f"- **{part.name.replace('_', chr(92) + '_')}**: {summary}{cost}\n  {options}"
+
+
+def action(label: str) -> tuple[gr.Button, gr.Button]:
+    """The button that begins, and the one that stops."""
+    with gr.Row(elem_classes="actions"):
+        return gr.Button(label, variant="primary", scale=3), gr.Button("Stop", variant="stop", scale=0, min_width=90)
+
+
+def stops(button: gr.Button, jobs: Jobs, event: Any) -> None:
+    """Let a button end the work that an event of the same page began, or take it out of the queue."""
+
+    def stop(request: gr.Request) -> None:
+        jobs.stop(str(request.session_hash))
+
+    button.click(told(stop), None, None, cancels=[event], queue=False, show_progress="hidden", **PRIVATE)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

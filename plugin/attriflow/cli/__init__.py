@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from attriflow.errors import AttriflowError
+from attriflow.errors import AttriflowError, printable
 
 __all__ = ["main"]
 
@@ -17,7 +18,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 when it worked, 1 when it failed, 2 for wrong usage, 130 when interrupted.
 
-    A mistake is one line; `--debug` shows where it happened.
+    Where `check` has no verdict it is 2, too. A mistake is one line; `--debug` shows where it happened.
     """
     from attriflow.cli.app import app
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except Exception as error:
         if "--debug" in given:
-            raise
+            traceback.print_exception(error)
         if pressed:  # an import that is interrupted raises whatever its package makes of that
             sys.exit(130)
         sys.exit(_report(error))
@@ -67,7 +68,7 @@ def _report(error: Exception) -> int:
         where = f" (see {context.command_path} --help)" if context is not None else ""
     elif not _expected(error):
         message, where = f"{type(error).__name__}: {error}", " (--debug shows where)"
-    print(f"error: {' '.join(message.split())}{where}", file=sys.stderr)
+    print(f"error: {' '.join(printable(message).split())}{where}", file=sys.stderr)
     return int(code)
 
 

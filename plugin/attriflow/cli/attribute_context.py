@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attriflow.cli.attribute import generation_arguments, load, steps_of, write_page
 from attriflow.cli.console import console, say
-from attriflow.cli.options import ModelOptions, json_option, known, option
+from attriflow.cli.options import ModelOptions, json_option, known, option, overwrite_option
 
 if TYPE_CHECKING:
     from attriflow.output import AttributionOutput
@@ -99,6 +99,7 @@ class ContextOptions(ModelOptions):
         option("Write the settings, too.", "--add-output-info/--no-add-output-info", panel=_SHOWN),
     ] = True
     viz_path: Annotated[Path | None, option("HTML page to write.", metavar="FILE", panel=_SHOWN)] = None
+    overwrite: Annotated[bool, overwrite_option(_SHOWN)] = False
     show_viz: Annotated[bool, option("Print what was found.", "--show-viz/--no-show-viz", panel=_SHOWN)] = True
 
 
@@ -110,7 +111,9 @@ def attribute_context(options: ContextOptions) -> None:
     from attriflow.context.attribute import attribute_context as run
     from attriflow.context.prepare import check_texts
     from attriflow.context.settings import ContextSettings, ContextTexts
+    from attriflow.io import check_outputs
 
+    check_outputs((options.save_path, options.viz_path), options.overwrite)
     settings = _settings(options)
     texts = ContextTexts(
         input_current=options.input_current_text,
@@ -138,9 +141,9 @@ def attribute_context(options: ContextOptions) -> None:
     if options.show_viz:
         out.show(console=console())
     if options.save_path is not None:
-        out.save(options.save_path, overwrite=True, info=options.add_output_info)
+        out.save(options.save_path, overwrite=options.overwrite, info=options.add_output_info)
         say(f"wrote {options.save_path}")
-    write_page(out, options.viz_path)
+    write_page(out, options.viz_path, options.overwrite)
 
 
 def _settings(options: ContextOptions) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def attribute_dataset(options: DatasetOptions) -> None:
     from attriflow import streaming
     from attriflow.datasets import open_dataset
 
+    streaming.check_targets(options.output, options.viz_path, resume=options.resume, overwrite=options.overwrite)
     rows = open_dataset(
         options.dataset_name,
         options.dataset_config,
@@ -58,6 +59,7 @@ def attribute_dataset(options: DatasetOptions) -> None:
             output=options.output,
             page=options.viz_path,
             resume=options.resume,
+            overwrite=options.overwrite,
             strict=options.strict,
             window=(options.batch_size or 8) * BATCHES,
             settings=_settings(options),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from attriflow.cli.console import console, say, whole
 from attriflow.cli.evaluate import place
-from attriflow.cli.options import RowsOptions, option
+from attriflow.cli.options import RowsOptions, option, overwrite_option
 from attriflow.errors import InputError
 
 _DATA, _MEASURE, _OUTPUT = "Data", "Measurement", "Output"
@@ -44,6 +44,7 @@ class BenchmarkOptions(RowsOptions):
         Path | None,
         option("JSON file to write, which attriflow check reads.", "--output", "-o", metavar="FILE", panel=_OUTPUT),
     ] = None
+    overwrite: Annotated[bool, overwrite_option(_OUTPUT)] = False
     log: Annotated[bool, option("Log to MLflow.", "--log/--no-log", panel=_OUTPUT)] = True
 
 
@@ -55,6 +56,9 @@ def benchmark(options: BenchmarkOptions) -> None:
     """
     if options.output is not None and options.output.suffix != ".json":
         raise InputError(f"the output is a .json file, not {options.output}")
+    from attriflow.io import check_outputs
+
+    check_outputs([options.output], options.overwrite)
     from attriflow.tracking.benchmark import measure
 
     if options.log:
@@ -83,7 +87,7 @@ def benchmark(options: BenchmarkOptions) -> None:
     title = f"Throughput: {options.model}, {found.counts['n_examples']} examples, {device}"
     out.print(throughput_table(found.table, title=title, memory=found.memory))
     if options.output is not None:
-        found.write(options.output)
+        found.write(options.output, overwrite=options.overwrite)
         whole(out, f"wrote {options.output}")
     if options.log:
         logged = found.log(options.tracking_uri, options.experiment)

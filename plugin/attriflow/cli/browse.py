@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from attriflow.cli.console import say
-from attriflow.cli.options import option, store_option
+from attriflow.cli.options import device_map_option, option, store_option
 
 _MODEL, _RUN, _SERVER = "Model", "Tracked evaluations", "Server"
 
@@ -29,11 +29,22 @@ class AppOptions:
     dtype: Annotated[str | None, option("float32, bfloat16, ...; the checkpoint's own by default.", panel=_MODEL)] = (
         None
     )
+    device_map: Annotated[Any, device_map_option(_MODEL)] = None
     run: Annotated[str | None, option("Id of a tracked evaluation to open.", metavar="RUN_ID", panel=_RUN)] = None
     tracking_uri: Annotated[str | None, store_option(panel=_RUN)] = None
     host: Annotated[str, option("Address to listen at; 0.0.0.0 lets other machines in.", panel=_SERVER)] = "127.0.0.1"
     port: Annotated[
         int | None, option("Port; the first free one from 7860 on by default.", min=0, max=65535, panel=_SERVER)
+    ] = None
+    allowed_hosts: Annotated[
+        list[str] | None,
+        option(
+            "Names by which others may ask for the app, beside this machine's own and --host; '*' for any.",
+            "--allowed-hosts",
+            metavar="NAME",
+            panel=_SERVER,
+            show_default=False,
+        ),
     ] = None
     open: Annotated[bool, option("Open the app in the browser.", "--open", panel=_SERVER)] = False
 
@@ -49,10 +60,12 @@ def app(options: AppOptions) -> None:
         options.model,
         device=options.device,
         dtype=options.dtype,
+        device_map=options.device_map,
         run=options.run,
         tracking_uri=options.tracking_uri,
         host=options.host,
         port=options.port,
+        allowed_hosts=options.allowed_hosts or (),
         say=say,
         open_browser=options.open,
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attriflow.cli.console import console, whole
-from attriflow.cli.options import option, store_option
-from attriflow.errors import AttriflowError, InputError
+from attriflow.cli.options import option, overwrite_option, store_option
+from attriflow.errors import InputError
 
 if TYPE_CHECKING:
     from attriflow.regression.rules import Rules
@@ -32,6 +32,7 @@ class CheckOptions:
     tracking_uri: Annotated[str | None, store_option(panel=_RUNS)] = None
     rules: Annotated[Path | None, option("YAML file; defaults without it.", metavar="FILE", panel=_OUTPUT)] = None
     junit: Annotated[Path | None, option("JUnit XML to write.", metavar="FILE", panel=_OUTPUT)] = None
+    overwrite: Annotated[bool, overwrite_option(_OUTPUT)] = False
     summary: Annotated[
         Path | None,
         option(
@@ -47,9 +48,14 @@ class CheckOptions:
 def check(options: CheckOptions) -> None:
     """Fail when something got slower or worse than the rules allow.
 
-    Compares two files of benchmarks, or two evaluations. Exit codes: 0 within the limits, 1 a regression, 2 bad input.
+    Compares two files of benchmarks, or two evaluations. Exit codes: 0 within the limits, 1 a regression, 2 no verdict.
     """
     try:
+        from attriflow.io import check_outputs, write_content
+
+        check_outputs([options.junit], options.overwrite)
+        if options.summary is not None and (options.summary.is_dir() or not options.summary.exists()):
+            check_outputs([options.summary])  # what exists is appended to
         title, notes, verdicts = _judge(options)
         from attriflow.views.evaluations.verdicts import junit, markdown, summary, verdict_table
 
@@ -58,13 +64,12 @@ def check(options: CheckOptions) -> None:
         for line in (*notes, summary(verdicts)):
             whole(out, line)
         if options.junit is not None:
-            options.junit.parent.mkdir(parents=True, exist_ok=True)
-            options.junit.write_text(junit(verdicts, title), encoding="utf-8")
+            write_content(junit(verdicts, title), options.junit, overwrite=options.overwrite)
         if options.summary is not None:
             with options.summary.open("a", encoding="utf-8") as file:
                 file.write(markdown(verdicts, title) + "".join(f"\n{note}\n" for note in notes))
-    except (AttriflowError, OSError) as error:
-        error.exit_code = _BAD_INPUT  # type: ignore[union-attr]
+    except Exception as error:  # whatever it is, it is no verdict
+        error.exit_code = _BAD_INPUT  # type: ignore[attr-defined]
         raise
     if any(v.failed for v in verdicts):
         raise typer.Exit(1)

@@ -1,8 +1,10 @@
-"""Where commands print."""
+"""Where commands print. Whatever names and texts of others hold, a terminal gets no control characters of theirs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from attriflow.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,16 +16,25 @@ def console() -> Console:
     What is printed is text: a folder named `[red]` or `:cat:` is no markup.
     """
     from rich.console import Console
+    from rich.segment import Segment
 
-    found = Console(markup=False, emoji=False)
-    return found if found.is_terminal else Console(width=120, markup=False, emoji=False)
+    class Clean(Console):
+        """Below all views, which know better what to make of such characters."""
+
+        def render(self, renderable: Any, options: Any = None) -> Any:
+            for segment in super().render(renderable, options):
+                text = printable(segment.text)
+                yield segment if segment.control or text == segment.text else Segment(text, segment.style)
+
+    found = Clean(markup=False, emoji=False)
+    return found if found.is_terminal else Clean(width=120, markup=False, emoji=False)
 
 
 def say(message: str) -> None:
     """A message to the user, beside what the command prints."""
     import typer
 
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
 
 
 def whole(out: Console, line: str) -> None:

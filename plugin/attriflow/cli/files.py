@@ -42,13 +42,14 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write saved attributions in another format."""
-    from attriflow.io import check_free, suffix_of
+    from attriflow.io import check_outputs, suffix_of
     from attriflow.io.files import read, write
     from attriflow.output import load
 
-    if suffix_of(target, ".html") == ".html":
+    page = suffix_of(target, ".html") == ".html"
+    check_outputs([target], overwrite)
+    if page:
         load(source).save(target, overwrite=overwrite)
     else:
-        check_free(target, overwrite)
-        write(read(source), target)
+        write(read(source), target, overwrite=overwrite)
     say(f"wrote {target}")

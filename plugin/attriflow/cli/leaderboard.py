@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from attriflow.cli.console import console, whole
-from attriflow.cli.options import config_option, gates_option, known, min_coverage_option, option, store_option
+from attriflow.cli.options import (
+    config_option,
+    gates_option,
+    known,
+    min_coverage_option,
+    option,
+    overwrite_option,
+    store_option,
+)
 
 _RUNS, _OUTPUT = "Evaluations", "Output"
 
@@ -32,6 +40,7 @@ class LeaderboardOptions:
             show_default=False,
         ),
     ] = None
+    overwrite: Annotated[bool, overwrite_option(_OUTPUT)] = False
     log_to: Annotated[str | None, option("Run that gets everything as artifacts.", metavar="RUN_ID", panel=_OUTPUT)] = (
         None
     )
@@ -56,11 +65,13 @@ def leaderboard(options: LeaderboardOptions) -> None:
     Means with intervals, ranks, wins and losses by paired tests, costs, failures; printed, written to files, or logged
     to a run.
     """
+    from attriflow.io import check_outputs
     from attriflow.tracking import leaderboard as boards
     from attriflow.views.evaluations.console_leaderboard import leaderboard_table
     from attriflow.views.evaluations.standings import plotted
 
     files = [boards.target(name) for name in options.output or ()]
+    check_outputs(files, options.overwrite)
     found = boards.leaderboard(
         options.experiment or (),
         options.runs or (),
@@ -79,7 +90,7 @@ def leaderboard(options: LeaderboardOptions) -> None:
     for note in board.notes:
         out.print(note, highlight=False)
     for path in files:
-        for written in found.write(path):
+        for written in found.write(path, overwrite=options.overwrite):
             whole(out, f"wrote {written}")
     if options.log_to:
         run, folder = found.log()

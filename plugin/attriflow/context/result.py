@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from attriflow.context.selection import select, threshold
+from attriflow.datasets.limits import whole_json
 from attriflow.doors import ShownContext
-from attriflow.errors import InputError
+from attriflow.errors import InputError, reason_of
+from attriflow.io import write_content
+from attriflow.kernels.annotations import check_value, hints_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,14 +146,10 @@ class ContextOutput(ShownContext, Sequence[ContextAttribution]):
 
     def save(self, path: str | Path, *, overwrite: bool = False, info: bool = True) -> Path:
         """Write JSON; `attriflow.context.load` reads it back. Without `info`, settings and versions are left out."""
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists; pass overwrite=True to replace it")
         results = [item if info else dataclasses.replace(item, info=None) for item in self]
         document = {"format": FORMAT, "results": [item.to_dict() for item in results]}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
-        return path
+        text = json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n"
+        return write_content(text, path, overwrite=overwrite)
 
 
 def _rows(item: ContextAttribution, cues: ContextCues) -> list[tuple[Any, ...]]:
@@ -184,17 +183,19 @@ def load(path: str | Path) -> ContextOutput:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(whole_json(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path} holds no context attributions (format {FORMAT!r})")
     try:
         return ContextOutput(_read(item) for item in document["results"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+    except Exception as error:  # whatever is in the place of results
+        raise InputError(f"{path} is damaged: {reason_of(error)}") from error
 
 
 def _read(item: Mapping[str, Any]) -> ContextAttribution:
@@ -202,5 +203,11 @@ def _read(item: Mapping[str, Any]) -> ContextAttribution:
         name: [None if s is None else (int(s[0]), int(s[1])) for s in values]
         for name, values in item["token_spans"].items()
     }
-    cues = [ContextCues(**c) for c in item["cci_scores"]]
-    return ContextAttribution(**{**item, "cci_scores": cues, "token_spans": spans})
+    cues = [ContextCues(**_checked(c, ContextCues)) for c in item["cci_scores"]]
+    return ContextAttribution(**_checked({**item, "cci_scores": cues, "token_spans": spans}, ContextAttribution))
+
+
+def _checked(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Values of a file in the types of the fields that they are for."""
+    hints = hints_of(kind)
+    return {name: check_value(name, value, hints[name]) for name, value in values.items()}

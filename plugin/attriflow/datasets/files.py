@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from attriflow.datasets import limits
 from attriflow.datasets.rows import Row, Rows
 from attriflow.datasets.splits import Split
-from attriflow.errors import InputError
+from attriflow.errors import AttriflowError, InputError
 
 ROWS = 256
 """Rows of a Parquet file that are in memory at a time."""
@@ -64,7 +63,9 @@ def _reading(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start} of a block)") from error
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+    except Exception as error:  # of csv, zlib, json and pyarrow
+        if isinstance(error, AttriflowError) and str(path) in str(error):
+            raise
         reason = str(error).strip().splitlines()
         raise InputError(f"cannot read {path}: {reason[0] if reason else error!r}") from error
 
@@ -83,17 +84,16 @@ def form_of(name: str) -> Form | None:
 
 
 def _text(path: Path, **options: Any) -> TextIO:
-    found = gzip.open if path.suffix == ".gz" else open
-    return found(path, "rt", encoding="utf-8-sig", errors="surrogateescape", **options)  # type: ignore[operator,no-any-return]
+    return limits.text(path, errors="surrogateescape", **options)
 
 
 # -- CSV: every cell is text -------------------------------------------------------------------------------------------
 
 
 def _csv(path: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(min(limits.most() // limits.ROWS, 2**31 - 1))
     with _text(path, newline="") as f:
-        yield from csv.reader(f, delimiter="\t" if ".tsv" in path.suffixes else ",")
+        yield from csv.reader(limits.lines(f, path), delimiter="\t" if ".tsv" in path.suffixes else ",")
 
 
 def _wrong_bytes(text: str) -> InputError | None:
@@ -130,14 +130,17 @@ def _csv_columns(path: Path) -> tuple[str, ...]:
 
 def _json(path: Path) -> Iterator[str | Any]:
     with _text(path) as f:
-        head = f.read(1)
-        while head.isspace():
-            head = f.read(1)
-        f.seek(0)
-        if head == "[":
-            yield from json.load(f)
-        else:
-            yield from (line for line in f if line.strip())
+        rows = (line for line in limits.lines(f, path) if line.strip())
+        first = next(rows, "")
+        if first.lstrip().startswith("["):
+            most = limits.most() // limits.JSON_TIMES
+            whole = first + f.read(most)
+            if len(whole) > most:
+                raise limits.too_large(path, f"is one list of over {most:,} characters, which is read as a whole")
+            yield from json.loads(whole)
+        elif first:
+            yield first
+            yield from rows
 
 
 def _json_rows(path: Path, start: int) -> Iterator[Row]:
@@ -187,8 +190,7 @@ def _parquet_rows(path: Path, start: int) -> Iterator[Row]:
         groups, first = list(range(file.num_row_groups)), 0
         while groups and first + file.metadata.row_group(groups[0]).num_rows <= start:
             first += file.metadata.row_group(groups.pop(0)).num_rows
-        batches = file.iter_batches(batch_size=ROWS, row_groups=groups) if groups else ()
-        rows = (row for batch in batches for row in batch.to_pylist())
+        rows = (row for batch in limits.batches(file, path, ROWS, groups) for row in batch.to_pylist())
         yield from itertools.islice(rows, start - first, None)
 
 

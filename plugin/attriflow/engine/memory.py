@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from attriflow.errors import OutOfMemoryError, out_of_memory
 from attriflow.kernels.devices import empty_cache
+from attriflow.kernels.stopping import check_stop
 
 T = TypeVar("T")
 
@@ -77,6 +78,7 @@ class Halving:
         """
         at = 0
         while at < n:
+            check_stop()
             wanted = max(1, size if isinstance(size, int) else size(at))
             end = min(n, at + (wanted if self.limit is None else min(wanted, self.limit)))
             try:

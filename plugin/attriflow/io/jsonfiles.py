@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError
 from attriflow.io.lines import check_record
 from attriflow.io.records import Record, dumps
@@ -27,8 +28,7 @@ def write(records: Iterable[Record], path: Path, run: str | None) -> None:
 
 def read(path: Path) -> Iterator[Record]:
     """Records of the file, which is read as a whole."""
-    with path.open(encoding="utf-8") as f:
-        content = json.load(f)
+    content = json.loads(limits.whole_json(path))
     if not isinstance(content, dict) or "attributions" not in content:
         raise InputError(f"{path} is a JSON file, but not one that attriflow wrote")
     if content.get("format") != FORMAT:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError
 from attriflow.io.records import Record, dumps
 
@@ -25,7 +26,7 @@ def line(record: Record, run: str | None) -> str:
 def read(path: Path) -> Iterator[Record]:
     """Records of the lines; empty lines are skipped."""
     with path.open(encoding="utf-8") as f:
-        for number, text in enumerate(f, 1):
+        for number, text in enumerate(limits.lines(f, path), 1):
             if text.strip():
                 yield check_record(_parsed(text, number), f"{path}, line {number},")
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError
 from attriflow.io.records import Record, array, facts_of, tensors_of, with_tensors
 from attriflow.types import Token
@@ -48,7 +49,7 @@ def read(path: Path) -> Iterator[Record]:
         if metadata[b"attriflow"] != str(FORMAT).encode():
             found = metadata[b"attriflow"].decode()
             raise InputError(f"{path} has format {found}; this version reads format {FORMAT}")
-        for batch in file.iter_batches(batch_size=ROWS):
+        for batch in limits.batches(file, path, ROWS):
             yield from map(_record, batch.to_pylist())
 
 

@@ -8,6 +8,7 @@ data set also has its `row`, and one of a row that failed has nothing else but t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attriflow.errors import InputError
+from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.types import Attribution, Provenance, Token
 
 Record = dict[str, Any]
@@ -49,13 +52,14 @@ def to_record(attribution: Attribution) -> Record:
 def from_record(record: Mapping[str, Any]) -> Attribution:
     """The attribution of a record; `KeyError`, `TypeError` or `ValueError` for anything else."""
     given: dict[str, Any] = {}
+    hints = _hints()
     dtypes = record.get("dtypes", {})
     for name in _FIELDS:
         if name not in record:
             continue  # the field has its default, or the constructor names it
         value = record[name]
         if name in _TOKENS:
-            columns = [value[field] for field in _TOKEN_FIELDS]
+            columns = [_column(f"{name}.{field}", value[field], hints[Token][field]) for field in _TOKEN_FIELDS]
             rows = zip(*columns, strict=True)
             given[name] = tuple(Token(**dict(zip(_TOKEN_FIELDS, row, strict=True))) for row in rows)
         elif name in _TENSORS:
@@ -63,10 +67,24 @@ def from_record(record: Mapping[str, Any]) -> Attribution:
         elif name in _TENSOR_MAPS:
             given[name] = {key: _tensor(v, dtypes.get(f"{name}/{key}")) for key, v in value.items()}
         elif name == "provenance":
-            given[name] = Provenance(**value)
+            own = {key: check_value(f"{name}.{key}", v, hints[Provenance].get(key, Any)) for key, v in value.items()}
+            given[name] = Provenance(**own)
         else:
-            given[name] = _frozen(value)
+            given[name] = check_value(name, _frozen(value), hints[Attribution][name])
     return Attribution(**given)
+
+
+def _column(label: str, values: Any, hint: Any) -> list[Any]:
+    """A column of tokens' fields; few of them are checked one by one."""
+    if not isinstance(values, list):
+        raise InputError(f"{label} must be a list, not {type(values).__name__}")
+    return [v if type(v) is hint else check_value(label, v, hint) for v in values]
+
+
+@functools.cache
+def _hints() -> dict[type, dict[str, Any]]:
+    """Types of the fields, by which a file of somebody else is checked."""
+    return {kind: hints_of(kind) for kind in (Attribution, Provenance, Token)}
 
 
 def _frozen(value: Any) -> Any:

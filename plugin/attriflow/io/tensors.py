@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError
 from attriflow.io.records import Record, facts_of, from_record, marks_of, tensors_of, to_record, with_tensors
 
@@ -19,6 +20,7 @@ MAX_HEADER = 90_000_000  # safetensors refuses headers beyond 100 MB; names and 
 
 def write(records: Iterable[Record], path: Path, run: str | None) -> None:
     """Tensors `"{i}/{name}"`; everything else in the header."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
@@ -31,7 +33,10 @@ def write(records: Iterable[Record], path: Path, run: str | None) -> None:
     text = json.dumps({"format": FORMAT, "run": run, "attributions": header})
     if len(text) + 120 * len(tensors) > MAX_HEADER:
         raise InputError(f"{len(header)} attributions are too many for a .safetensors file; use .jsonl or .parquet")
-    save_file(tensors, path, metadata={"attriflow": text})
+    try:
+        save_file(tensors, path, metadata={"attriflow": text})
+    except SafetensorError as error:  # of the file system
+        raise OSError(str(error)) from error
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -59,6 +64,7 @@ def run_of(path: Path) -> str | None:
 def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
+    limits.check_whole(path)
     try:
         with safe_open(path, framework="pt") as f:  # type: ignore[no-untyped-call]
             yield f

@@ -6,9 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from attriflow.errors import check_least
+from attriflow.errors import InputError, check_least
 
 Rule = Literal["gausslegendre", "riemann_trapezoid", "riemann_middle", "riemann_left", "riemann_right"]
+MOST_NODES, MOST_POINTS = 5000, 10**6
+"""Of Gauss and Legendre's rule, whose nodes take time that grows with the cube of their number; of the others."""
 
 
 def quadrature(rule: Rule, n_steps: int, captum: bool = False) -> tuple[list[float], list[float]]:
@@ -30,6 +32,9 @@ def quadrature(rule: Rule, n_steps: int, captum: bool = False) -> tuple[list[flo
 
 def _rule(rule: Rule, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     check_least("n_steps", n_steps, 2 if rule == "riemann_trapezoid" else 1)
+    most = MOST_NODES if rule == "gausslegendre" else MOST_POINTS
+    if n_steps > most:
+        raise InputError(f"n_steps may be {most} at most with the rule '{rule}', not {n_steps}")
     if rule == "gausslegendre":
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)
         return (1 + nodes) / 2, weights / 2

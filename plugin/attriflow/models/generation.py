@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import AttriflowError, InputError, OutOfMemoryError, out_of_memory
+from attriflow.kernels.stopping import check_stop
 from attriflow.models.batch import pad
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class _Ends:
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Which rows are done, `[row]`."""
+        check_stop()
         rows, device = len(input_ids), input_ids.device
 
         def ended(criteria: Sequence[Any]) -> Tensor:

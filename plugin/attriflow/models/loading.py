@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from attriflow.doors import opened
-from attriflow.errors import InputError, UnknownNameError, UnsupportedModelError, unknown
+from attriflow.errors import InputError, UnknownNameError, UnsupportedModelError, reason_of, unknown
 from attriflow.kernels import devices
 from attriflow.models.base import LanguageModel
 from attriflow.models.causal import CausalLM
 from attriflow.models.encoder_decoder import EncoderDecoder
 from attriflow.models.laying import check_map, lay
 from attriflow.models.offload import bring_each
+from attriflow.texts.languages import check_languages
 
 MLFLOW_SCHEMES = ("models:", "runs:", "mlflow-artifacts:", "s3:", "gs:", "dbfs:")
 _WHERE = ("revision", "token", "trust_remote_code", "cache_dir", "local_files_only", "subfolder")
@@ -68,6 +69,7 @@ def load(
         name, hf = _from_pretrained(name, wanted_dtype, dict(model_kwargs))
         revision, device_map = _revision(name, model_kwargs), None  # laid where it was loaded
     tokenizer = _tokenizer(tokenizer, name, dict(tokenizer_kwargs or {}))
+    check_languages(tokenizer, tokenizer_kwargs or {})
     if model_kwargs.get("device_map") is None and (hf is not source or wanted_device is not None):
         hf = _move(hf, wanted_device)
     if wanted_dtype is not None and wanted_dtype != "auto" and hf.dtype != wanted_dtype:
@@ -174,8 +176,8 @@ def _tokenizer(tokenizer: Any, name: str, options: dict[str, Any]) -> Any:
         where = str(demo_path(where))
     try:
         return AutoTokenizer.from_pretrained(where, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # of any kind: tokenizers take options as they are
+        first = reason_of(error)
         raise InputError(f"cannot load a tokenizer for {where!r}: {first}; pass tokenizer=") from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attriflow.datasets.limits import whole_json
 from attriflow.errors import InputError
 
 UNITS = ("forward_pass_equivalents", "forward_equivalents", "count")
@@ -41,10 +42,10 @@ def read_benchmarks(path: str | Path) -> Benchmarks:
         InputError: It is not there, or not such a file, or no benchmark in it has the unit.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(whole_json(Path(path)))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     entries = content.get("benchmarks") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
@@ -53,19 +54,24 @@ def read_benchmarks(path: str | Path) -> Benchmarks:
     costs, unmeasured = dict[str, tuple[float, ...]](), list[str]()
     for entry, name in zip(entries, names, strict=True):
         key = name if names.count(name) == 1 else str(entry.get("fullname") or name)
-        found = _rounds(entry.get("extra_info") or {})
+        found = _rounds(_mapping(entry.get("extra_info")))
         if found:
             costs[key] = found
         else:
             unmeasured.append(key)
     if not costs:
         raise InputError(f"no benchmark in {path} has '{UNITS[0]}' or '{UNITS[1]}' (or '{UNITS[2]}') in its extra_info")
-    info = content.get("machine_info") or {}
-    first = next((e.get("extra_info") or {} for e in entries), {})
+    info = _mapping(content.get("machine_info"))
+    first = next((_mapping(e.get("extra_info")) for e in entries), {})
     machine = {k: str(v) for k in MACHINE if (v := info.get(k, first.get(k))) is not None}
-    counted = all("count" in (e.get("extra_info") or {}) for e in entries)
+    counted = all("count" in _mapping(e.get("extra_info")) for e in entries)
     unit = {"unit": "counted"} if counted else {}
     return Benchmarks(path=str(path), costs=costs, machine=machine, unmeasured=tuple(unmeasured), **unit)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a file has there, if it is what belongs there."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _rounds(extra: Mapping[str, Any]) -> tuple[float, ...]:

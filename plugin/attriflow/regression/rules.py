@@ -46,11 +46,11 @@ class Rules:
     def __post_init__(self) -> None:
         """Everything has a type and a range that makes sense."""
         _check_limits("the rules", {k: getattr(self, k) for k in (*_SPEED, "max_drop")})
-        if self.slack is None or not 0 < self.level < 1:
+        if self.slack is None or not _real(self.level) or not 0 < self.level < 1:
             raise InputError(
-                f"'level' must lie between 0 and 1 and 'slack' be a number, not {self.level}, {self.slack}"
+                f"'level' must lie between 0 and 1 and 'slack' be a number, not {self.level!r}, {self.slack}"
             )
-        if not isinstance(self.coverage, (int, float)) or not 0 < self.coverage <= 1:
+        if not _real(self.coverage) or not 0 < self.coverage <= 1:
             raise InputError(f"'coverage' must lie above 0 and up to 1, not {self.coverage!r}")
         check_choice("setting of 'missing'", self.missing, MISSING)
         check_choice("setting of 'model'", self.model, MODELS)
@@ -121,10 +121,13 @@ def _mapping(where: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def _check_limits(owner: str, limits: Mapping[str, Any]) -> None:
     least = {"max_slowdown": 1.0, "slack": 0.0, "max_drop": 0.0}
     for name, value in limits.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if value is not None and not (number and value >= least.get(name, -math.inf)):
+        if value is not None and not (_real(value) and value >= least.get(name, -math.inf)):
             bound = f", {least[name]:g} or more" if name in least else ""
             raise InputError(f"'{name}' of {owner} must be a number{bound}, or null for no limit, not {value!r}")

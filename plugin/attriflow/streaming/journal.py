@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from attriflow.errors import InputError
-from attriflow.io import files, lines
+from attriflow.io import check_outputs, files, lines, write_content
 from attriflow.io.records import Record
+from attriflow.io.writing import clear, put, told
+
+_STATE = {"settings": dict, "rows": int, "failed": int, "bytes": int}
 
 SETTINGS = "settings"
 """Entry of a file's first record: what the run depends on."""
@@ -26,8 +29,14 @@ SETTINGS = "settings"
 class Journal:
     """What a run has written so far. As a context: `open`, then `commit` for every window, then `finish`."""
 
-    def __init__(self, target: Path, settings: Mapping[str, Any]) -> None:
-        """Nothing is touched before `open`."""
+    def __init__(self, target: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Nothing is touched before `open`.
+
+        Args:
+            target: The finished file.
+            settings: What the run depends on.
+            overwrite: Begin anew over a finished file, or over what an interrupted run left.
+        """
         self.target, self.settings = target, json.loads(json.dumps(settings, default=repr))
         self.part = target.with_name(target.name + ".part")
         self.state = target.with_name(target.name + ".state")
@@ -35,6 +44,7 @@ class Journal:
         self.run = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
         self.rows = self.failed = self.size = 0
         self._file: Any = None
+        self.overwrite = overwrite
 
     def open(self, resume: bool, finished: Callable[[Path], str | None]) -> bool:
         """Start, or go on where the last process stopped.
@@ -49,23 +59,31 @@ class Journal:
         Raises:
             InputError: What is there was made from other data or with other options, is damaged, or is in use.
         """
-        if self.state.exists():
-            if not resume:
-                raise InputError(
-                    f"{self.part} is from a run that was interrupted: pass --resume to go on with it, or delete it and "
-                    f"{self.state.name}"
-                )
-            self._read_state()
-            if not self.part.exists() and self.target.exists() and finished(self.target) == self.run:
-                self.state.unlink()  # killed between the last two steps of `finish`
+        before = self._read_state()
+        begun = before is not None and before["rows"] > 0  # a run that failed before its first row is none
+        if before is not None and begun and resume:
+            self._go_on(before)
+        elif begun and not self.overwrite:
+            raise InputError(
+                f"{self.part} is from a run that was interrupted: pass --resume to go on with it, or --overwrite to "
+                "begin anew"
+            )
+        there = resume and self.target.exists()
+        if there and finished(self.target) == self.run:
+            if not (begun and self.part.exists()):
+                self.state.unlink(missing_ok=True)  # killed between the last two steps of `finish`
                 return False
-        elif resume and self.target.exists():
-            if finished(self.target) != self.run:
-                what = self._changed(_settings_of(self.target)) or "it was made from other data or with other options"
-                raise InputError(f"{self.target} is finished, but {what}")
-            return False
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self._lock()
+            self.overwrite = True  # killed one step earlier
+        elif there and not self.overwrite:
+            what = self._changed(_settings_of(self.target)) or "it was made from other data or with other options"
+            raise InputError(f"{self.target} is finished, but {what}")
+        check_outputs([self.target], self.overwrite)
+        check_outputs([self.part, self.state], overwrite=True)
+        if before is None and self.part.exists() and self.part.stat().st_size:
+            raise InputError(f"{self.part} is in the way, and not from a run of attriflow: choose another output")
+        with told(self.part):
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self._lock()
         found = self._file.seek(0, os.SEEK_END)
         if found < self.size:
             raise InputError(f"{self.part} is damaged: {found} bytes, where {self.state.name} says {self.size}")
@@ -79,9 +97,10 @@ class Journal:
         if not self.size and block:  # the finished file tells what it was made with
             block = [{**block[0], SETTINGS: self.settings}, *block[1:]]
         data = "".join(lines.line(record, self.run) for record in block).encode("utf-8")
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with told(self.part):
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.rows, self.failed, self.size = self.rows + rows, self.failed + failed, self.size + len(data)
         self._write_state()
 
@@ -89,38 +108,54 @@ class Journal:
         """What has been committed."""
         return lines.read(self.part)
 
-    def finish(self, write: Callable[[Iterator[Record], Path, str], Any] | None) -> None:
-        """Make the finished file: with `write(records, path, run)`, or by giving the journal its name."""
+    def finish(self, write: Callable[..., Any] | None) -> None:
+        """Make the finished file: with `write(records, path, run, overwrite=...)`, or from the journal itself."""
         if write is None:
-            self.part.replace(self.target)
+            with told(self.target):
+                put(self.part, self.target, overwrite=self.overwrite)
         else:
-            write(self.records(), self.target, self.run)
+            write(self.records(), self.target, self.run, overwrite=self.overwrite)
             self.part.unlink()
         self.state.unlink()
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        if self._file is None:
+            return
+        if kind is not None and not self.rows:  # nothing that the corrected command would have to go on with
+            self.part.unlink(missing_ok=True)
+            self.state.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what is in the file counts; a full disk was told of
             self._file.close()
 
     def _lock(self) -> None:
-        self._file = self.part.open("ab+")
+        file = self.part.open("ab+")
         with contextlib.suppress(ImportError):  # there is no fcntl on Windows
             import fcntl
 
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
+                file.close()
                 raise InputError(f"another process is writing {self.part}") from error
+        self._file = file
+        for path in (self.target, self.part, self.state):
+            clear(path)
 
-    def _read_state(self) -> None:
+    def _read_state(self) -> dict[str, Any] | None:
+        """What an earlier process wrote, if there was one."""
+        if not self.state.exists():
+            return None
         try:
             state = json.loads(self.state.read_text(encoding="utf-8"))
-            before, self.rows, self.failed, self.size = (state[k] for k in ("settings", "rows", "failed", "bytes"))
-        except (ValueError, KeyError, TypeError) as error:
+            return {name: kind(state[name]) for name, kind in _STATE.items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.state} is damaged; delete it and {self.part.name} to start again") from error
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        before, self.rows, self.failed, self.size = (state[name] for name in _STATE)
         if what := self._changed(before):
             raise InputError(f"cannot resume {self.target}: {what}")
 
@@ -133,12 +168,7 @@ class Journal:
 
     def _write_state(self) -> None:
         state = {"rows": self.rows, "failed": self.failed, "bytes": self.size, "settings": self.settings}
-        temporary = self.state.with_name(self.state.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as f:
-            json.dump(state, f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(self.state)
+        write_content(json.dumps(state), self.state, overwrite=True)
 
 
 def _settings_of(path: Path) -> Mapping[str, Any] | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from attriflow.io import write_with
+from attriflow.io import write_content
 from attriflow.io.records import Record, from_record
 
 ROWS = 100
@@ -16,22 +16,20 @@ ROWS = 100
 EMPTY = "<!doctype html><title>attriflow</title><p>There are no attributions.</p>"
 
 
-def write_page(records: Iterable[Record], path: Path, run: str) -> int:
+def write_page(records: Iterable[Record], path: Path, run: str, *, overwrite: bool = False) -> int:
     """Write the page; returns the number of rows on it."""
     from attriflow.views.html import to_html
 
     good = (from_record(record) for record in records if "error" not in record)
     shown = list(itertools.islice(good, ROWS))
-
-    def write(temporary: Path) -> None:
-        page = to_html(shown) if shown else EMPTY
-        temporary.write_text(f"{page}\n<!-- attriflow run {run} -->\n", encoding="utf-8")
-
-    write_with(write, path)
+    page = to_html(shown) if shown else EMPTY
+    write_content(f"{page}\n<!-- attriflow run {run} -->\n", path, overwrite=overwrite)
     return len(shown)
 
 
 def page_run(path: Path) -> str | None:
     """Mark of the run that wrote a page."""
-    found = re.search(r"<!-- attriflow run (\w+) -->\s*$", path.read_text(encoding="utf-8", errors="replace")[-100:])
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 100))
+        found = re.search(r"<!-- attriflow run (\w+) -->\s*$", file.read().decode("utf-8", errors="replace"))
     return found[1] if found else None

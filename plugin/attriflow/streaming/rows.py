@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from attriflow.datasets import Row
-from attriflow.errors import AttriflowError, MissingExtraError, OptionError, UnknownNameError, UnsupportedModelError
+from attriflow.errors import (
+    AttriflowError,
+    MissingExtraError,
+    OptionError,
+    UnknownNameError,
+    UnsupportedModelError,
+    printable,
+)
 from attriflow.io.records import Record, to_record
 from attriflow.streaming.fields import Fields
 from attriflow.types import Attribution
@@ -66,7 +73,7 @@ def _explain(texts: list[dict[str, Any]], explain: Explain) -> list[Result]:
 
 def reason(error: Exception) -> str:
     """One line."""
-    text = " ".join(str(error).split())
+    text = " ".join(printable(str(error)).split())
     return text if isinstance(error, AttriflowError) and text else f"{type(error).__name__}: {text}"
 
 

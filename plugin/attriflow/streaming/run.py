@@ -53,6 +53,7 @@ def attribute_dataset(
     output: str | Path | None = None,
     page: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     strict: bool = False,
     window: int = 128,
     settings: Mapping[str, Any] | None = None,
@@ -71,6 +72,7 @@ def attribute_dataset(
             A .html file is a `page`.
         page: HTML page of the first rows.
         resume: Go on with a run that was interrupted; its result is the same, byte for byte, as if it had not been.
+        overwrite: Replace files that exist, and what an interrupted run left.
         strict: Stop at the first row that fails.
         window: Rows that are explained together and committed together.
         settings: What else the result depends on (model, method, options): a run with others cannot be resumed.
@@ -85,13 +87,16 @@ def attribute_dataset(
     begin = time.monotonic()
     fields = (fields or Fields()).resolved(rows.columns)
     journal, only_page = None, False
+    check_targets(output, page, resume=resume, overwrite=overwrite)
     if output or page:
         target = Path(output or page or "")
         only_page = not output or io.suffix_of(target, ".html") == ".html"
-        _check_target(target, only_page, len(rows))
+        _check_size(target, only_page, len(rows))
         data = {**rows.identity(), "from": rows.start, "to": rows.stop}
         facts = {"data": data, "fields": dataclasses.asdict(fields), "window": window, **(settings or {})}
-        journal = Journal(target, facts)
+        journal = Journal(target, facts, overwrite=overwrite)
+        if page and output:  # a page of this run: killed between the steps of its end
+            io.check_outputs([page], overwrite or (resume and _page_of(Path(page), journal)))
     with journal or contextlib.nullcontext():
         if journal and not journal.open(resume, page_run if only_page else run_of):
             took = time.monotonic() - begin
@@ -132,16 +137,32 @@ def _check_failures(wrong: Sequence[tuple[int, str]], strict: bool, all_failed: 
         raise InputError(f"{who}row {wrong[0][0]}: {wrong[0][1]}")
 
 
+def check_targets(
+    output: str | Path | None, page: str | Path | None, *, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Raise `InputError` for outputs that cannot be written, before anything is read or computed.
+
+    With `resume`, files that exist may be those of the run that goes on; its journal knows.
+    """
+    if output:
+        io.suffix_of(output, ".html")
+    io.check_outputs([path or None for path in (output, page)], overwrite or resume)
+
+
+def _page_of(page: Path, journal: Journal) -> bool:
+    return page.exists() and page_run(page) == journal.run
+
+
 def _finish(journal: Journal, only_page: bool, page: Path | None) -> None:
     if page is not None:
-        write_page(journal.records(), page, journal.run)
+        write_page(journal.records(), page, journal.run, overwrite=journal.overwrite or _page_of(page, journal))
     if only_page:
         journal.finish(write_page)
     else:
         journal.finish(None if journal.target.suffix.lower() == ".jsonl" else write)
 
 
-def _check_target(target: Path, only_page: bool, n: int) -> None:
+def _check_size(target: Path, only_page: bool, n: int) -> None:
     if not only_page and io.suffix_of(target) == io.DEFAULT and n > HELD:
         raise InputError(
             f"{n:,} rows are too many for a .safetensors file, which is made in memory (at most {HELD:,}): "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attriflow.errors import InputError
+from attriflow.texts.languages import check_prefix
 from attriflow.types import Segment, Token
 
 Span = tuple[int, int] | None
@@ -17,6 +18,8 @@ def tokenize(tokenizer: Any, text: str, *, special: bool = True, target: bool = 
     """Ids and character spans (surrounding spaces cut off) of one text."""
     if not isinstance(text, str):
         raise InputError(f"a text must be a string, not {type(text).__name__}: {text!r}"[:200])
+    if not target:
+        check_prefix(tokenizer, text)
     options: dict[str, Any] = {"add_special_tokens": special}
     if getattr(tokenizer, "is_fast", False):
         options["return_offsets_mapping"] = True

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 from mlflow.models.evaluation.base import EvaluationArtifact
 
+from attriflow.datasets import limits
+
 
 class TableArtifact(EvaluationArtifact):
     """A data frame, in the layout of `mlflow.log_table`."""
@@ -72,6 +74,8 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read what `write_table` wrote."""
     if str(path).endswith(".parquet"):
-        return pd.read_parquet(path)
+        with limits.whole_parquet(Path(path)) as file:
+            return file.read().to_pandas()
+    limits.check_whole(Path(path), limits.JSON_TIMES)
     # token texts such as "007" or "2024" stay texts
     return pd.read_json(path, orient="split", dtype=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation.data import EvaluationData, encoded
+from attriflow.io import write_content
 from attriflow.measuring import benchmark
 from attriflow.measuring.benchmark import BenchmarkSettings, MethodBenchmark
 from attriflow.measuring.cost import memory_kind
@@ -112,10 +113,9 @@ class Measured:
         """JSON of pytest-benchmark's form, which `attriflow check` reads."""
         return json.dumps(benchmark.document(self.methods, self.surroundings, **self.about), indent=1)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, *, overwrite: bool = False) -> None:
         """Write that document."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{self.document}\n", encoding="utf-8")
+        write_content(f"{self.document}\n", path, overwrite=overwrite)
 
     def log(self, tracking_uri: str | None = None, experiment: str | None = None) -> LoggedRun:
         """Log numbers, table, plots and the document to a new run; metrics are named as in an evaluation."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attriflow.io import check_outputs, write_content
 from attriflow.tracking.quiet import quiet
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 32
 EXPERIMENT = "attriflow demo"
+FILES = ("report.html", "leaderboard.png", "leaderboard.csv")
 # At the embeddings the layer methods repeat their plain forms, so the demo looks at the first layer's output.
 FIRST_LAYER = {"recall": "model.layers.0", "translate": "model.encoder.layers.0"}
 
@@ -43,19 +45,24 @@ def run_demo(
     """Evaluate the demo models and leave a report, a picture with its numbers and an MLflow store behind.
 
     Args:
-        output: Folder for everything; existing runs in it are kept.
+        output: Folder for everything. In the folder of an earlier demo runs are kept and the other files replaced; in
+            another one, files of their names are an error.
         examples: Examples per model.
         on_start: Called with a model's name before its evaluation.
         on_result: Called with the name and what came of it.
     """
     output = output.resolve()
+    store, report, picture, table = (output / name for name in ("mlflow.db", *FILES))
+    again = store.exists()  # a folder of an earlier demo, whose files are brought up to date
+    check_outputs([report, picture, table], overwrite=again)
     output.mkdir(parents=True, exist_ok=True)
     pages: dict[str, str] = {}
     boards: dict[str, pd.DataFrame] = {}
-    with quiet(), _store(output / "mlflow.db") as experiment_id:
+    with quiet(), _store(store) as experiment_id:
         import pandas as pd
 
         from attriflow.demo import MODELS
+        from attriflow.views.common import to_csv
         from attriflow.views.page import in_tabs
 
         for name in MODELS:
@@ -67,11 +74,11 @@ def run_demo(
             pages[name] = result.artifacts["report"].content
             boards[name] = numbers(result.artifacts["leaderboard"].content)
             if name == MODELS[0]:
-                (output / "leaderboard.png").write_bytes(result.artifacts["plots"].content["metric_heatmap"])
-    pd.concat(boards, names=["model"]).droplevel(1).to_csv(output / "leaderboard.csv", float_format="%.4f")
-    report = output / "report.html"
-    report.write_text(in_tabs("attriflow demo", pages), encoding="utf-8")
-    return Demo(report, output / "mlflow.db")
+                write_content(result.artifacts["plots"].content["metric_heatmap"], picture, overwrite=again)
+    board = pd.concat(boards, names=["model"]).droplevel(1)
+    write_content(to_csv(board, float_format="%.4f"), table, overwrite=again)
+    write_content(in_tabs("attriflow demo", pages), report, overwrite=again)
+    return Demo(report, store)
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -20,9 +20,11 @@ import pyarrow as pa
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.datasets import limits
+from attriflow.errors import InputError, UnknownNameError, reason_of, unknown
 from attriflow.evaluation.identity import same_rows
 from attriflow.statistics.standings import COSTS
+from attriflow.tracking.foreign import board_rows, cost_rounds, directions_of, method_options, score_table
 from attriflow.tracking.places import folders, within
 from attriflow.tracking.quiet import no_artifact_bars
 
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PAGE, THREADS = 1000, 8
-SCORES = {"example": pa.int64, "method": pa.string, "metric": pa.string, "value": pa.float64}
 EVALUATED = "tags.`attriflow.device` LIKE '%'"  # evaluations; runs of single methods have no such tag
+OTHERS = "tags.`attriflow.device` IS NULL AND tags.`attriflow.method` IS NULL"  # not in MLflow's oldest versions
+MOST_OTHERS = 20
+"""Runs that are no evaluations and are named; an experiment may have thousands."""
 _SHARED = (
     "attributed_fn",
     "attributed_fn_args",
@@ -94,9 +98,8 @@ class EvaluationRun:
     def rows(self) -> dict[str, str]:
         """Digests of inputs, targets, evidence and foils; a run that does not tell its inputs has its own."""
         tags = {what: self.tags.get(f"attriflow.{what}") for what in _DATA}
-        return {what: tag for what, tag in tags.items() if tag} or {
-            "inputs": f"run {'/'.join(filter(None, (self.run_id, self.folder)))}"
-        }
+        own = f"run {'/'.join(filter(None, (self.run_id, self.folder)))}"
+        return {"inputs": own} | {what: tag for what, tag in tags.items() if tag}
 
     @property
     def inputs(self) -> str:
@@ -116,9 +119,7 @@ class EvaluationRun:
     @cached_property
     def methods(self) -> dict[str, str]:
         """Method -> the options that were given for it, as JSON."""
-        options = _json(self.setting("method_options"), {})
-        names = _json(self.setting("methods"), [])
-        return {name: json.dumps(options.get(name, {}), sort_keys=True) for name in names}
+        return method_options(self.setting("methods"), self.setting("method_options"))
 
     @cached_property
     def shared(self) -> str:
@@ -129,8 +130,18 @@ class EvaluationRun:
     @cached_property
     def cost_rounds(self) -> dict[str, list[float]]:
         """Method -> forward-pass equivalents of each timed round, where the run tells."""
-        found = _json(str(self.tags.get("attriflow.forward_equivalents", "")), {})
-        return found if isinstance(found, dict) else {}
+        return cost_rounds(str(self.tags.get("attriflow.forward_equivalents", "")))
+
+    @property
+    def unfinished(self) -> str:
+        """Why it is no finished evaluation; empty for one that is."""
+        status = str(self.run.info.status)
+        why = self.tags.get("attriflow.stopped")
+        return "" if status == "FINISHED" else f"it is {status}{f' ({why})' if why else ''}"
+
+    def named(self, reason: str) -> str:
+        """A line about the run."""
+        return f"run {self.run_id} ({self.name}): {reason}"
 
     def setting(self, name: str) -> str:
         """A setting as it was logged; empty where there is none."""
@@ -138,30 +149,47 @@ class EvaluationRun:
 
 
 def find_runs(
-    client: MlflowClient, experiments: Sequence[str] = (), run_ids: Sequence[str] = ()
+    client: MlflowClient, experiments: Sequence[str] = (), run_ids: Sequence[str] = (), notes: list[str] | None = None
 ) -> list[EvaluationRun]:
     """Finished evaluations of experiments, and those with the given ids, the latest first.
 
     The run of a single method stands for the evaluation that it belongs to; "RUN_ID/NAME" for one of several in a run.
 
+    Args:
+        client: Of the store.
+        experiments: Names.
+        run_ids: Runs that count whatever their status.
+        notes: Gets a line for each run that does not count, or is not finished.
+
     Raises:
-        InputError: There is nothing of that name, or no evaluation in it.
+        InputError: There is nothing of that name; or, without `notes`, a run that is no evaluation.
     """
+    said = [] if notes is None else notes
     found: dict[tuple[str, str], EvaluationRun] = {}
     if experiments:
         ids = [_experiment(client, name) for name in experiments]
         for run in _pages(client, ids):
-            found |= _evaluations(run)
-        if not found:
-            raise InputError(f"no finished evaluations by attriflow in {', '.join(experiments)}")
+            for key, evaluation in _evaluations(run).items():
+                if evaluation.unfinished:
+                    said.append(evaluation.named(f"left out, {evaluation.unfinished}"))
+                else:
+                    found[key] = evaluation
+        said += _others(client, ids)
+        if not found and not run_ids:
+            raise nothing(f"no finished evaluations by attriflow in {', '.join(experiments)}", said)
     for name in run_ids:
         run_id, _, wanted = name.strip().partition("/")
         run = client.get_run(run_id)
         if "attriflow.method" in run.data.tags and MLFLOW_PARENT_RUN_ID in run.data.tags:
             run = client.get_run(run.data.tags[MLFLOW_PARENT_RUN_ID])
         if "attriflow.device" not in run.data.tags:
-            raise InputError(f"run {run_id} is no evaluation by attriflow")
-        found |= _evaluations(run, wanted)
+            if notes is None:
+                raise InputError(f"run {run_id} is no evaluation by attriflow")
+            said.append(EvaluationRun(run).named("left out, it is no evaluation by attriflow"))
+            continue
+        chosen = _evaluations(run, wanted)
+        found |= chosen
+        said += [e.named(e.unfinished) for e in chosen.values() if e.unfinished]
     return sorted(found.values(), key=lambda r: r.started, reverse=True)
 
 
@@ -182,10 +210,26 @@ def _experiment(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
+def nothing(what: str, notes: Sequence[str]) -> InputError:
+    """The error where no run is left, with the first reasons."""
+    more = f"; and {len(notes) - 3} more" if len(notes) > 3 else ""
+    return InputError(f"{what}: {'; '.join(notes[:3])}{more}" if notes else what)
+
+
+def _others(client: MlflowClient, experiments: list[str]) -> list[str]:
+    """Lines about runs that are no evaluations, nor parts of one."""
+    try:
+        found = list(client.search_runs(experiments, OTHERS, max_results=MOST_OTHERS + 1))
+    except MlflowException:
+        return []
+    lines = [EvaluationRun(run).named("left out, it is no evaluation by attriflow") for run in found[:MOST_OTHERS]]
+    return [*lines, "more runs are no evaluations by attriflow"] if len(found) > MOST_OTHERS else lines
+
+
 def _pages(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
-    query, token = f"{EVALUATED} AND attributes.status = 'FINISHED'", None
+    token = None
     while True:
-        page = client.search_runs(experiments, query, max_results=PAGE, page_token=token)
+        page = client.search_runs(experiments, EVALUATED, max_results=PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:
@@ -231,28 +275,55 @@ class RunTables:
     @cached_property
     def directions(self) -> dict[str, bool]:
         """Metric -> whether higher is better, as the run noted it."""
-        text = str(self.leaderboard[0].get("directions") or "") if self.leaderboard else ""
-        pairs = [part.rpartition(": ") for part in text.split(", ") if part]
-        return {name: word == "higher" for name, _, word in pairs}
+        return directions_of(self.leaderboard)
 
 
-def read_all(uri: str, runs: Sequence[EvaluationRun]) -> list[RunTables]:
-    """Tables of many runs; several at a time, since most of the time is spent waiting."""
+def read_all(
+    uri: str, runs: Sequence[EvaluationRun], notes: list[str] | None = None
+) -> tuple[list[EvaluationRun], list[RunTables]]:
+    """The runs and their tables; several at a time, since most of the time is spent waiting.
+
+    Args:
+        uri: The store.
+        runs: What to read.
+        notes: Gets a line for each run that cannot be read, which is left out.
+
+    Raises:
+        InputError: A run cannot be read, without `notes`.
+    """
+
+    def read(run: EvaluationRun) -> RunTables | InputError:
+        try:
+            return _read(uri, run)
+        except InputError as error:
+            return error
+
+    kept, tables = list[EvaluationRun](), list[RunTables]()
     with no_artifact_bars(), ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda run: _read(uri, run), runs))
+        for run, found in zip(runs, pool.map(read, runs), strict=True):
+            if isinstance(found, RunTables):
+                kept.append(run)
+                tables.append(found)
+            elif notes is None:
+                raise InputError(run.named(str(found))) from found
+            else:
+                notes.append(run.named(f"left out, {found}"))
+    return kept, tables
 
 
 def _read(uri: str, run: EvaluationRun) -> RunTables:
-    import pyarrow.parquet as pq
-
+    _ = run.methods  # what its params say
     # pandas would take ten times as long per file, and there may be hundreds
-    board = json.loads(_fetch(uri, run, "leaderboard.json").read_text(encoding="utf-8"))
-    rows = [dict(zip(board["columns"], row, strict=True)) for row in board["data"]]
-    path = _fetch(uri, run, "scores.parquet")
+    path = _fetch(uri, run, "leaderboard.json")
     try:
-        return RunTables(rows, pq.ParquetFile(path).read(columns=list(SCORES)))
-    except (OSError, ValueError) as error:
-        raise InputError(f"run {run.run_id} ({run.name}): cannot read {path.name}: {error}") from error
+        rows = board_rows(limits.whole_json(path))
+        path = _fetch(uri, run, "scores.parquet")
+        table = limits.whole_parquet(path).read()
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow's have many kinds
+        raise InputError(f"cannot read {path.name}: {reason_of(error)}") from error
+    return RunTables(rows, score_table(table))
 
 
 def _fetch(uri: str, run: EvaluationRun, name: str) -> Path:
@@ -263,9 +334,9 @@ def _fetch(uri: str, run: EvaluationRun, name: str) -> Path:
     try:
         path = Path(download_artifacts(artifact_uri=where, tracking_uri=uri))
     except (MlflowException, OSError) as error:
-        raise InputError(f"run {run.run_id} ({run.name}) has no table {name}: {error}") from error
+        raise InputError(f"it has no table {name}: {error}") from error
     if not path.is_file():
-        raise InputError(f"run {run.run_id} ({run.name}) has no table {name}")
+        raise InputError(f"it has no table {name}")
     return path
 
 
@@ -273,7 +344,7 @@ def example_values(tables: Sequence[RunTables]) -> pd.DataFrame:
     """Means over steps: one row per table (`run`, its index), method, metric and example that has a value."""
     parts = []
     for index, table in enumerate(tables):
-        scores = table.scores.cast(pa.schema([(name, SCORES[name]()) for name in SCORES]))
+        scores = table.scores
         parts.append(scores.append_column("run", pa.repeat(pa.scalar(index, pa.int64()), len(scores))))
     keys = ["run", "method", "metric", "example"]
     if not parts:
@@ -285,10 +356,3 @@ def example_values(tables: Sequence[RunTables]) -> pd.DataFrame:
     frame = whole.to_pandas().dropna(subset=["value"])
     found = frame.groupby(keys, sort=False, observed=True)["value"].mean().reset_index()
     return found.astype({"method": str, "metric": str})
-
-
-def _json(text: str, default: Any) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return default

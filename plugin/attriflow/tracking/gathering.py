@@ -10,12 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from attriflow.evaluation.families import families
+from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
-from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, read_all
+from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values
+from attriflow.tracking.foreign import options_of_metrics
 
 
-def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Evaluated:
+def gather(
+    runs: Sequence[EvaluationRun], tables: Sequence[RunTables], *, gates: bool = True, notes: Sequence[str] = ()
+) -> Evaluated:
     """What a leaderboard compares, from evaluations (the latest first).
 
     A model is known by its name and its weights: of several with one name, each is a version. The same method with the
@@ -24,11 +27,11 @@ def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Ev
     make another row.
 
     Args:
-        uri: The store.
         runs: What to compare.
+        tables: What they logged.
         gates: Whether methods that failed a gate in their evaluation have no rank.
+        notes: What is known about runs that are not among these.
     """
-    tables = read_all(uri, runs)
     models, versions = _models(runs)
     rows = _rows(runs, models)
     parts = _parts(runs, tables, models)
@@ -49,15 +52,19 @@ def gather(uri: str, runs: Sequence[EvaluationRun], *, gates: bool = True) -> Ev
     seeds = values.assign(seed=[runs[i].seed for i in values["run"]])
     several = seeds.groupby(["model", "inputs", "method", "metric"])["seed"].transform("nunique") > 1
     used = [runs[i] for i in sorted({part.index for part in parts})]
+    kinds = families(everything["metric"].unique(), _options(used))
     return Evaluated(
         cells=_merged(cells)[list(CELLS)],
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
         seeded=seeds.loc[several, [*EXAMPLES, "seed"]],
         gated=_gated(parts, tables, labels, models, rows) if gates else {},
+        alike=_alike(parts, tables, names, models, rows),
+        own=_own(parts, tables, names, models, rows),
+        faithful=[metric for metric, family in kinds.items() if family in FAITHFUL],
         higher_is_better=higher,
-        families=families(everything["metric"].unique(), _options(used)),
-        notes=(*_notes(runs, used), *versions),
+        families=kinds,
+        notes=(*_notes(runs, used), *versions, *notes),
     )
 
 
@@ -212,6 +219,39 @@ def _gated(
     return {place: why for place, why in out.items() if why}
 
 
+def _own(
+    parts: Sequence[_Part],
+    tables: Sequence[RunTables],
+    names: Mapping[tuple[int, str], str],
+    models: Sequence[str],
+    inputs: Sequence[str],
+) -> dict[tuple[str, str, str], set[str]]:
+    """Metrics that replace tokens as a method does, each as the run says that its values are from."""
+    out: dict[tuple[str, str, str], set[str]] = {}
+    for part in parts:
+        told = {row["method"]: str(row.get("scored_by_own") or "") for row in tables[part.index].leaderboard}
+        own = {*told.get(part.method, "").split(", ")} & {*part.metrics}
+        place = models[part.index], inputs[part.index], names[part.index, part.method]
+        out.setdefault(place, set()).update(own)
+    return out
+
+
+def _alike(
+    parts: Sequence[_Part],
+    tables: Sequence[RunTables],
+    names: Mapping[tuple[int, str], str],
+    models: Sequence[str],
+    inputs: Sequence[str],
+) -> dict[tuple[str, str, str], str]:
+    """Rows that explained as another one of their run did, in all of their runs: that one."""
+    homes: dict[tuple[str, str, str], set[str]] = {}
+    for part in parts:
+        same = {row["method"]: str(row.get("same_as") or "") for row in tables[part.index].leaderboard}
+        home = names.get((part.index, same.get(part.method, "")), "")
+        homes.setdefault((models[part.index], inputs[part.index], names[part.index, part.method]), set()).add(home)
+    return {place: home for place, found in homes.items() if len(found) == 1 and (home := next(iter(found)))}
+
+
 def _problem(reasons: str, metric: str) -> str:
     """The part of "metric: why; metric: why" that is about a metric."""
     _, found, rest = f"; {reasons}".partition(f"; {metric}: ")
@@ -231,10 +271,7 @@ def _options(runs: Sequence[EvaluationRun]) -> dict[str, dict[str, Any]]:
     """Options of metrics that were given, the latest run's first."""
     found: dict[str, dict[str, Any]] = {}
     for run in reversed(runs):
-        try:
-            found |= json.loads(run.setting("metric_options") or "{}")
-        except json.JSONDecodeError:
-            continue  # too long for a param, and cut off
+        found |= options_of_metrics(run.setting("metric_options"))
     return found
 
 

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import InputError, check_choice, reason_of
+from attriflow.io import check_outputs, write_content
 from attriflow.statistics.ranking import FLOOR
 from attriflow.statistics.standings import BY, Standings, standings
 
@@ -56,15 +57,18 @@ def leaderboard(
     check_choice("grouping", by, BY)
     if not experiments and not runs:
         raise InputError("name an experiment (--experiment) or runs (--runs)")
-    from attriflow.tracking.evaluations import find_runs, store_errors
+    from attriflow.tracking.evaluations import find_runs, nothing, read_all, store_errors
     from attriflow.tracking.gathering import gather
     from attriflow.tracking.stored import EvaluationStore
 
     store = EvaluationStore(tracking_uri)
     with store_errors(store.uri):
-        found = find_runs(store.client, experiments, runs)
+        notes: list[str] = []  # lines about runs that are left out; the others are compared
+        found, tables = read_all(store.uri, find_runs(store.client, experiments, runs, notes), notes)
+        if not found:
+            raise nothing("no evaluation can be compared", notes)
         destination = store.client.get_run(log_to).info.run_id if log_to else None
-        board = standings(gather(store.uri, found, gates=gates), by, seed=seed, floor=min_coverage)
+        board = standings(gather(found, tables, gates=gates, notes=notes), by, seed=seed, floor=min_coverage)
     for name in quality:
         check_choice("ranked metric", name, board.higher_is_better)
     return Leaderboard(board, experiments, found, store, quality, destination)
@@ -120,7 +124,7 @@ class Leaderboard:
                 try:
                     self._figures[name] = to_png(draw())
                 except Exception as error:
-                    _logger.warning("could not draw the plot '%s': %s", name, error)
+                    _logger.warning("could not draw the plot '%s': %s", name, reason_of(error))
         return self._figures
 
     def _drawings(self) -> dict[str, Callable[[], Figure]]:
@@ -146,6 +150,7 @@ class Leaderboard:
 
     def contents(self, kind: str) -> dict[str, bytes]:
         """File name -> content of a format; pictures are several files."""
+        from attriflow.views.common import to_csv
         from attriflow.views.evaluations import standings as views
 
         board = self.board
@@ -156,25 +161,21 @@ class Leaderboard:
                 board, title=self.title, figures=self.figures, runs=self.runs, facts=self._facts()
             )
         elif kind == "csv":
-            text = views.flat(board).to_csv(index=False)
+            text = to_csv(views.flat(board), index=False)
         elif kind == "md":
             text = views.markdown(board)
         else:
             text = views.as_json(board, self.runs)
         return {f"leaderboard.{kind}": text.encode()}
 
-    def write(self, path: Path) -> list[Path]:
+    def write(self, path: Path, *, overwrite: bool = False) -> list[Path]:
         """Write a file; a `.png` gets the first picture, the others stand beside it with their names."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         found = self.contents(path.suffix.removeprefix("."))
         if not found:
             raise InputError(f"there is nothing to draw for {path}: more than {MOST_DRAWN} rows")
-        written = []
-        for i, (name, content) in enumerate(found.items()):
-            target = path if i == 0 else path.with_name(f"{path.stem}-{name}")
-            target.write_bytes(content)
-            written.append(target)
-        return written
+        files = {path.with_name(f"{path.stem}-{name}") if i else path: found[name] for i, name in enumerate(found)}
+        check_outputs(files, overwrite)
+        return [write_content(content, file, overwrite=overwrite) for file, content in files.items()]
 
     def log(self) -> tuple[str, str]:
         """Log every format to the run that was named; returns its id and the folder."""

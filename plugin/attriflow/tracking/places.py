@@ -57,9 +57,10 @@ def folders(tags: Mapping[str, str]) -> list[str]:
     """Folders of the evaluations that a run has, by its tags."""
     try:
         found = json.loads(tags.get(EVALUATIONS, ""))
-    except json.JSONDecodeError:
-        return [""] if "attriflow.device" in tags else []
-    return [f for f in found if isinstance(f, str)] if isinstance(found, list) else []
+    except (ValueError, RecursionError):
+        found = None
+    named = [f for f in found if isinstance(f, str)] if isinstance(found, list) else []
+    return named or ([""] if "attriflow.device" in tags else [])
 
 
 def within(values: Mapping[str, str], folder: str) -> Mapping[str, str]:

@@ -39,7 +39,7 @@ def check_runs(baseline: str, run: str, rules: Rules, tracking_uri: str | None =
     with store_errors(store.uri):
         before, after = (_one(store, name) for name in (baseline, run))
         _check_comparable(before, after, rules)
-        tables = read_all(store.uri, [before, after])
+        _, tables = read_all(store.uri, [before, after])
     old, now = ({row["method"]: row for row in table.leaderboard} for table in tables)
     _check_names(rules, tables)
     gone = [

@@ -22,6 +22,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from attriflow.errors import InputError, check_choice
 from attriflow.tracking.artifacts import read_table
 from attriflow.tracking.evaluations import EVALUATED, store_errors
+from attriflow.tracking.foreign import board_rows
 from attriflow.tracking.places import folders, within
 from attriflow.tracking.quiet import no_artifact_bars
 
@@ -145,7 +146,12 @@ class StoredEvaluation:
     @cached_property
     def leaderboard(self) -> pd.DataFrame:
         """One row per method."""
-        return read_table(self._fetch(_LEADERBOARD))
+        path = self._fetch(_LEADERBOARD)
+        try:
+            board_rows(path.read_bytes())
+            return read_table(path)
+        except (ValueError, TypeError, OSError) as error:
+            raise InputError(f"run {self.run_id}: {error}") from error
 
     @cached_property
     def report(self) -> str | None:

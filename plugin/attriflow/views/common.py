@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attriflow.errors import InputError
+from attriflow.errors import InputError, printable
 from attriflow.types import Attribution
 
 if TYPE_CHECKING:
@@ -16,29 +16,35 @@ if TYPE_CHECKING:
 SEGMENTS = ("source", "prompt", "generated")
 
 _SYMBOLS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\u00a0": "⍽"}
-# Characters that would reorder the text around them.
-_BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-
-
-def printable(text: str, keep: str = "\n\t") -> str:
-    """Replace what a page or a terminal must not receive: control characters, bidi controls, lone surrogates."""
-    if text.isprintable():  # none of those is, by Unicode's categories
-        return text
-    return "".join(char if char in keep else _printable(char) for char in text)
-
-
-def _printable(char: str) -> str:
-    code = ord(char)
-    if 0xD800 <= code <= 0xDFFF or code in (0xFFFE, 0xFFFF):
-        return "\ufffd"
-    if code in _BIDI or code in (0x2028, 0x2029) or unicodedata.category(char) == "Cc":
-        return f"<U+{code:04X}>"
-    return char
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as mappings."""
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")
+
+
+def to_csv(frame: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV in which no text is a formula: spreadsheets show what begins with ' as it stands.
+
+    Args:
+        frame: The table. Numbers stay as they are.
+        options: Of `pandas.DataFrame.to_csv`.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    texts: dict[Any, Any] = {name: frame[name].map(_no_formula) for name in frame if not is_numeric_dtype(frame[name])}
+    safe = frame.assign(**texts).rename(columns=_no_formula, index=_no_formula)
+    return str(safe.to_csv(**options))
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # a return alone would not be quoted, and begin a row
+    return f"'{cell}" if cell.startswith(_FORMULA) and as_float(cell) is None else cell
 
 
 def token_text(text: str) -> str:

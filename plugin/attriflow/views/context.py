@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attriflow.context.result import ContextAttribution
-from attriflow.errors import InputError
-from attriflow.views.common import token_text
+from attriflow.io import check_outputs, write_content
+from attriflow.views.common import printable, token_text
 from attriflow.views.page import LEVELS, framed, render
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _line(label: str, tokens: Sequence[str], marks: dict[int, float], plain: boo
 def _text_line(label: str, content: str) -> Text:
     from rich.text import Text
 
-    return Text(f"{label + ':':<16}{' '.join(content.split())}")
+    return Text(f"{label + ':':<16}{' '.join(printable(content).split())}")
 
 
 def _summary(result: ContextAttribution) -> str:
@@ -96,22 +96,27 @@ def _summary(result: ContextAttribution) -> str:
         f"CCI: {info['attribution_method']} of {info['attributed_fn']}" if info else "",
         str(info.get("model", "")),
     ]
-    return " · ".join(p for p in parts if p)
+    return printable(" · ".join(p for p in parts if p))
 
 
-def to_html(results: ContextAttribution | Sequence[ContextAttribution], path: str | Path | None = None) -> str:
+def to_html(
+    results: ContextAttribution | Sequence[ContextAttribution],
+    path: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+) -> str:
     """A page that needs nothing but itself: choose a sensitive token, and the cues it depends on light up.
 
     Args:
         results: One result or several.
-        path: Where to write the page (UTF-8; an existing file is replaced).
+        path: Where to write the page (UTF-8).
+        overwrite: Replace an existing file; otherwise that is an error.
 
     Returns:
         The page.
     """
-    results, target = _as_list(results), None if path is None else Path(path)
-    if target is not None and target.is_dir():
-        raise InputError(f"{target} is a folder; expected the name of a file")
+    results = _as_list(results)
+    check_outputs([path], overwrite)
     page = render(
         "context.html.j2",
         title="Context reliance",
@@ -120,9 +125,8 @@ def to_html(results: ContextAttribution | Sequence[ContextAttribution], path: st
         summary=_summary(results[0]) if results else "",
         results=[_view(r) for r in results],
     )
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
+    if path is not None:
+        write_content(page, path, overwrite=overwrite)
     return page
 
 

@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from attriflow.errors import InputError
+from attriflow.io import check_outputs, write_with
 from attriflow.views.colors import RGB
 from attriflow.views.common import printable
 
@@ -98,14 +99,13 @@ def rgb255(shade: Sequence[float]) -> RGB:
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def suffix_of(path: str | Path | None) -> str | None:
-    """The suffix of a picture's file name; `InputError` when it is none of those that can be written."""
+def check_picture(path: str | Path | None, overwrite: bool = False) -> None:
+    """Raise `InputError` for a picture that cannot be written: its suffix, its place, a file that is there."""
     if path is None:
-        return None
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
+        return
+    if Path(path).suffix.lower() not in SUFFIXES:
         raise InputError(f"cannot write a plot to {path}: expected a name that ends in {', '.join(SUFFIXES)}")
-    return suffix
+    check_outputs([path], overwrite)
 
 
 @contextmanager
@@ -121,22 +121,25 @@ def canvas(ax: Axes | None, path: str | Path | None, width: float, height: float
         yield pyplot.figure(figsize=(width, height), layout="constrained", facecolor="white").add_subplot()
 
 
-def finish(ax: Axes, path: str | Path | None) -> Axes:
+def finish(ax: Axes, path: str | Path | None, overwrite: bool = False) -> Axes:
     """Write the figure, where that was asked for."""
     if path is not None:
-        save_figure(ax, path)
+        save_figure(ax, path, overwrite=overwrite)
     return ax
 
 
-def save_figure(ax: Axes | Figure, path: str | Path, dpi: int = 144) -> Path:
-    """Write the figure of some axes as PNG, SVG or PDF, by the suffix; parent folders are made."""
-    suffix = suffix_of(path)
+def save_figure(ax: Axes | Figure, path: str | Path, dpi: int = 144, *, overwrite: bool = False) -> Path:
+    """Write the figure of some axes as PNG, SVG or PDF, by the suffix; parent folders are made.
+
+    An existing file is an error, unless it may be replaced (`overwrite`).
+    """
+    check_picture(path, overwrite)
     figure: Any = ax if isinstance(ax, Figure) else ax.figure
     if not isinstance(figure, Figure):  # part of one
         figure = getattr(figure, "figure", None)
     if not isinstance(figure, Figure):
         raise InputError("these axes have no figure any more")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, format=(suffix or ".png")[1:], dpi=dpi, facecolor="white")
-    return target
+    form = Path(path).suffix.lower()[1:]
+    return write_with(
+        lambda free: figure.savefig(free, format=form, dpi=dpi, facecolor="white"), path, overwrite=overwrite
+    )

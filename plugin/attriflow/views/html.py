@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from attriflow.errors import InputError, check_choice
+from attriflow.errors import check_choice
+from attriflow.io import check_outputs, write_content
 from attriflow.types import Attribution
 from attriflow.views import slices
 from attriflow.views.colors import Scale, check_limits
@@ -37,6 +38,7 @@ def to_html(
     step_score: str | None = None,
     wrap_after: Wraps | None = None,
     max_bytes: int = MAX_BYTES,
+    overwrite: bool = False,
 ) -> str:
     """Make a page that needs nothing but itself.
 
@@ -46,7 +48,7 @@ def to_html(
 
     Args:
         attributions: One attribution or several.
-        path: Where to write the page (UTF-8; an existing file is replaced).
+        path: Where to write the page (UTF-8).
         title: Title; method, function and model by default.
         mode: What is shown first: "text", "heatmap" or "steps" (step scores).
         min_val, max_val: Scores of the strongest colours, for all attributions; by default the largest of each token
@@ -56,6 +58,7 @@ def to_html(
         wrap_after: Break the lines of texts after so many tokens, or after these tokens.
         max_bytes: About the size that scores may take. Beyond it they get fewer digits, then layers and heads are
             averaged, then examples and steps left out; the page says so.
+        overwrite: Replace an existing file; otherwise that is an error.
 
     Returns:
         The page.
@@ -67,9 +70,7 @@ def to_html(
     known = list(dict.fromkeys(name for item in items for name in item.step_scores))
     if step_score is not None:
         check_choice("step score", step_score, known)
-    target = None if path is None else Path(path)
-    if target is not None and target.is_dir():
-        raise InputError(f"{target} is a folder; expected the name of a file")
+    check_outputs([path], overwrite)
     examples, notes = payload(compare(items), max_bytes, slices=slice_dims, wrap_after=wrap_after)
     page = render(
         "attributions.html.j2",
@@ -80,9 +81,8 @@ def to_html(
         examples=examples,
         options={"mode": mode, "score": step_score, "scale": _scale(selected, min_val, max_val)},
     )
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
+    if path is not None:
+        write_content(page, path, overwrite=overwrite)
     return page
 
 

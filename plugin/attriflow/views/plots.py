@@ -26,7 +26,7 @@ from attriflow.views import slices
 from attriflow.views.colors import NEGATIVE, POSITIVE, Scale, color, hexadecimal, ink, largest
 from attriflow.views.common import foils, printable, shorten, shown_inputs, token_text
 from attriflow.views.comparisons import compare
-from attriflow.views.figures import BLUE, ORANGE, SKY, TITLE, canvas, clean, finish, fonts, suffix_of
+from attriflow.views.figures import BLUE, ORANGE, SKY, TITLE, canvas, check_picture, clean, finish, fonts
 from attriflow.views.slices import Slices, as_list
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def heatmap(
     *,
     ax: Axes | None = None,
     path: str | Path | None = None,
+    overwrite: bool = False,
     min_val: float | None = None,
     max_val: float | None = None,
     slice_dims: Slices | None = None,
@@ -55,11 +56,12 @@ def heatmap(
         attribution: What is plotted; extra axes are reduced.
         ax: Where to draw.
         path: File to write (.png, .svg or .pdf).
+        overwrite: Replace an existing file; otherwise that is an error.
         min_val, max_val: Scores of the strongest colours; the largest magnitude by default.
         slice_dims: Ranges of the extra axes, such as `{"layer": 3}`.
         annotate: Write the scores into the cells; by default where there are few.
     """
-    suffix_of(path)
+    check_picture(path, overwrite)
     attribution = slices.slice_dims(attribution, slice_dims)
     rows = shown_inputs(attribution)
     tokens = [attribution.inputs[i] for i in rows]
@@ -86,7 +88,7 @@ def heatmap(
             ax.legend(
                 handles=legend, loc="upper left", bbox_to_anchor=(0, 0), frameon=False, fontsize=9, borderaxespad=1.6
             )
-    return finish(ax, path)
+    return finish(ax, path, overwrite)
 
 
 def step_scores(
@@ -95,6 +97,7 @@ def step_scores(
     *,
     ax: Axes | None = None,
     path: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Axes:
     """Step scores along the generated tokens, one line per score (and per attribution, when there are several).
 
@@ -103,8 +106,9 @@ def step_scores(
         names: Which step scores; all by default.
         ax: Where to draw.
         path: File to write (.png, .svg or .pdf).
+        overwrite: Replace an existing file; otherwise that is an error.
     """
-    suffix_of(path)
+    check_picture(path, overwrite)
     items = as_list(attributions)
     known = list(dict.fromkeys(name for item in items for name in item.step_scores))
     wanted = known if names is None else [names] if isinstance(names, str) else list(names)
@@ -135,7 +139,7 @@ def step_scores(
             ax.set_title("Step scores", **TITLE)
         else:
             ax.set_title(printable(wanted[0]), **TITLE)
-    return finish(ax, path)
+    return finish(ax, path, overwrite)
 
 
 def comparison(
@@ -144,6 +148,7 @@ def comparison(
     *,
     ax: Axes | None = None,
     path: str | Path | None = None,
+    overwrite: bool = False,
     annotate: bool | None = None,
 ) -> Axes:
     """Methods (down) x attributed tokens (across), for one generated token or their mean.
@@ -155,9 +160,10 @@ def comparison(
         step: The generated token (its index; from the end when negative); None averages all of them.
         ax: Where to draw.
         path: File to write (.png, .svg or .pdf).
+        overwrite: Replace an existing file; otherwise that is an error.
         annotate: Write the values into the cells; by default where there are few.
     """
-    suffix_of(path)
+    check_picture(path, overwrite)
     items = as_list(attributions)
     groups = compare(items)
     if len(groups) > 1:
@@ -181,7 +187,7 @@ def comparison(
         ax.set_title(f"Methods compared: {what}", **{**TITLE, "pad": 12})
         ax.set(xlabel="attributed tokens")
         _color_bar(ax, mesh, scale, len(items), "relative to the largest")
-    return finish(ax, path)
+    return finish(ax, path, overwrite)
 
 
 def _shares(scores: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ Arras et al. 2025 (arXiv 2502.15886) evaluate explanations by.
 from __future__ import annotations
 
 import csv
-import gzip
-import io
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from attriflow.datasets import limits
 from attriflow.datasets.annotated.common import read_lines, text_field, token_spans
 from attriflow.errors import InputError, check_least
 
@@ -65,13 +65,14 @@ def _items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from read_lines(path)
         return
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = data.decode("utf-8")
-    except (OSError, ValueError) as error:
+        with limits.text(path, newline="") as file:
+            lines = csv.DictReader(limits.lines(file, path), delimiter="\t", quoting=csv.QUOTE_NONE)
+            for number, item in enumerate(lines):
+                yield f"{path}, row {number}", item
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    lines = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-    for number, item in enumerate(lines):
-        yield f"{path}, row {number}", item
 
 
 def _row(item: Mapping[str, Any], where: str, sentence: str, prefix: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attriflow.datasets import limits
 from attriflow.errors import InputError
 
 Span = list[int]
@@ -16,18 +17,22 @@ Span = list[int]
 def read_json(path: Path) -> Any:
     """The content of a JSON file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(limits.whole_json(path))
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Objects of a JSON lines file (or of a JSON file that holds a list), each with its place for error messages."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = limits.whole_json(path)
         whole = text.lstrip().startswith("[")
         items = json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     for i, item in enumerate(items):
         if not isinstance(item, dict):

@@ -11,6 +11,7 @@ import string
 from pathlib import Path
 from typing import Any
 
+from attriflow.datasets import limits
 from attriflow.datasets.annotated.common import merged, read_lines, text_field, token_spans
 from attriflow.errors import InputError
 
@@ -77,5 +78,6 @@ class _Documents:
             path = self.folder / "docs" / docid
             if (self.folder / "docs").resolve() not in path.resolve().parents or not path.is_file():
                 raise InputError(f"{where}: there is no document '{docid}' in {self.folder / 'docs'}")
+            limits.check_whole(path)
             self.known[docid] = path.read_text(encoding="utf-8").split()
         return self.known[docid]

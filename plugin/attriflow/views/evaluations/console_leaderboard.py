@@ -29,7 +29,7 @@ def leaderboard_table(df: pd.DataFrame, directions: Mapping[str, bool], title: s
     """
     rows = records(df)
     metrics = metric_names(df, directions)
-    table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(title=Text(printable(title), style="bold"), box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.title_justify = "left"
     table.add_column("rank", justify="right", vertical="bottom", no_wrap=True)
     table.add_column(

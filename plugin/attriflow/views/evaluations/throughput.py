@@ -55,7 +55,9 @@ def throughput_table(frame: pd.DataFrame, title: str = "Throughput", memory: str
         memory: What the peak counts.
     """
     columns = shown_columns(frame)
-    out = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
+    out = Table(
+        title=Text(printable(title), "bold"), box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left"
+    )
     out.add_column("method", overflow="fold", min_width=12, vertical="bottom")
     for name in columns:
         out.add_column(HEADS[name], justify="right", no_wrap=True, vertical="bottom")

@@ -36,7 +36,7 @@ def verdict_table(verdicts: Sequence[Verdict], title: str = "") -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="bold") if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(printable(title), style="bold") if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
     table.title_justify = "left"
     table.add_column("")
     table.add_column("what", overflow="fold", ratio=2)
