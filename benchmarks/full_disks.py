@@ -1,9 +1,9 @@
 """A disk that is full at a random moment of writing. The table of docs/reliability.md.
 
-sudo unshare --mount python benchmarks/full_disks.py --trials 100   # mounts small disks, which nobody else sees
+sudo unshare --mount python benchmarks/full_disks.py --trials 60   # mounts small disks, which nobody else sees
 
-Every trial writes one kind of output to a disk of random size, over an older file where there may be one. A data-set run
-is then resumed on a larger disk.
+Every trial writes one kind of output to a disk of random size, over an older file where there may be one. A data-set
+run is then resumed on a larger disk.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def trial(kind: str, suffix: str, whole: bytes, folder: Path, draw: random.Rando
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     import torch

@@ -3,6 +3,7 @@
 python benchmarks/reliability.py signals --trials 20    # Ctrl-C and SIGTERM in evaluations, at random moments
 python benchmarks/reliability.py kills --trials 100     # SIGKILL in evaluations
 python benchmarks/reliability.py datasets --trials 100  # SIGKILL in attribute-dataset, which is then resumed
+python benchmarks/reliability.py server --away 8 60 0   # seconds for which the server is away; 0: for good
 
 Each prints a Markdown table. Processes are forks that have done their imports, so that trials take seconds.
 """
@@ -15,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -84,7 +86,7 @@ def store_of(folder: Path) -> Path:
 
 def left(database: Path, since: int) -> dict[str, object]:
     """What an evaluation that began after `since` (milliseconds) left in a store."""
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True)) as connection:
         runs = connection.execute(
             "select run_uuid, status, artifact_uri from runs where start_time >= ? order by start_time", (since,)
         ).fetchall()
@@ -98,7 +100,8 @@ def left(database: Path, since: int) -> dict[str, object]:
     if not parents:
         return {"run": None, "finished": [], "files": set(), "tag": None, "running": 0, "values": {}}
     uuid, status, uri = parents[0]
-    root = Path(uri.removeprefix("file://"))
+    served = str(database.parent / "artifacts")
+    root = Path(uri.removeprefix("file://").replace("mlflow-artifacts:", served))
     files = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()} if root.is_dir() else set()
     return {
         "run": status,
@@ -196,10 +199,58 @@ def datasets(options: argparse.Namespace, folder: Path) -> str:
     return table(rows, ["file", "runs", "kills", "equal to an undisturbed run, byte for byte", "runs that left files"])
 
 
+def server(options: argparse.Namespace, folder: Path) -> str:
+    """A server that is killed during an evaluation, for some seconds or for good."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
+    from server_support import Server
+
+    prepared()
+    os.chdir(folder)
+    rows = []
+    for seconds in options.away:
+        place = folder / f"away{seconds}"
+        place.mkdir()
+        database, log = store_of(place), place / "log"
+        found = Server(place)
+        found.start()
+        since = int(time.time() * 1000)
+        try:
+            pid = started([*EVALUATE, "--tracking-uri", found.address], log)
+            while len(left(database, since)["finished"]) < 2:
+                time.sleep(0.2)
+            found.stop()
+            if seconds:
+                time.sleep(seconds)
+                found.start()
+            code, text = ended(pid), log.read_text(errors="replace")
+            kept = re.search(r"kept in (\S+);", text)
+            logged = "not needed"
+            if kept:
+                found.start()
+                logged = f"exit {ended(started(['log', kept[1]], place / 'log2'))}"
+            state = left(database, since)
+        finally:
+            found.stop()
+        rows.append([
+            f"{seconds} s" if seconds else "for good",
+            code,
+            text.count("does not answer ("),
+            "a folder" if kept else "nothing",
+            logged,
+            state["run"],
+            f"{len(state['finished'])} of {len(METHODS)}",
+            "yes" if state["files"] >= TABLES else "no",
+        ])  # fmt: skip
+        print(text[-3000:], file=sys.stderr, flush=True)
+    header = ["server away", "exit code", "lines", "kept", "`attriflow log`", "run", "methods", "tables and report"]
+    return table(rows, header)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "signals": signals,
     "kills": kills,
     "datasets": datasets,
+    "server": server,
 }
 
 
@@ -207,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--away", type=int, nargs="+", default=[8, 60, 0])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reliability-") as folder:
         print(COMMANDS[options.command](options, Path(folder)))

@@ -136,6 +136,15 @@ def check_least(name: str, value: Any, least: int = 1) -> None:
         raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
+def check_unicode(text: str) -> str:
+    """The text; raise `InputError` for halves of characters, which no tokenizer takes (bytes that are not UTF-8)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"not valid Unicode: {text[error.start]!r} at character {error.start}") from None
+    return text
+
+
 def check_keywords(owner: str, given: Iterable[str], allowed: Iterable[str]) -> None:
     """Raise `OptionError` naming the nearest option when a keyword is not in `allowed`."""
     options = list(allowed)

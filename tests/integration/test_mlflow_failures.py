@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -283,3 +284,26 @@ def test_a_metric_of_nothing_but_nan_is_not_logged_and_counted(causal_folder: Pa
     assert "not finite" in child.data.tags["attriflow.metrics_without_value"]
     board = result.artifacts["leaderboard"].content
     assert board["test_nan"].isna().all() and "not finite" in board["reason"][0]
+
+
+@pytest.mark.slow
+def test_bad_rows_fail_alone_in_evaluate_and_benchmark(store: str, tmp_path: Path) -> None:
+    from attriflow.tracking.benchmark import measure
+    from attriflow.tracking.evaluate import evaluate as evaluate_file
+
+    good = {"input": "anna has a red hat . what color is the hat ?", "target": "red"}
+    lines = [json.dumps(good), '{"input": "cut off', json.dumps({**good, "target": None}), json.dumps(good)]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    config = {"methods": "saliency", "metrics": "aopc_compr", "step_functions": "probability", "throughput": False}
+    found = evaluate_file("demo/recall", str(tmp_path / "d.jsonl"), config, targets="target")
+    run = MlflowClient().get_run(found.run.run_id)
+    failed = json.loads(run.data.tags["attriflow.failed_rows"])
+    assert list(failed) == ["1", "2"]
+    assert failed["1"].startswith("not JSON") and failed["2"].startswith("the target must be a text")
+    assert found.result.tables["failed_rows"]["row"].tolist() == [1, 2]
+    assert sorted(set(found.result.tables["scores"]["example"])) == [0, 3]
+    assert found.result.tables["leaderboard"]["n_examples"].tolist() == [2]
+
+    cost = {"seconds": 0.01, "find_batch": False, "rounds": (3, 3)}
+    measured = measure("demo/recall", str(tmp_path / "d.jsonl"), {"methods": "random"}, targets="target", **cost)
+    assert list(measured.rows.failed) == [1, 2] and measured.counts["n_examples"] == 2

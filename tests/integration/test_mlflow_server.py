@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +11,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow_support import hide_mlflow_state, register_evaluator
+from server_support import Server
 
 import attriflow
 from attriflow.regression.rules import Rules
@@ -25,46 +21,15 @@ from attriflow.tracking.regression import check_runs
 pytestmark = pytest.mark.slow
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.fixture
 def server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
-    """A server with a sqlite backend that hands artifacts through itself; its address."""
-    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    port = free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}",
-        "--artifacts-destination", str(tmp_path / "artifacts"), "--workers", "1",
-    ]  # fmt: skip
-    log = tmp_path / "server.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=tmp_path, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
+    """Its address."""
+    found = Server(tmp_path, empty_store)
     try:
-        wait_for(f"{address}/health", process, log)
-        yield address
+        found.start()
+        yield found.address
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.3)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+        found.stop(signal.SIGTERM)
 
 
 def test_evaluate_over_http_and_read_everything_back(server: str, causal_folder: Path, tmp_path: Path) -> None:

@@ -245,8 +245,9 @@ def test_data_is_checked() -> None:
     frame = pd.DataFrame({"input": ["a", None]})
     assert EvaluationData.from_frame(frame, config).inputs == ("a",)
     everything = dataclasses.replace(config, max_examples=None)
-    with pytest.raises(InputError, match="row 1: the input must be a text that is not empty"):
-        EvaluationData.from_frame(frame, everything)
+    found = EvaluationData.from_frame(frame, everything)
+    assert (found.inputs, found.numbers) == (("a",), (0,))
+    assert list(found.failed) == [1] and "the input must be a text that is not empty" in found.failed[1]
     with pytest.raises(InputError, match="row 0: the target must be a text that is not empty, not ' '"):
         EvaluationData.from_frame(frame[:1], everything, [" "])
     with pytest.raises(InputError, match="there are no rows"):
@@ -258,4 +259,6 @@ def test_data_is_checked() -> None:
 def test_text_columns() -> None:
     frame = pd.DataFrame({"a": ["x", "y"], "b": [1, 2], "c": ["x", None], "d": [["x"], ["y"]]})
     assert text_columns(frame) == ["a"]
+    assert text_columns(frame[["b", "c", "d"]]) == ["c"]  # no column is without a hole
+    assert text_columns(pd.DataFrame({"a": ["7", "1e5"], "b": ["7", "x"]})) == ["b"]
     assert text_columns(frame[:0]) == []

@@ -308,7 +308,7 @@ class TestResume:
                 and summary.resumed == summary.rows == 40
                 and out.stat().st_mtime_ns == before.st_mtime_ns
             )
-            with pytest.raises(InputError, match="made from other data or with other options"):
+            with pytest.raises(InputError, match=r"is finished, but (seed was null, now 1|it was made from)"):
                 run(data, out, resume=True, settings={"seed": 1})
         with pytest.raises(InputError, match="exists already; pass overwrite=True"):
             run(data, tmp_path / "out.jsonl", settings={"seed": 1})
@@ -346,3 +346,66 @@ class TestResume:
             run(data, tmp_path / "b.jsonl", page=tmp_path / "page.html", resume=True)
         assert left(tmp_path, "data.csv") == ["out.jsonl.part", "page.html"]
         assert (tmp_path / "out.jsonl.part").read_text() == (tmp_path / "page.html").read_text() == "MINE"
+
+
+class TestWhatDecidesARow:
+    """The same names, and something else behind them."""
+
+    @pytest.fixture
+    def base(self, tmp_path, monkeypatch):
+        import shutil
+
+        from attriflow.demo import demo_path
+
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(demo_path("demo/translate"), "model")
+        (tmp_path / "d.csv").write_text("en\nthe red house\na dog\n")
+        given = "-m model -d d.csv -in en --hide --device cpu -a dummy -o out.jsonl --resume"
+        return ["attribute-dataset", *given.split()]
+
+    @staticmethod
+    def command(arguments):
+        from attriflow.cli import main
+
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        return stop.value.code
+
+    def test_contents_of_the_model(self, base, tmp_path, capsys):
+        assert self.command(base) == 0
+        assert self.command(base) == 0 and "complete already" in capsys.readouterr().err
+        first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+        assert first["settings"]["model"] == "model" and "model file model.safetensors" in first["settings"]
+        for name in ("model.safetensors", "tokenizer.json", "chat_template.jinja"):
+            path = tmp_path / "model" / name
+            before, times = (path.read_bytes(), path.stat()) if path.exists() else (None, None)
+            changed = bytearray(before or b"{{ messages }} ")
+            changed[-1] ^= 1  # of the same size, and as old
+            path.write_bytes(changed)
+            if times is not None:
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            assert self.command(base) == 1
+            assert f"model file {name} was" in capsys.readouterr().err
+            path.unlink() if before is None else path.write_bytes(before)
+        assert self.command(base) == 0
+
+    @pytest.mark.parametrize("suffix", ["json", "parquet", "safetensors"])
+    def test_what_was_compared_is_in_the_file(self, base, suffix, capsys):
+        given = [word.replace("jsonl", suffix) for word in base]
+        assert self.command(given) == 0
+        assert self.command([*given, "--seed", "3"]) == 1
+        assert "is finished, but seed was 0, now 3" in capsys.readouterr().err
+
+    def test_source_of_functions(self, base, tmp_path, capsys):
+        given = [*base, "--step-scores", "own.py:own"]
+        source = "def own(forward):\n    return 2 * forward.of_target(forward.logits)\n"
+        (tmp_path / "own.py").write_text(source)
+        assert self.command(given) == 0, capsys.readouterr().err
+        (tmp_path / "own.py").write_text(source.replace("2", "3"))
+        assert self.command(given) == 1
+        assert "step function own.py:own was" in capsys.readouterr().err
+
+    def test_secrets_are_not_written(self):
+        from attriflow.streaming.deciding import without_secrets
+
+        assert without_secrets({"token": "x", "use_auth_token": "y", "revision": "z"}) == {"revision": "z"}

@@ -19,6 +19,7 @@ from attriflow.cli import (
     inspect,
     leaderboard,
     listing,
+    log,
     options,
 )
 from attriflow.cli.command import Command, add_command
@@ -58,6 +59,7 @@ add_command(app, "benchmark", benchmark.BenchmarkOptions, benchmark.benchmark)
 add_command(app, "inspect", inspect.InspectOptions, inspect.inspect)
 add_command(app, "check", check.CheckOptions, check.check)
 add_command(app, "leaderboard", leaderboard.LeaderboardOptions, leaderboard.leaderboard)
+add_command(app, "log", log.LogOptions, log.log)
 add_command(app, "app", browse.AppOptions, browse.app)
 for function in (
     files.show,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -114,27 +113,27 @@ def _hint(options: DatasetOptions) -> Any:
 
 def _settings(options: DatasetOptions) -> dict[str, Any]:
     """What the result depends on, by name."""
+    from attriflow.registry import aggregators, methods, step_functions
+    from attriflow.streaming.deciding import model_facts, part_facts, without_secrets
     from attriflow.versions import versions
 
+    steps = aggregation(options)
+    names = [name if isinstance(name, str) else name[0] for name in steps["aggregator"]]
+    functions = dict.fromkeys((options.attributed_fn, *(options.step_scores or ())))
+    parts = [(methods, options.attribution_method), *((step_functions, name) for name in functions)]
     return {
         "model": options.model_name_or_path,
-        "model files": _files(options.model_name_or_path),
-        "model_kwargs": options.model_kwargs,
-        "tokenizer_kwargs": options.tokenizer_kwargs,
+        **model_facts(options.model_name_or_path, options.model_kwargs),
+        "model_kwargs": without_secrets(options.model_kwargs),
+        "tokenizer_kwargs": without_secrets(options.tokenizer_kwargs),
         "device": options.device,
         **({} if options.device_map is None else {"device_map": options.device_map}),
         **({} if options.max_memory is None else {"max_memory": options.max_memory}),
         "dtype": options.dtype,
         "versions": versions(),
         **attribute_keywords(options),
+        **part_facts([*parts, *((aggregators, name) for name in names if name in aggregators)]),
         "generation_kwargs": options.generation_kwargs,
         "generate_from_target_prefix": options.generate_from_target_prefix,
-        "aggregation": aggregation(options),
+        "aggregation": steps,
     }
-
-
-def _files(name: str) -> list[Any]:
-    """Sizes and times of a local model's files: a model that was trained again is another one."""
-    folder = Path(name)
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found if path.is_file()]

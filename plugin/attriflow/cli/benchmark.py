@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from attriflow.cli.console import console, whole
+from attriflow.cli.console import console, say, whole
 from attriflow.cli.evaluate import place
 from attriflow.cli.options import RowsOptions, option, overwrite_option
 from attriflow.errors import InputError
@@ -61,6 +61,10 @@ def benchmark(options: BenchmarkOptions) -> None:
     check_outputs([options.output], options.overwrite)
     from attriflow.tracking.benchmark import measure
 
+    if options.log:
+        from attriflow.tracking.run_logger import check_store
+
+        check_store(options.tracking_uri, options.experiment)
     found = measure(
         options.model,
         options.data,
@@ -75,8 +79,10 @@ def benchmark(options: BenchmarkOptions) -> None:
         most=options.most,
         batch_seconds=options.batch_seconds,
     )
+    from attriflow.evaluation.data import say_failed
     from attriflow.views.evaluations.throughput import throughput_table
 
+    say_failed(found.rows, say)
     out, device = console(), found.surroundings["device"]
     title = f"Throughput: {options.model}, {found.counts['n_examples']} examples, {device}"
     out.print(throughput_table(found.table, title=title, memory=found.memory))

@@ -54,8 +54,8 @@ def check(options: CheckOptions) -> None:
         from attriflow.io import check_outputs, write_content
 
         check_outputs([options.junit], options.overwrite)
-        if options.summary is not None and not options.summary.exists():  # what exists is appended to
-            check_outputs([options.summary])
+        if options.summary is not None and (options.summary.is_dir() or not options.summary.exists()):
+            check_outputs([options.summary])  # what exists is appended to
         title, notes, verdicts = _judge(options)
         from attriflow.views.evaluations.verdicts import junit, markdown, summary, verdict_table
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from attriflow.datasets import limits
 from attriflow.datasets.rows import Row, Rows
@@ -63,9 +63,9 @@ def _reading(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start} of a block)") from error
-    except AttriflowError:
-        raise
     except Exception as error:  # of csv, zlib, json and pyarrow
+        if isinstance(error, AttriflowError) and str(path) in str(error):
+            raise
         reason = str(error).strip().splitlines()
         raise InputError(f"cannot read {path}: {reason[0] if reason else error!r}") from error
 
@@ -83,20 +83,32 @@ def form_of(name: str) -> Form | None:
     return BY_SUFFIX.get(Path(name.lower().removesuffix(".gz")).suffix)
 
 
+def _text(path: Path, **options: Any) -> TextIO:
+    return limits.text(path, errors="surrogateescape", **options)
+
+
 # -- CSV: every cell is text -------------------------------------------------------------------------------------------
 
 
 def _csv(path: Path) -> Iterator[list[str]]:
     csv.field_size_limit(min(limits.most() // limits.ROWS, 2**31 - 1))
-    with limits.text(path, newline="") as f:
+    with _text(path, newline="") as f:
         yield from csv.reader(limits.lines(f, path), delimiter="\t" if ".tsv" in path.suffixes else ",")
+
+
+def _wrong_bytes(text: str) -> InputError | None:
+    """The error of a row with bytes that are not UTF-8, which `surrogateescape` kept; other rows are not lost by it."""
+    found = next((c for c in text if "\udc80" <= c <= "\udcff"), None)
+    return None if found is None else InputError(f"not UTF-8 text: byte 0x{ord(found) - 0xDC00:02x}")
 
 
 def _csv_rows(path: Path, start: int) -> Iterator[Row]:
     lines = (cells for cells in _csv(path) if cells)
     header = next(lines, [])
     for cells in itertools.islice(lines, start, None):
-        if len(cells) == len(header):
+        if wrong := _wrong_bytes("".join(cells)):
+            yield wrong
+        elif len(cells) == len(header):
             yield dict(zip(header, cells, strict=True))
         else:
             yield InputError(f"{len(cells)} cells for {len(header)} columns")
@@ -107,14 +119,17 @@ def _csv_count(path: Path) -> int:
 
 
 def _csv_columns(path: Path) -> tuple[str, ...]:
-    return tuple(next((cells for cells in _csv(path) if cells), ()))
+    found = tuple(next((cells for cells in _csv(path) if cells), ()))
+    if error := _wrong_bytes("".join(found)):
+        raise error
+    return found
 
 
 # -- JSON lines; a JSON file that holds a list is read as a whole ----------------------------------------------------
 
 
 def _json(path: Path) -> Iterator[str | Any]:
-    with limits.text(path) as f:
+    with _text(path) as f:
         rows = (line for line in limits.lines(f, path) if line.strip())
         first = next(rows, "")
         if first.lstrip().startswith("["):
@@ -130,16 +145,39 @@ def _json(path: Path) -> Iterator[str | Any]:
 
 def _json_rows(path: Path, start: int) -> Iterator[Row]:
     for given in itertools.islice(_json(path), start, None):
+        if isinstance(given, str) and (wrong := _wrong_bytes(given)):
+            yield wrong
+            continue
         try:
             row = json.loads(given) if isinstance(given, str) else given
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             yield InputError(f"not JSON: {error}")
             continue
-        yield row if isinstance(row, dict) else InputError(f"a row must be an object, not {type(row).__name__}")
+        yield (
+            _half_characters(row) or row
+            if isinstance(row, dict)
+            else InputError(f"a row must be an object, not {type(row).__name__}")
+        )
+
+
+def _half_characters(row: dict[str, Any]) -> InputError | None:
+    r"""The error of a row with half of a character ("\ud83d" alone), which JSON can write and nobody can tokenise."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except (UnicodeEncodeError, RecursionError) as error:
+        return InputError(f"not valid Unicode: {error}")
+    return None
 
 
 def _json_columns(path: Path) -> tuple[str, ...]:
-    return tuple(next((row for row in _json_rows(path, 0) if isinstance(row, dict)), ()))
+    wrong = None
+    for row in _json_rows(path, 0):
+        if isinstance(row, dict):
+            return tuple(row)
+        wrong = wrong or row
+    if isinstance(wrong, Exception):
+        raise InputError(f"cannot read {path}: no row is an object; row 0: {wrong}")
+    return ()
 
 
 # -- Parquet -----------------------------------------------------------------------------------------------------------

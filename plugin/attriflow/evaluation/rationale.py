@@ -51,12 +51,14 @@ def parse_rationale(value: Any, text: str, where: str = "rationale") -> Rational
         return _tagged(value, text, where)
     if isinstance(value, str) and _ALIGNMENT.fullmatch(value) and value.strip():
         return _aligned(value, text, where)
+    if isinstance(value, str) and not value.strip():
+        return None
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: not JSON: {error}") from None
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value):
         return None
     value = _plain(value)
     if not isinstance(value, list):

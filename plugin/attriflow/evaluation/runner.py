@@ -15,7 +15,7 @@ from torch import Tensor
 from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.data import EvaluationData, encoded
 from attriflow.evaluation.planning import Plan, make_plan, say
 from attriflow.evaluation.rationale import rationale_matrix, rationale_size
 from attriflow.evaluation.reexplaining import Reexplainer, spread
@@ -78,8 +78,7 @@ class Evaluation:
             yield from self._run()
 
     def _run(self) -> Iterator[Event]:
-        self.examples = self._encode()
-        self.rationales = self._match_rationales()
+        self._prepare()
         self.step_scores = self._score_steps()
         yield StepScored(self.step_scores)
         self._runner = runner = self._metric_runner()
@@ -133,42 +132,60 @@ class Evaluation:
                 self._free_memory()
         say(str(self.plan))
 
-    def _encode(self) -> list[Example]:
-        config, data = self.config, self.data
-        examples = self.model.encode(
-            list(data.inputs),
-            None if data.targets is None else list(data.targets),
-            continuation=True,
+    def _prepare(self) -> None:
+        """Tokenise or generate; a row that cannot be explained is left out of `data` and noted there."""
+        config = self.config
+        examples, self.data = encoded(
+            self.model,
+            self.data,
             generation_args=dict(config.generation_args),
             batch_size=config.explicit_batch_size,
             seed=config.seed,
         )
-        for i, foil in enumerate(data.foils or ()):
-            if foil is not None:
-                try:
-                    examples[i] = add_foil(
-                        self.model.wrapped,
-                        examples[i],
-                        source=foil.source,
-                        target=foil.target,
-                        alignment=config.contrast_targets_alignments or (),
-                    )
-                except InputError as error:
-                    raise InputError(f"row {i}: {error}") from None
-        return examples
-
-    def _match_rationales(self) -> list[Tensor | None]:
-        """Evidence per example as bool `[step, input]`; None where a row has none."""
-        out: list[Tensor | None] = []
-        for i, example in enumerate(self.examples):
-            row = self.data.rationales[i] if self.data.rationales is not None else None
+        wrong: dict[int, str] = {}
+        for i, example in enumerate(examples):
             try:
-                out.append(None if row is None else rationale_matrix(row, example, self.config.attribute_target))
+                found = self._with_foil(i, example)
+                self.rationales.append(self._match_rationale(i, found))
+                self.examples.append(found)
             except InputError as error:
-                if self.data.targets is not None:
-                    raise InputError(f"row {i}: {error}") from None
-                out.append(None)  # a generated target need not have the words that the rationale speaks of
-        return out
+                wrong[i] = str(error)
+        self.data = self.data.without(wrong)
+        if config.fail_fast:
+            for number, why in self.data.failed.items():
+                raise InputError(f"row {number}: {why}")
+
+    def _with_foil(self, i: int, example: Example) -> Example:
+        foil = (self.data.foils or {i: None})[i]
+        if foil is None:
+            return example
+        alignment = self.config.contrast_targets_alignments or ()
+        return add_foil(self.model.wrapped, example, source=foil.source, target=foil.target, alignment=alignment)
+
+    def _match_rationale(self, i: int, example: Example) -> Tensor | None:
+        """Evidence as bool `[step, input]`; None where a row has none."""
+        row = (self.data.rationales or {i: None})[i]
+        try:
+            return None if row is None else rationale_matrix(row, example, self.config.attribute_target)
+        except InputError:
+            if self.data.targets is not None:
+                raise
+            return None  # a generated target need not have the words that the rationale speaks of
+
+    def _without_not_finite(self) -> bool:
+        """Leave out rows for which the model gives NaN or infinity; False when these are all, or none alone."""
+        wrong: dict[int, str] = {}
+        for i, example in enumerate(self.examples):
+            try:
+                self.model.score_steps([example], {}, batch_size=1, seed=self.config.seed)
+            except NotFiniteError as error:
+                wrong[i] = reason_of(error)
+        if not wrong or len(wrong) == len(self.examples):
+            return False
+        self.data = self.data.without(wrong)
+        self.examples = [e for i, e in enumerate(self.examples) if i not in wrong]
+        self.rationales = [r for i, r in enumerate(self.rationales) if i not in wrong]
+        return True
 
     def _score_steps(self) -> list[StepScores]:
         names, options = self.config.step_functions, self.config.step_function_options
@@ -179,6 +196,8 @@ class Evaluation:
         except Exception as error:
             if self.config.fail_fast:
                 raise
+            if isinstance(error, NotFiniteError) and self._without_not_finite():
+                return self._score_steps()
             if isinstance(error, NotFiniteError):  # nobody can explain what is not a number
                 self._why_not = reason_of(error)
                 _logger.warning("nothing can be explained: %s", self._why_not)

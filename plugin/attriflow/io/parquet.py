@@ -104,7 +104,7 @@ def _record(row: dict[str, Any]) -> Record:
     """The record of a row of the table."""
     marks = {} if row["row"] is None else {"row": row["row"]}
     if row["error"] is not None:
-        return {**marks, "error": row["error"]}
+        return {**marks, "error": row["error"], **json.loads(row["rest"])}
     for name in ("step_scores", "sequence_scores"):
         row[name] = dict(row[name])
     facts = {**{name: row[name] for name in _PLAIN if name not in ("row", "error")}, **json.loads(row["rest"])}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attriflow.datasets import Row
-from attriflow.errors import InputError, UnknownNameError, unknown
+from attriflow.errors import InputError, UnknownNameError, check_unicode, unknown
 
 USUAL = ("input_text", "input", "text")
 
@@ -57,4 +57,4 @@ def _text(row: Mapping[str, Any], name: str, chat: bool) -> Any:
         return value
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"'{name}' must be a text that is not empty, not {value!r}"[:200])
-    return value
+    return check_unicode(value)

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from attriflow.errors import InputError
-from attriflow.io import check_outputs, lines, write_content
+from attriflow.io import check_outputs, files, lines, write_content
 from attriflow.io.records import Record
 from attriflow.io.writing import clear, put, told
 
 _STATE = {"settings": dict, "rows": int, "failed": int, "bytes": int}
+
+SETTINGS = "settings"
+"""Entry of a file's first record: what the run depends on."""
 
 
 class Journal:
@@ -72,7 +75,8 @@ class Journal:
                 return False
             self.overwrite = True  # killed one step earlier
         elif there and not self.overwrite:
-            raise InputError(f"{self.target} is finished, but was made from other data or with other options")
+            what = self._changed(_settings_of(self.target)) or "it was made from other data or with other options"
+            raise InputError(f"{self.target} is finished, but {what}")
         check_outputs([self.target], self.overwrite)
         check_outputs([self.part, self.state], overwrite=True)
         if before is None and self.part.exists() and self.part.stat().st_size:
@@ -90,6 +94,8 @@ class Journal:
 
     def commit(self, block: Sequence[Record], rows: int, failed: int) -> None:
         """Write the records of the next `rows` rows; they are safe when this returns."""
+        if not self.size and block:  # the finished file tells what it was made with
+            block = [{**block[0], SETTINGS: self.settings}, *block[1:]]
         data = "".join(lines.line(record, self.run) for record in block).encode("utf-8")
         with told(self.part):
             self._file.write(data)
@@ -150,14 +156,28 @@ class Journal:
 
     def _go_on(self, state: Mapping[str, Any]) -> None:
         before, self.rows, self.failed, self.size = (state[name] for name in _STATE)
-        changed = sorted(k for k in {*before, *self.settings} if before.get(k) != self.settings.get(k))
-        if changed:
-            what = "; ".join(f"{k} was {_short(before.get(k))}, now {_short(self.settings.get(k))}" for k in changed)
+        if what := self._changed(before):
             raise InputError(f"cannot resume {self.target}: {what}")
+
+    def _changed(self, before: Mapping[str, Any] | None) -> str:
+        """What differs from the settings of another run; empty when nothing does, or they are not known."""
+        names = sorted({*before, *self.settings}) if before is not None else []
+        known = before or {}
+        changed = [k for k in names if known.get(k) != self.settings.get(k)]
+        return "; ".join(f"{k} was {_short(known.get(k))}, now {_short(self.settings.get(k))}" for k in changed)
 
     def _write_state(self) -> None:
         state = {"rows": self.rows, "failed": self.failed, "bytes": self.size, "settings": self.settings}
         write_content(json.dumps(state), self.state, overwrite=True)
+
+
+def _settings_of(path: Path) -> Mapping[str, Any] | None:
+    """The settings that a finished file was made with, where it tells."""
+    try:
+        found = next(files.read(path), {}).get(SETTINGS)
+    except InputError:
+        return None
+    return found if isinstance(found, Mapping) else None
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.data import EvaluationData, encoded
 from attriflow.io import write_content
 from attriflow.measuring import benchmark
 from attriflow.measuring.benchmark import BenchmarkSettings, MethodBenchmark
@@ -63,10 +63,9 @@ def measure(
             device_map=chosen.device_map,
             max_memory=chosen.max_memory,
         )
-    examples = loaded.encode(
-        list(rows.inputs),
-        None if rows.targets is None else list(rows.targets),
-        continuation=True,
+    examples, rows = encoded(
+        loaded,
+        rows,
         generation_args=dict(chosen.generation_args),
         batch_size=chosen.explicit_batch_size,
         seed=chosen.seed,
@@ -78,6 +77,7 @@ def measure(
         surroundings=benchmark.surroundings(loaded.device, loaded.dtype, *loaded.wrapped.devices),
         memory=memory_kind(*loaded.wrapped.devices),
         architecture=type(loaded.model).__name__,
+        rows=rows,
     )
 
 
@@ -92,6 +92,7 @@ class Measured:
         surroundings: Device, precision, versions.
         architecture: Class of the model.
         memory: What the peaks of memory count.
+        rows: What was explained, and the rows that failed.
     """
 
     methods: tuple[MethodBenchmark, ...]
@@ -100,6 +101,7 @@ class Measured:
     surroundings: Mapping[str, Any]
     architecture: str
     memory: str
+    rows: EvaluationData
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -128,6 +130,8 @@ class Measured:
             run = RunLogger(logged.run_id)
             run.params({f"attriflow.{k}": v for k, v in {**self.about, **self.counts, **self.surroundings}.items()})
             run.tags({"attriflow.benchmark": "throughput", "attriflow.model": self.architecture})
+            if self.rows.failed:
+                run.tags({"attriflow.failed_rows": self.rows.failed})
             run.metrics({f"{name}/{k}": v for name, numbers in measured.items() for k, v in numbers.items()})
             run.metrics({f"{name}/largest_batch": float(found.size) for name, found in largest.items()})
             run.table("throughput.json", self.table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from attriflow.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from attriflow.datasets import Row, Rows
     from attriflow.evaluation.config import EvaluationConfig
 
 
@@ -26,26 +27,26 @@ def read_data(source: str, split: str = "train", config: str | None = None) -> p
 
     from attriflow.datasets import open_dataset
     from attriflow.datasets.annotated import format_of
-    from attriflow.datasets.splits import Split
+    from attriflow.datasets.files import form_of
+    from attriflow.evaluation.data import UNREAD, check_some
 
     path = Path(source)
-    if format_of(source) or not (path.suffix in _READERS or path.is_file()):
-        return pd.DataFrame(list(open_dataset(source, config, split=split).read()))
-    part = Split.of_file(split)
-    if not path.is_file():
-        raise InputError(f"no such file: {source}")
-    if path.suffix not in _READERS:
-        raise InputError(f"cannot read {path.name}: expected a file that ends in {', '.join(_READERS)}")
-    try:
-        frame: pd.DataFrame = getattr(pd, _READERS[path.suffix])(
-            path, **({"lines": True} if path.suffix == ".jsonl" else {})
-        )
-    except ValueError as error:
-        raise InputError(f"cannot read {source}: {error}") from None
-    return frame.iloc[slice(*part.bounds(len(frame)))].reset_index(drop=True)
+    if path.is_file() and not format_of(source) and form_of(source) is None:
+        raise InputError(f"cannot read {path.name}: expected a file that ends in .csv, .tsv, .json, .jsonl or .parquet")
+    rows = open_dataset(source, config, split=split)
+    found = list(rows.read())
+    unread = {i: str(row) for i, row in enumerate(found) if isinstance(row, Exception)}
+    check_some(unread, len(found) - len(unread))
+    # cells are given as they were read: "007" and "None" are texts, and a row that could not be read has none
+    frame = pd.DataFrame([{} if i in unread else row for i, row in enumerate(found)], columns=_columns(rows, found))
+    frame.attrs[UNREAD] = unread
+    return frame
 
 
-_READERS = {".csv": "read_csv", ".json": "read_json", ".jsonl": "read_json", ".parquet": "read_parquet"}
+def _columns(rows: Rows, found: Sequence[Row]) -> list[str]:
+    """Columns of a data set, those that only later rows have included."""
+    others = (name for row in found if isinstance(row, Mapping) for name in row)
+    return [str(name) for name in dict.fromkeys((*rows.columns, *others))]
 
 
 def checked(

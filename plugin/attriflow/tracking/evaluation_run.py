@@ -18,6 +18,8 @@ from attriflow.evaluation.data import EvaluationData, text_columns
 from attriflow.tracking.stopping import terminable
 
 _logger = logging.getLogger(__name__)
+MLFLOWS_OWN = ("col_mapping", "metric_prefix")
+"""Keys of an evaluator's configuration that are MLflow's."""
 
 
 @terminable()
@@ -47,10 +49,13 @@ def evaluate_model(
     for name, value in (unsupported or {}).items():
         if value:
             _logger.warning("the attriflow evaluator does not use '%s'", name)
+    from attriflow.tracking.places import checked_prefix
+
     with _as_mlflow_error():
         frame, targets = _columns(dataset)
+        prefix = checked_prefix(settings.get("metric_prefix"))
         config = EvaluationConfig.from_dict(
-            {k: v for k, v in settings.items() if k != "col_mapping"},  # MLflow's own key
+            {k: v for k, v in settings.items() if k not in MLFLOWS_OWN},
             columns=[str(c) for c in frame.columns],
             text_columns=text_columns(frame),
             targets=None if targets is None else (getattr(dataset, "targets_name", None) or "targets"),
@@ -68,7 +73,9 @@ def evaluate_model(
             if model_id is not None:
                 loaded.wrapped.name = f"models:/{model_id}"  # instead of the folder that MLflow copied it to
             names = {"model": _model_name(model_id), "data": _data_name(dataset)}
-            return record(loaded, data, config, run_id, model_id, names={k: v for k, v in names.items() if v})
+            return record(
+                loaded, data, config, run_id, model_id, names={k: v for k, v in names.items() if v}, prefix=prefix
+            )
 
 
 def _keep_warnings() -> None:

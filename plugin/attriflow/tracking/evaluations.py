@@ -7,7 +7,7 @@ values per step. Nested runs are not looked at, so that hundreds of evaluations 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from attriflow.errors import InputError, UnknownNameError, reason_of, unknown
 from attriflow.evaluation.identity import same_rows
 from attriflow.statistics.standings import COSTS
 from attriflow.tracking.foreign import board_rows, cost_rounds, directions_of, method_options, score_table
+from attriflow.tracking.places import folders, within
 from attriflow.tracking.quiet import no_artifact_bars
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ _DATA = ("inputs", "targets", "evidence", "foils")
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One evaluation as its run tells it."""
+    """One evaluation as its run tells it; `folder` where the run has several."""
 
     run: Run = field(repr=False)
+    folder: str = ""
 
     @property
     def run_id(self) -> str:
@@ -63,7 +65,18 @@ class EvaluationRun:
     @property
     def name(self) -> str:
         """Name of the run."""
-        return str(self.run.info.run_name or self.run_id)
+        found = str(self.run.info.run_name or self.run_id)
+        return f"{found} ({self.folder.rpartition('/')[2]})" if self.folder else found
+
+    @cached_property
+    def tags(self) -> Mapping[str, str]:
+        """Tags of the evaluation."""
+        return within(self.run.data.tags, self.folder)
+
+    @cached_property
+    def params(self) -> Mapping[str, str]:
+        """Params of the evaluation."""
+        return within(self.run.data.params, self.folder)
 
     @property
     def started(self) -> int:
@@ -73,19 +86,20 @@ class EvaluationRun:
     @property
     def model(self) -> str:
         """Name of the model; its class where the run does not tell."""
-        tags = self.run.data.tags
+        tags = self.tags
         return str(tags.get("attriflow.model_name") or tags.get("attriflow.model") or "model")
 
     @property
     def weights(self) -> str:
         """Digest of the model's weights; empty where the run does not tell."""
-        return str(self.run.data.tags.get("attriflow.weights") or "")
+        return str(self.tags.get("attriflow.weights") or "")
 
     @cached_property
     def rows(self) -> dict[str, str]:
         """Digests of inputs, targets, evidence and foils; a run that does not tell its inputs has its own."""
-        tags = {what: self.run.data.tags.get(f"attriflow.{what}") for what in _DATA}
-        return {"inputs": f"run {self.run_id}"} | {what: tag for what, tag in tags.items() if tag}
+        tags = {what: self.tags.get(f"attriflow.{what}") for what in _DATA}
+        own = {"inputs": f"run {'/'.join(filter(None, (self.run_id, self.folder)))}"}
+        return own | {what: tag for what, tag in tags.items() if tag}
 
     @property
     def inputs(self) -> str:
@@ -95,7 +109,7 @@ class EvaluationRun:
     @property
     def data(self) -> str:
         """Name of the data."""
-        return str(self.run.data.tags.get("attriflow.data_name") or f"data {self.rows['inputs'][:6]}")
+        return str(self.tags.get("attriflow.data_name") or f"data {self.rows['inputs'][:6]}")
 
     @property
     def seed(self) -> str:
@@ -116,13 +130,13 @@ class EvaluationRun:
     @cached_property
     def cost_rounds(self) -> dict[str, list[float]]:
         """Method -> forward-pass equivalents of each timed round, where the run tells."""
-        return cost_rounds(str(self.run.data.tags.get("attriflow.forward_equivalents", "")))
+        return cost_rounds(str(self.tags.get("attriflow.forward_equivalents", "")))
 
     @property
     def unfinished(self) -> str:
         """Why it is no finished evaluation; empty for one that is."""
         status = str(self.run.info.status)
-        why = self.run.data.tags.get("attriflow.stopped")
+        why = self.tags.get("attriflow.stopped")
         return "" if status == "FINISHED" else f"it is {status}{f' ({why})' if why else ''}"
 
     def named(self, reason: str) -> str:
@@ -131,7 +145,7 @@ class EvaluationRun:
 
     def setting(self, name: str) -> str:
         """A setting as it was logged; empty where there is none."""
-        return str(self.run.data.params.get(f"attriflow.{name}", ""))
+        return str(self.params.get(f"attriflow.{name}", ""))
 
 
 def find_runs(
@@ -139,7 +153,7 @@ def find_runs(
 ) -> list[EvaluationRun]:
     """Finished evaluations of experiments, and those with the given ids, the latest first.
 
-    The run of a single method stands for the evaluation that it belongs to.
+    The run of a single method stands for the evaluation that it belongs to; "RUN_ID/NAME" for one of several in a run.
 
     Args:
         client: Of the store.
@@ -151,30 +165,43 @@ def find_runs(
         InputError: There is nothing of that name; or, without `notes`, a run that is no evaluation.
     """
     said = [] if notes is None else notes
-    found: dict[str, EvaluationRun] = {}
+    found: dict[tuple[str, str], EvaluationRun] = {}
     if experiments:
         ids = [_experiment(client, name) for name in experiments]
         for run in _pages(client, ids):
-            evaluation = EvaluationRun(run)
-            if evaluation.unfinished:
-                said.append(evaluation.named(f"left out, {evaluation.unfinished}"))
+            known = EvaluationRun(run)
+            if known.unfinished:
+                said.append(known.named(f"left out, {known.unfinished}"))
             else:
-                found[run.info.run_id] = evaluation
+                found |= _evaluations(run, "", said)
         said += _others(client, ids)
         if not found and not run_ids:
             raise nothing(f"no finished evaluations by attriflow in {', '.join(experiments)}", said)
-    for run_id in run_ids:
-        run = client.get_run(run_id.strip())
+    for name in run_ids:
+        run_id, _, wanted = name.strip().partition("/")
+        run = client.get_run(run_id)
         if "attriflow.method" in run.data.tags and MLFLOW_PARENT_RUN_ID in run.data.tags:
             run = client.get_run(run.data.tags[MLFLOW_PARENT_RUN_ID])
+        known = EvaluationRun(run)
         if "attriflow.device" not in run.data.tags:
             if notes is None:
                 raise InputError(f"run {run_id} is no evaluation by attriflow")
-            said.append(EvaluationRun(run).named("left out, it is no evaluation by attriflow"))
+            said.append(known.named("left out, it is no evaluation by attriflow"))
             continue
-        found[run.info.run_id] = evaluation = EvaluationRun(run)
-        said += [evaluation.named(evaluation.unfinished)] if evaluation.unfinished else []
+        found |= _evaluations(run, wanted, notes)
+        said += [known.named(known.unfinished)] if known.unfinished else []
     return sorted(found.values(), key=lambda r: r.started, reverse=True)
+
+
+def _evaluations(run: Run, wanted: str, notes: list[str] | None) -> dict[tuple[str, str], EvaluationRun]:
+    """The evaluations of a run, the latest first; or the one whose folder or its last part is `wanted`."""
+    known = folders(run.data.tags)
+    chosen = [f for f in known if not wanted or wanted in (f, f.rpartition("/")[2])]
+    if not known and notes is not None:
+        notes.append(EvaluationRun(run).named("left out, its tag attriflow.evaluations names none"))
+    elif not chosen:
+        raise UnknownNameError(unknown(f"evaluation of run {run.info.run_id}", wanted, filter(None, known)))
+    return {(run.info.run_id, folder): EvaluationRun(run, folder) for folder in reversed(chosen)}
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -305,7 +332,7 @@ def _fetch(uri: str, run: EvaluationRun, name: str) -> Path:
     """A file of a run; by its own address, since asking for the run again would take most of the time."""
     from mlflow.artifacts import download_artifacts
 
-    where = f"{str(run.run.info.artifact_uri).rstrip('/')}/{name}"
+    where = "/".join(filter(None, (str(run.run.info.artifact_uri).rstrip("/"), run.folder, name)))
     try:
         path = Path(download_artifacts(artifact_uri=where, tracking_uri=uri))
     except (MlflowException, OSError) as error:

@@ -140,6 +140,7 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
         "n_examples": len(evaluation.examples),
         "n_target_tokens": evaluation.n_tokens,
         **({"left_out": dict(config.left_out)} if config.left_out else {}),
+        **({"failed_rows": dict(evaluation.data.failed)} if evaluation.data.failed else {}),
     }
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
 from attriflow import io
+from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.data import EvaluationData
+from attriflow.evaluation.data import EvaluationData, say_failed
 from attriflow.evaluation.identity import data_digests, weights_digest
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
@@ -21,9 +24,12 @@ from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
-from attriflow.tracking import stopping
+from attriflow.tracking import patience, stopping
 from attriflow.tracking.artifacts import AttributionsArtifact
+from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
+from attriflow.tracking.patience import AwayError
+from attriflow.tracking.places import EVALUATIONS, IDENTITY, choose, identity_of
 from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
@@ -43,6 +49,7 @@ def record(
     run_id: str,
     model_id: str | None = None,
     names: Mapping[str, str] | None = None,
+    prefix: str = "",
 ) -> EvaluationResult:
     """Evaluate and log to a run, result by result.
 
@@ -53,8 +60,9 @@ def record(
         run_id: The run to log to.
         model_id: The logged model's id, when MLflow knows it.
         names: Names of "model" and "data" for the report.
+        prefix: Opens the names of the run's metrics, and names the folder of the evaluation.
     """
-    return Recorder(Evaluation(model, data, config), run_id, model_id, names).record()
+    return Recorder(Evaluation(model, data, config), run_id, model_id, names, prefix).record()
 
 
 class Recorder:
@@ -73,12 +81,21 @@ class Recorder:
         run_id: str,
         model_id: str | None = None,
         names: Mapping[str, str] | None = None,
+        prefix: str = "",
     ) -> None:
         self.evaluation, self.config = evaluation, evaluation.config
-        self.run = RunLogger(run_id)
+        self.names = dict(names or {})
+        self.keeper = Keeper(run_id)
+        self.identity = identity_of(evaluation, self.names.get("model", ""))
+        client = self.keeper.client
+        found = self.keeper.ask(lambda: client.get_run(run_id))
+        if self.keeper.remote:
+            experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
+            self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
+        self.place = choose(found.data.tags, prefix, self.identity)
+        self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
         self.mlflow_logs_metrics = model_id is not None
-        self.names = dict(names or {})
         self.metrics: dict[str, float] = {}
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
@@ -87,14 +104,22 @@ class Recorder:
 
     def record(self) -> EvaluationResult:
         """Run the evaluation to its end."""
-        self._log_settings()
+        try:
+            self._log_place()
+            self._log_settings()
+        except BaseException:
+            self.keeper.close()
+            raise
         try:
             for event in self.evaluation.run():
                 self._log_event(event)
             self._log_all()
+            if self.keeper.gone and self.mlflow_logs_metrics:
+                self.run.metrics(self.metrics)
         except BaseException as error:
             self._save_what_is_known(error)
             raise
+        self.keeper.close("FINISHED")
         return EvaluationResult(metrics=self.metrics, artifacts=self.artifacts, run_id=self.run.run_id)
 
     # -- events -----------------------------------------------------------------------------------------------------
@@ -106,6 +131,7 @@ class Recorder:
             failed = {s.name: s.reason for s in event.step_scores if s.reason}
             if failed:
                 self.run.tags({"attriflow.failed_step_functions": failed})
+            say_failed(self.evaluation.data, _logger.warning)
             self._log_data()
         elif isinstance(event, Attributed):
             self._method_metrics(event.result, event.result.cost.metrics() if event.result.cost else {})
@@ -115,8 +141,9 @@ class Recorder:
 
     def _child(self, result: MethodResult) -> RunLogger:
         if result.name not in self._children:
-            tags = {"attriflow.method": result.name, "attriflow.family": result.family}
+            tags = {"attriflow.method": result.name, "attriflow.place": self.place.folder}
             child = self.run.child(result.name, tags)
+            child.tags({"attriflow.family": result.family})
             child.params({"method": result.name, "seed": self.config.seed, **result.options})
             self._children[result.name] = child
         return self._children[result.name]
@@ -126,14 +153,16 @@ class Recorder:
         self._parent_metrics({f"{result.name}/{k}": v for k, v in values.items()})
 
     def _parent_metrics(self, values: Mapping[str, float]) -> None:
-        named = {key_of(k): float(v) for k, v in values.items()}
+        named = {key_of(f"{self.place.prefix}{k}"): float(v) for k, v in values.items()}
         self.metrics |= named
         if not self.mlflow_logs_metrics:
             self.run.metrics(named)
 
     def _log_attributions(self, result: MethodResult) -> None:
         name = key_of(result.name).replace("/", "_")
-        self.run.artifact(f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path))
+        self.run.artifact(
+            f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path, overwrite=True)
+        )
         # read back when somebody asks for it: a whole data set times all methods would not fit into memory
         self.artifacts["attributions"] = AttributionsArtifact(uri=self.run.uri("attributions"))
 
@@ -169,6 +198,37 @@ class Recorder:
 
     # -- once -------------------------------------------------------------------------------------------------------
 
+    def _log_place(self) -> None:
+        """Where the evaluation lies in the run, and a first file: a store that takes none is found before the work."""
+        place, others = self.place, ", ".join(f or "the first one" for f in self.place.others)
+        if place.again:
+            _logger.warning(
+                "the run has this evaluation already (same model, rows and settings): its files are replaced, and its "
+                "metrics get another value"
+            )
+            self.run.untag(STALE)
+        elif place.others:
+            apart = "" if place.prefix else "; its metrics go by the same names: metric_prefix tells them apart"
+            _logger.warning("the run has evaluations already (%s): this one is in %s%s", others, place.folder, apart)
+        whole = RunLogger(self.run.run_id, keeper=self.keeper)
+        known = [*place.others, place.folder]
+        facts: dict[str, Any] = {
+            "settings": self.config.as_dict(),
+            **{what: self.names[what] for what in ("model", "data") if what in self.names},
+            "versions": versions(PACKAGES),
+        }
+        try:
+            self.run.artifact("settings.json", json.dumps(facts, indent=1, default=repr))
+        except AwayError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"cannot log files to run {self.run.run_id}: {reason_of(error)}. Nothing has been computed"
+            ) from error
+        if not place.again:
+            whole.tags({EVALUATIONS: known, "attriflow.device": str(self.evaluation.model.device)})
+        self.run.tags({IDENTITY: self.identity, **({"attriflow.metric_prefix": place.prefix} if place.prefix else {})})
+
     def _log_settings(self) -> None:
         model = self.evaluation.model
         conflicts = self.run.params({f"attriflow.{k}": v for k, v in self.config.as_dict().items()})
@@ -195,6 +255,12 @@ class Recorder:
     def _log_data(self) -> None:
         """What was explained: the examples as they were tokenised or generated."""
         evaluation = self.evaluation
+        failed = evaluation.data.failed
+        if failed:
+            self.run.tags({"attriflow.failed_rows": failed})
+            self.artifacts["failed_rows"] = self.run.table(
+                "failed_rows.json", pd.DataFrame({"row": list(failed), "reason": list(failed.values())})
+            )
         self.run.tags(
             {
                 "attriflow.n_examples": len(evaluation.examples),
@@ -223,7 +289,10 @@ class Recorder:
         curves = curves_table(evaluation.results, evaluation.examples)
         if len(curves):
             frames["curves"] = ("curves.parquet", curves)
+        numbers = dict(enumerate(evaluation.data.numbers))
         for name, (path, frame) in frames.items():
+            if evaluation.data.failed and "example" in frame:
+                frame = frame.assign(example=frame["example"].map(numbers))  # numbers of rows in the data
             self.artifacts[name] = self.run.table(path, frame)
         self._log_spent()
         rounds = {r.name: [float(f"{x:.4g}") for x in r.cost.rounds] for r in evaluation.results if r.cost is not None}
@@ -261,6 +330,10 @@ class Recorder:
                 step()
             except Exception as error:
                 _logger.warning("could not log the results of an evaluation that was broken off: %s", error)
+        try:
+            self.keeper.close(status)
+        except KeptError as error:
+            patience.line(str(error))
 
 
 def _intervals(result: MethodResult, seed: int) -> dict[str, float]:

@@ -37,7 +37,7 @@ def check_runs(baseline: str, run: str, rules: Rules, tracking_uri: str | None =
     """
     store = EvaluationStore(tracking_uri)
     with store_errors(store.uri):
-        before, after = (find_runs(store.client, run_ids=[name])[0] for name in (baseline, run))
+        before, after = (_one(store, name) for name in (baseline, run))
         _check_comparable(before, after, rules)
         _, tables = read_all(store.uri, [before, after])
     old, now = ({row["method"]: row for row in table.leaderboard} for table in tables)
@@ -56,6 +56,15 @@ def check_runs(baseline: str, run: str, rules: Rules, tracking_uri: str | None =
     costs = judge_costs(_costs(before, old, both), _costs(after, now, both), rules)
     costs = [_if_long_enough(v, [(before, old), (after, now)]) for v in costs]
     return [*gone, *missing, *added, *costs, *judge_scores(scores, rules)]
+
+
+def _one(store: EvaluationStore, name: str) -> EvaluationRun:
+    """The evaluation of a run; one that has several must be named."""
+    found = find_runs(store.client, run_ids=[name])
+    if len(found) > 1:
+        names = ", ".join(f"{r.run_id}/{r.folder.rpartition('/')[2]}" for r in found if r.folder)
+        raise InputError(f"run {name} has {len(found)} evaluations: name one of them, such as {names}")
+    return found[0]
 
 
 def _check_comparable(before: EvaluationRun, after: EvaluationRun, rules: Rules) -> None:

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
 from mlflow.models.evaluation.base import EvaluationArtifact
 from mlflow.tracking import MlflowClient
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
+from attriflow.errors import InputError
 from attriflow.tracking.artifacts import TableArtifact, write_table
+from attriflow.tracking.keeping import Keeper
+from attriflow.tracking.patience import AT_FIRST, away, patience, patiently, quick
 from attriflow.tracking.stopping import terminable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PER_BATCH = 100
-"""MLflow takes 100 params, 100 tags and 1,000 metrics per request."""
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 
 
@@ -44,81 +41,114 @@ def new_run(tracking_uri: str | None, experiment: str | None) -> Iterator[Logged
     """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses."""
     if tracking_uri is not None:
         mlflow.set_tracking_uri(tracking_uri)
+    uri = mlflow.get_tracking_uri()
+    check_store(uri, experiment)
     if experiment is not None:
         mlflow.set_experiment(experiment)
-    with terminable(), mlflow.start_run() as run:
-        yield LoggedRun(run.info.run_id, mlflow.get_tracking_uri())
+    with terminable():
+        run = mlflow.start_run()
+        try:
+            yield LoggedRun(run.info.run_id, uri)
+            patiently(lambda: MlflowClient().set_terminated(run.info.run_id), uri, patience())
+        except BaseException:
+            with quick():
+                try:
+                    mlflow.end_run("FAILED")
+                except Exception as error:
+                    if not away(error):
+                        raise
+            raise
+        with quick():
+            mlflow.end_run()
+
+
+def check_store(tracking_uri: str | None, experiment: str | None) -> None:
+    """Look whether a store answers and has (or may get) an experiment, before there is anything to log.
+
+    Raises:
+        AwayError: It does not answer.
+        InputError: The experiment was deleted.
+    """
+    client = MlflowClient(tracking_uri)
+    seconds = min(patience(), AT_FIRST)
+
+    def look() -> Any:
+        return client.search_experiments(max_results=1) and client.get_experiment_by_name(experiment or "Default")
+
+    found = patiently(look, client.tracking_uri, seconds)
+    if experiment is not None and found and found.lifecycle_stage != "active":
+        raise InputError(
+            f"the experiment {experiment!r} in {client.tracking_uri} was deleted; restore it or name another"
+        )
 
 
 class RunLogger:
-    """Metrics, params, tags and artifacts of one run."""
+    """Metrics, params, tags and artifacts of one run; `folder` opens all their names but those of metrics."""
 
-    def __init__(self, run_id: str, client: MlflowClient | None = None) -> None:
-        self.run_id, self.client = run_id, client or MlflowClient()
+    def __init__(
+        self, run_id: str, client: MlflowClient | None = None, folder: str = "", keeper: Keeper | None = None
+    ) -> None:
+        self.run_id, self.folder = run_id, folder
+        self.keeper = keeper or Keeper(run_id, client)
 
     def child(self, name: str, tags: Mapping[str, str]) -> RunLogger:
-        """Start a nested run."""
-        parent = self.client.get_run(self.run_id)
-        own = {MLFLOW_PARENT_RUN_ID: self.run_id, MLFLOW_RUN_NAME: name, **tags}
-        run = self.client.create_run(parent.info.experiment_id, tags=resolve_tags(own), run_name=name)
-        return RunLogger(run.info.run_id, self.client)
+        """Start a nested run, or take up again the one that has these tags."""
+        key = uuid.uuid4().hex
+        self.keeper.send(do="child", run=key, name=name, tags=dict(tags))
+        return RunLogger(key, keeper=self.keeper)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run."""
-        self.client.set_terminated(self.run_id, status)
+        self.keeper.send(do="finish", run=self.run_id, status=status)
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Log metrics, one point each, to the run only.
-
-        During an evaluation the evaluated model is MLflow's active model, and the client adds every metric to it: the
-        unprefixed metrics of all methods would pile up there under the same names. A thread of its own has no active
-        model.
-        """
-        now = int(time.time() * 1000)
-        entries = [Metric(key_of(k), float(v), now, 0) for k, v in values.items()]
-        with ThreadPoolExecutor(1) as thread:
-            for i in range(0, len(entries), PER_BATCH):
-                thread.submit(self.client.log_batch, self.run_id, metrics=entries[i : i + PER_BATCH]).result()
+        """Log metrics, one point each, to the run only."""
+        named = {key_of(k): float(v) for k, v in values.items()}
+        self.keeper.send(do="metrics", run=self.run_id, values=named, time=int(time.time() * 1000))
 
     def params(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Log params and return those that the run already has with another value, which MLflow cannot change."""
-        known = self.client.get_run(self.run_id).data.params
-        texts = {key_of(k): text_of(v)[:LONGEST_PARAM] for k, v in values.items()}
-        entries = [Param(k, v) for k, v in texts.items() if k not in known]
-        for i in range(0, len(entries), PER_BATCH):
-            self.client.log_batch(self.run_id, params=entries[i : i + PER_BATCH])
-        return {k: v for k, v in texts.items() if k in known and known[k] != v}
+        texts = {self._named(key_of(k)): text_of(v)[:LONGEST_PARAM] for k, v in values.items()}
+        return self.keeper.send(do="params", run=self.run_id, values=texts) or {}
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
-        entries = [RunTag(key_of(k), text_of(v)[:LONGEST_TAG]) for k, v in values.items()]
-        for i in range(0, len(entries), PER_BATCH):
-            self.client.log_batch(self.run_id, tags=entries[i : i + PER_BATCH])
+        texts = {self._named(key_of(k)): text_of(v)[:LONGEST_TAG] for k, v in values.items()}
+        self.keeper.send(do="tags", run=self.run_id, values=texts)
+
+    def untag(self, names: Iterable[str]) -> None:
+        """Remove tags, where they are."""
+        self.keeper.send(do="untag", run=self.run_id, names=[self._named(name) for name in names])
 
     def artifact(self, path: str, content: bytes | str | Callable[[Path], object]) -> str:
         """Log bytes, a text, or what a function puts into the file it is given; returns the artifact's URI."""
-        folder, _, name = path.rpartition("/")
-        with tempfile.TemporaryDirectory() as temporary:
-            local = Path(temporary) / name
-            if callable(content):
-                content(local)
-            else:
-                local.write_bytes(content.encode() if isinstance(content, str) else content)
-            self.client.log_artifact(self.run_id, str(local), folder or None)
-        return self.uri(path)
+        path = self._named(path)
+        local = self.keeper.file(self.run_id, path)
+        local.unlink(missing_ok=True)
+        if callable(content):
+            content(local)
+        else:
+            local.write_bytes(content.encode() if isinstance(content, str) else content)
+        self.keeper.send(do="artifact", run=self.run_id, path=path)
+        return f"{self.keeper.artifact_uri(self.run_id)}/{path}"
 
     def table(self, name: str, table: pd.DataFrame) -> EvaluationArtifact:
-        """Log a table as `mlflow.log_table` does, which would append to an older table instead of replacing it."""
+        """Log a table as `mlflow.log_table` does, which would append to an older table instead of replacing it.
+
+        MLflow looks for the tables of a result at the root of the run only: those in a folder are there, too.
+        """
         uri = self.artifact(name, lambda local: write_table(table, local))
-        entry = {"path": name, "type": "table"}
-        tables = json.loads(self.client.get_run(self.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
-        if entry not in tables:
-            self.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
+        if self.folder:
+            return RunLogger(self.run_id, keeper=self.keeper).table(f"{self.folder.rpartition('/')[2]}_{name}", table)
+        self.keeper.send(do="table", run=self.run_id, path=name)
         return TableArtifact(uri=uri, content=table)
 
     def uri(self, path: str) -> str:
         """URI of an artifact of this run."""
-        return f"{str(self.client.get_run(self.run_id).info.artifact_uri).rstrip('/')}/{path}"
+        return f"{self.keeper.artifact_uri(self.run_id)}/{self._named(path)}"
+
+    def _named(self, name: str) -> str:
+        return f"{self.folder}/{name}" if self.folder else name
 
 
 def key_of(name: str) -> str:

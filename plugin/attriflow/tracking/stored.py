@@ -23,6 +23,7 @@ from attriflow.errors import InputError, check_choice
 from attriflow.tracking.artifacts import read_table
 from attriflow.tracking.evaluations import EVALUATED, store_errors
 from attriflow.tracking.foreign import board_rows
+from attriflow.tracking.places import folders, within
 from attriflow.tracking.quiet import no_artifact_bars
 
 if TYPE_CHECKING:
@@ -71,23 +72,31 @@ class EvaluationStore:
         named = dict[str, str]()
         for run in found:
             label = f"{run.info.run_name} · {_time(run.info.start_time)}"
-            named[label if label not in named else f"{label} · {run.info.run_id[:8]}"] = run.info.run_id
+            label = label if label not in named else f"{label} · {run.info.run_id[:8]}"
+            for folder in reversed(folders(run.data.tags)):
+                name = folder.rpartition("/")[2]
+                named[f"{label} · {name}" if name else label] = f"{run.info.run_id}/{name}" if name else run.info.run_id
         return named
 
     def run(self, run_id: str) -> StoredEvaluation:
         """One evaluation; the run of a single method stands for the evaluation that it belongs to.
 
+        "RUN_ID/NAME" is one of several in a run; without a name it is the first.
+
         Raises:
             InputError: There is no such run, or it has no evaluation by attriflow.
         """
         with self._asking():
-            found = self.client.get_run(run_id.strip())
+            run_id, _, name = run_id.strip().partition("/")
+            found = self.client.get_run(run_id)
             if "attriflow.method" in found.data.tags and MLFLOW_PARENT_RUN_ID in found.data.tags:
                 found = self.client.get_run(found.data.tags[MLFLOW_PARENT_RUN_ID])
-            names = {item.path for item in self.client.list_artifacts(found.info.run_id)}
+            known = folders(found.data.tags) or [""]
+            folder = next((f for f in known if name and f.rpartition("/")[2] == name), "" if name else known[0])
+            names = {i.path.rpartition("/")[2] for i in self.client.list_artifacts(found.info.run_id, folder or None)}
         if _LEADERBOARD not in names:
             raise InputError(f"run {run_id} in {self.uri} has no leaderboard: it is no (finished) attriflow evaluation")
-        return StoredEvaluation(self.client, found, names)
+        return StoredEvaluation(self.client, found, names, folder)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -106,9 +115,9 @@ class EvaluationStore:
 class StoredEvaluation:
     """What one evaluation logged; files are fetched when they are asked for, once."""
 
-    def __init__(self, client: MlflowClient, run: Run, names: set[str]) -> None:
-        """Use `EvaluationStore.run`."""
-        self.client, self._run, self._names = client, run, names
+    def __init__(self, client: MlflowClient, run: Run, names: set[str], place: str = "") -> None:
+        """Use `EvaluationStore.run`; `place` is the evaluation's folder in the run."""
+        self.client, self._run, self._names, self._place = client, run, names, place
         self._folder = tempfile.mkdtemp(prefix="attriflow-run-")
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._fetched = dict[str, Path]()
@@ -131,7 +140,7 @@ class StoredEvaluation:
     @property
     def params(self) -> Mapping[str, str]:
         """Settings of the evaluation, without their prefix."""
-        given: Mapping[str, str] = self._run.data.params
+        given: Mapping[str, str] = within(self._run.data.params, self._place)
         return {k.removeprefix("attriflow."): v for k, v in given.items() if k.startswith("attriflow.")}
 
     @cached_property
@@ -160,7 +169,8 @@ class StoredEvaluation:
         """Methods whose attributions were logged."""
         if _ATTRIBUTIONS not in self._names:
             return []
-        paths = [Path(item.path) for item in self.client.list_artifacts(self.run_id, _ATTRIBUTIONS)]
+        folder = "/".join(filter(None, (self._place, _ATTRIBUTIONS)))
+        paths = [Path(item.path) for item in self.client.list_artifacts(self.run_id, folder)]
         return sorted(path.stem for path in paths if path.suffix == ".safetensors")
 
     def attributions(self, method: str) -> AttributionOutput:
@@ -176,7 +186,8 @@ class StoredEvaluation:
             folder = tempfile.mkdtemp(dir=self._folder)
             try:
                 with no_artifact_bars():
-                    self._fetched[path] = Path(self.client.download_artifacts(self.run_id, path, folder))
+                    whole = "/".join(filter(None, (self._place, path)))
+                    self._fetched[path] = Path(self.client.download_artifacts(self.run_id, whole, folder))
             except (MlflowException, OSError) as error:
                 raise InputError(f"cannot fetch {path} of run {self.run_id}: {error}") from error
         return self._fetched[path]
