@@ -113,18 +113,24 @@ def left(database: Path, since: int) -> dict[str, object]:
     }
 
 
-def stopped_evaluations(trials: int, kinds: Sequence[signal.Signals], folder: Path) -> list[dict[str, object]]:
+def stopped_evaluations(
+    options: argparse.Namespace, kinds: Sequence[signal.Signals], folder: Path
+) -> list[dict[str, object]]:
     """Evaluations that get a signal at a random moment, and what each left."""
     prepared()
     database = store_of(folder)
     command = [*EVALUATE, "--tracking-uri", f"sqlite:///{database}"]
     os.chdir(folder)
-    begin = time.perf_counter()
-    code = ended(started(command, folder / "log"))
-    if code:
-        sys.exit(f"exit code {code}: {(folder / 'log').read_text(errors='replace')[-2000:]}")
-    whole, draw, found = time.perf_counter() - begin, random.Random(time.time_ns()), []
+    begin, trials, whole = time.perf_counter(), options.trials, options.seconds
+    if whole is None:
+        code = ended(started(command, folder / "log"))
+        if code:
+            sys.exit(f"exit code {code}: {(folder / 'log').read_text(errors='replace')[-2000:]}")
+        whole = time.perf_counter() - begin
+    draw, found = random.Random(time.time_ns()), []
     for i in range(trials):
+        if options.minutes is not None and time.perf_counter() - begin > 60 * options.minutes:
+            break
         kind, moment, since = kinds[i % len(kinds)], draw.uniform(0.0, whole), int(time.time() * 1000)
         pid = started(command, folder / "log")
         time.sleep(moment)
@@ -145,7 +151,7 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
 def signals(options: argparse.Namespace, folder: Path) -> str:
     """Ctrl-C and SIGTERM in evaluations."""
     rows = []
-    found = stopped_evaluations(options.trials, (signal.SIGINT, signal.SIGTERM), folder)
+    found = stopped_evaluations(options, (signal.SIGINT, signal.SIGTERM), folder)
     for kind in ("SIGINT", "SIGTERM"):
         of = [t for t in found if t["signal"] == kind]
         begun = [t for t in of if t["run"] is not None and t["code"] != 0]
@@ -165,7 +171,7 @@ def signals(options: argparse.Namespace, folder: Path) -> str:
 
 def kills(options: argparse.Namespace, folder: Path) -> str:
     """SIGKILL in evaluations: nothing can be logged after it, so what counts is what was logged before."""
-    found = stopped_evaluations(options.trials, (signal.SIGKILL,), folder)
+    found = stopped_evaluations(options, (signal.SIGKILL,), folder)
     killed = [t for t in found if t["code"] != 0]
     finished = sum(len(t["finished"]) for t in killed)
     whole = sum(f"attributions/{m}.safetensors" in t["files"] for t in killed for m in t["finished"])
@@ -258,6 +264,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--minutes", type=float, help="start no trial after that")
+    parser.add_argument("--seconds", type=float, help="length of an undisturbed evaluation; measured by default")
     parser.add_argument("--away", type=int, nargs="+", default=[8, 60, 0])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reliability-") as folder:

@@ -65,6 +65,7 @@ TABLES: Mapping[str, tuple[Any, Mapping[str, Column]]] = {
         methods,
         {"family": meta("family"), "cost": meta("cost"), "axes": meta("axes"), "what": lambda i: i.summary},
     ),
+    "method_blind_spots": (methods, {"what its scores cannot show": meta("blind")}),
     "method_options": (methods, {"options": options, "source": meta("paper")}),
     "step_functions": (step_functions, {"unit": meta("unit"), "options": options, "what": lambda i: i.summary}),
     "step_function_meanings": (

@@ -9,6 +9,7 @@
 | images/*.png of the views | make_screenshots.py | images/attributions.json |
 | images/app_*.png | make_screenshots.py | none: what the app computes for its own examples |
 | images/critical_differences.png | leaderboard.py | images/critical_differences.csv |
+| images/multiverse.png | multiverse.py | images/multiverse.csv |
 | convergence.png | plot_convergence.py | convergence.csv |
 | images/scaling.png | benchmarks/scaling.py --draw | images/scaling.json, measured by it without --draw |
 """
@@ -64,6 +65,7 @@ def main(out: Path, demo: Path | None) -> None:
         run(RECIPES / "leaderboard.py", "--output", boards)
         copy(boards / "method-critical_differences.png", images / "critical_differences.png")
         places(boards / "method.csv", images / "critical_differences.csv")
+    run(RECIPES / "multiverse.py", "--out", images)
     run(RECIPES / "plot_convergence.py", "--out", out)
     run(ROOT / "benchmarks" / "scaling.py", "--draw", ROOT / "docs" / "images" / "scaling.json", "--out", images)
 

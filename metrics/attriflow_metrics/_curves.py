@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,6 +51,8 @@ class Curves(Removal):
     """
 
     fractions: tuple[float, ...] = FRACTIONS
+    has_curve: ClassVar[bool] = True
+    """Held against the curve of as many random tokens."""
 
     def __post_init__(self) -> None:
         """Check the options."""

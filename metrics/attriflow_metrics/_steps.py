@@ -31,7 +31,7 @@ class Step:
 def prefix(attribution: Attribution, step: int) -> list[int]:
     """Inputs that a step can see: the whole source, and decoder tokens before the explained one."""
     n_source = sum(token.segment == "source" for token in attribution.inputs)
-    return list(range(min(len(attribution.inputs), n_source + attribution.start + step)))
+    return list(range(min(len(attribution.inputs), n_source + attribution.positions(step)[1] - 1)))
 
 
 def removable(attribution: Attribution, step: int) -> tuple[int, ...]:

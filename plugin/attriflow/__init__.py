@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attriflow.output import AttributionOutput as AttributionOutput
     from attriflow.output import load as load
     from attriflow.output import merge_attributions as merge_attributions
+    from attriflow.reasoning.attribute import attribute_reasoning as attribute_reasoning
     from attriflow.tracking.log_model import log_model as log_model
     from attriflow.types import Attribution as Attribution
     from attriflow.types import Forward as Forward
@@ -29,6 +30,7 @@ _HOMES = {
     "attriflow.types": ("Attribution", "Forward"),
     "attriflow.model": ("AttributionModel", "load_model"),
     "attriflow.output": ("AttributionOutput", "load", "merge_attributions"),
+    "attriflow.reasoning.attribute": ("attribute_reasoning",),
     "attriflow.tracking.log_model": ("log_model",),
     "attriflow.views.display": ("show_attributions", "show_granular_attributions", "show_token_attributions"),
 }
@@ -40,6 +42,7 @@ __all__ = [
     "AttriflowError",
     "Forward",
     "__version__",
+    "attribute_reasoning",
     "list_aggregation_functions",
     "list_aggregators",
     "list_feature_attribution_methods",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from attriflow.engine.job import (
 from attriflow.engine.memory import Halving
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, unknown
+from attriflow.kernels.annotations import keywords_of
 from attriflow.kernels.devices import synchronize
 from attriflow.kernels.transfer import home
 from attriflow.models.base import LanguageModel, Rows
@@ -38,9 +38,9 @@ from attriflow.models.locks import alone
 from attriflow.output import AttributionOutput, explained, named
 from attriflow.progress import track
 from attriflow.registry import methods
-from attriflow.texts.inputs import given_texts
-from attriflow.texts.segments import Inputs, Segments, read_inputs, with_reply
-from attriflow.types import Attribution, Example, Forward, StepFunction, Variant
+from attriflow.texts.segments import Inputs, Segments, read_inputs
+from attriflow.texts.target_spans import TargetSpans
+from attriflow.types import Attribution, Example, Forward, SpanValue, StepFunction, Variant
 
 TARGET_LOGIT = Objective(lambda forward: forward.of_target(forward.logits))
 """What an engine is bound to where nothing is explained."""
@@ -79,7 +79,7 @@ def load_model(
     if method is not None:
         methods.build(method, **method_options)
     elif method_options:
-        message = unknown("option of load_model", next(iter(method_options)), _keywords(load_model)[1:])
+        message = unknown("option of load_model", next(iter(method_options)), keywords_of(load_model)[1:])
         raise OptionError(f"{message} (options of a method need method=)")
     wrapped = load(
         name_or_path_or_model_or_mlflow_uri,
@@ -245,9 +245,11 @@ class AttributionModel:
         contrast_targets_alignments: Alignments | None = None,
         contrast_force_inputs: bool = False,
         segments: Segments | None = None,
+        target_spans: TargetSpans | None = None,
+        span_value: SpanValue = "sum",
         **method_options: Any,
     ) -> AttributionOutput:
-        """Explain every token of generated (or forced) texts.
+        """Explain every token of generated (or forced) texts, or spans of them.
 
         Args:
             input_texts: One text or several; or one chat (a list of messages) or several (see `encode`).
@@ -278,6 +280,9 @@ class AttributionModel:
                 instead of the foil's probability after the original input; always so for functions that compare two
                 inputs (`kl_divergence`, `pcxmi`, `in_context_pvi`).
             segments: Parts of the input for `unit="segment"` of perturbation methods (see `encode`).
+            target_spans: Explain spans, each as one step (of "probability" the logarithm): "all", "sentence", "turn",
+                "answer", ranges or a pattern (see `texts.target_spans.find_spans`), or one of these per text.
+            span_value: A span's value is the "sum" of those of its tokens, or their "mean".
             **method_options: Options of the method (as in Inseq, of the step functions too); unknown ones are errors.
 
         Returns:
@@ -296,7 +301,7 @@ class AttributionModel:
             step_scores,
             (attributed_fn_args, step_scores_args),
             method_options,
-            keywords=_keywords(self.attribute)[2:],
+            keywords=keywords_of(self.attribute)[2:],
             defaults=self.method_options if name == self.method else {},
         )
         job = make_job(
@@ -309,6 +314,7 @@ class AttributionModel:
             granular=granular,
             seed=seed,
             force_contrast=contrast_force_inputs,
+            span_value=None if target_spans is None else span_value,
             **routed,
         )
         contrasted = contrast_targets is not None or contrast_sources is not None
@@ -327,19 +333,11 @@ class AttributionModel:
             skip_special_tokens=skip_special_tokens,
             seed=seed,
             leave_out=True,
+            spans=(target_spans, span_value),
         )
         if contrasted:
-            targets = None if contrast_targets is None else given_texts("contrast_targets", contrast_targets)
-            if targets is not None and not self.is_encoder_decoder and len(targets) == len(inputs):
-                targets = [with_reply(prompt, text) for prompt, text in zip(inputs, targets, strict=True)]
-            examples = add_contrasts(
-                self.wrapped,
-                examples,
-                None if contrast_sources is None else given_texts("contrast_sources", contrast_sources),
-                targets,
-                contrast_targets_alignments,
-                skip_special_tokens,
-            )
+            foils, alignments = (contrast_sources, contrast_targets), contrast_targets_alignments
+            examples = add_contrasts(self.wrapped, inputs, examples, *foils, alignments, skip_special_tokens)
             if not job.force_contrast and isinstance(attributed_fn, str) and is_difference(attributed_fn):
                 check_foils([e for e in examples if e.n_steps], attributed_fn)
         found = self._attribute(examples, job, batch_size, show_progress, generated_texts is None)
@@ -381,6 +379,7 @@ class AttributionModel:
             seed=seed,
             method_options=method_options,
             force_contrast=contrast_force_inputs,
+            span_value=next((e.span_value for e in examples if e.spans is not None), None),
         )
         check_contrast((attributed_fn,), all(e.contrast is not None for e in examples))
         check_contrast(names_of(step_scores), any(e.contrast is not None for e in examples))
@@ -418,8 +417,7 @@ class AttributionModel:
         Contrastive functions are left out for examples without a foil.
         """
         check_contrast(list(step_functions), any(e.contrast is not None for e in examples))
-        functions = bind_step_functions(list(step_functions), step_functions)
-        return self.step_values(examples, functions, batch_size, seed)
+        return self.step_values(examples, bind_step_functions(list(step_functions), step_functions), batch_size, seed)
 
     @alone
     @torch.no_grad()
@@ -442,7 +440,7 @@ class AttributionModel:
             found_values = step_values(engine, functions)
             values = dict(zip(found_values, home(list(found_values.values())), strict=True))
             for row, i in enumerate(index):
-                found[i] = {name: v[row, : examples[i].n_steps] for name, v in values.items()}
+                found[i] = {name: v[row, : examples[i].stop - examples[i].start] for name, v in values.items()}
 
         self._each_batch(examples, batch_size, score)
         return [found[i] for i in range(len(examples))]
@@ -492,9 +490,3 @@ class AttributionModel:
     ) -> int:
         """How many sequences `rescore` would send through the model for these changes."""
         return count_rows(self.wrapped, examples, variants, attribute_target=attribute_target)
-
-
-def _keywords(function: Callable[..., Any]) -> list[str]:
-    """Names of the parameters of a function, without `**options`."""
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]

@@ -245,4 +245,5 @@ def _without_steps(example: Example, like: Attribution) -> Attribution:
         target_text=example.target_text,
         segments=example.segments,
         turns=example.turns,
+        spans=None if like.spans is None else (),
     )

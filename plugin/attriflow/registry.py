@@ -454,6 +454,7 @@ methods = Registry(
     meta={
         "family": "other",  # "gradient", "path", "perturbation", "internals", "control", or a word of your own
         "cost": "not stated",  # in passes: "1 forward + T products"
+        "blind": "not stated",  # what its scores cannot show
         "axes": "step, input",  # of the scores
         "deterministic": False,  # promised to draw no random numbers; not promised: it is tried where it matters
         "signed": None,
@@ -461,6 +462,7 @@ methods = Registry(
         "interface": False,  # needs an architecture that shows its attention
         "explains": True,  # False: left out where all methods run
         "runs_model": True,
+        "spans": None,  # whether it explains spans in one go; None: unless it is of the family "internals"
         "paper": "-",
         "floor": None,  # (problem, **options) -> fewest multiply-adds (`measuring.floors.Problem`); None: as cost says
         "demo": {},  # options in `attriflow demo`, which is looked at while it runs

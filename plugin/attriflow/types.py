@@ -17,6 +17,7 @@ from attriflow.doors import ShownAttributions, opened
 from attriflow.errors import InputError
 
 Segment = Literal["source", "prompt", "generated"]
+SpanValue = Literal["sum", "mean"]
 Perturbation = (
     Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"]
     | int
@@ -80,6 +81,9 @@ class Example:
         contrast: The foil for contrastive step functions, or None.
         segments: Character spans of `input_text` that the user wants explained as wholes (`unit="segment"`).
         turns: Character spans of the turns in `input_text`, if it is a rendered chat (`unit="turn"`).
+        spans: Ranges `[first, stop)` of target positions that are explained as one step each, in order and apart from
+            each other; None where every token is a step.
+        span_value: What a span's value is of those of its tokens, "sum" or "mean".
     """
 
     source: tuple[Token, ...] = ()
@@ -91,11 +95,13 @@ class Example:
     contrast: Contrast | None = None
     segments: tuple[tuple[int, int], ...] = ()
     turns: tuple[tuple[int, int], ...] = ()
+    spans: tuple[tuple[int, int], ...] | None = None
+    span_value: SpanValue = "sum"
 
     @property
     def n_steps(self) -> int:
-        """Number of target steps."""
-        return self.stop - self.start
+        """Number of steps: of explained tokens, or of spans."""
+        return self.stop - self.start if self.spans is None else len(self.spans)
 
     @property
     def prompt_length(self) -> int:
@@ -272,6 +278,8 @@ class Attribution(ShownAttributions):
         provenance: Method, options, seed, versions, cost.
         input_text, target_text: Texts the token spans refer to.
         segments, turns: Character spans of the caller's segments and of a chat's turns in `input_text` (see `Example`).
+        spans: Where steps are spans of tokens: the decoder positions `[first, stop)` of each; None where every step is
+            the token at `start` + its number.
     """
 
     scores: Tensor
@@ -287,6 +295,7 @@ class Attribution(ShownAttributions):
     target_text: str = ""
     segments: tuple[tuple[int, int], ...] = ()
     turns: tuple[tuple[int, int], ...] = ()
+    spans: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         """Check that the lengths of the axes agree with tokens, step scores and sequence scores."""
@@ -298,6 +307,8 @@ class Attribution(ShownAttributions):
             size = self.scores.shape[self.axes.index(axis)]
             if size != len(tokens):
                 raise InputError(f"axis '{axis}' has {size} entries, expected {len(tokens)}")
+        if self.spans is not None and len(self.spans) != len(self.targets):
+            raise InputError(f"{len(self.targets)} steps with {len(self.spans)} spans")
         for name, values in self.step_scores.items():
             if tuple(values.shape) != (len(self.targets),):
                 raise InputError(
@@ -324,7 +335,12 @@ class Attribution(ShownAttributions):
         """Bool `[step, input]`: which inputs stand before a step, as its tokens say; source tokens always do."""
         n_source = sum(t.segment == "source" for t in self.inputs)
         place = torch.arange(len(self.inputs)) - n_source
-        return place < self.start + torch.arange(len(self.targets)).unsqueeze(1)
+        last = [self.positions(step)[1] - 1 for step in range(len(self.targets))]
+        return place < torch.tensor(last, dtype=torch.long).unsqueeze(1)
+
+    def positions(self, step: int) -> tuple[int, int]:
+        """Decoder positions `[first, stop)` of a step's tokens."""
+        return (self.start + step, self.start + step + 1) if self.spans is None else self.spans[step]
 
     def token_scores(self) -> Tensor:
         """One number per step and input, `[step, input]`: extra axes reduced (embedding: sum; layer, head: mean)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 
+from attriflow.evaluation.circularity import with_circularity
+from attriflow.evaluation.families import families
 from attriflow.evaluation.results import ExampleValues, MethodResult
 from attriflow.evaluation.tables import SCORE_COLUMNS, leaderboard
 from attriflow.measuring.cost import Cost
@@ -23,11 +25,16 @@ Values = Mapping[str, Mapping[str, np.ndarray] | str]
 """Method -> metric -> one value per example; or why the method failed."""
 
 
-def tables(values: Values, costs: Mapping[str, float] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables(
+    values: Values,
+    costs: Mapping[str, float] | None = None,
+    alike: Mapping[str, str] | None = None,
+    own: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Leaderboard and scores as an evaluation makes them; the steps of an example have its value as their mean."""
     results, n = [], 0
     for name, metrics in values.items():
-        result = MethodResult(name=name, family="x")
+        result = MethodResult(name=name, family="x", same_as=(alike or {}).get(name, ""))
         if isinstance(metrics, str):
             result.status, result.reason = "failed", metrics
         else:
@@ -38,7 +45,8 @@ def tables(values: Values, costs: Mapping[str, float] | None = None) -> tuple[pd
                 result.values[metric] = [ExampleValues(values=(x - 0.01, x + 0.01)) for x in numbers.tolist()]
         results.append(result)
     names = [m for m in HIGHER if any(m in r.values for r in results)]
-    return leaderboard(results, names, HIGHER, n), score_table(values)
+    board = leaderboard(results, names, HIGHER, n)
+    return with_circularity(board, own or {}, families(names)), score_table(values)
 
 
 def score_table(values: Values) -> pd.DataFrame:
@@ -65,6 +73,8 @@ def log_evaluation(
     options: Mapping[str, Mapping[str, object]] | None = None,
     costs: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
+    alike: Mapping[str, str] | None = None,
+    own: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Log one; returns its run's id."""
     found = client.create_run(experiment, run_name=f"evaluation of {model}")
@@ -87,7 +97,7 @@ def log_evaluation(
             **{f"attriflow.{name}": value for name, value in (tags or {}).items()},
         }
     )
-    board, scores = tables(values, costs)
+    board, scores = tables(values, costs, alike, own)
     run.artifact("leaderboard.json", lambda path: write_table(board, path))
     run.artifact("scores.parquet", lambda path: write_table(scores, path))
     run.finish()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from attriflow.cli import main
+from attriflow.tracking.artifacts import read_table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 DATA = pd.DataFrame({"input": ["the red cat", "a dog"], "target": ["il gatto", "cane"]})
@@ -108,11 +111,20 @@ def test_every_kind_of_file(ending: str, tmp_path: Path) -> None:
 def test_evaluate_a_folder(causal_folder: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     DATA.to_csv(tmp_path / "data.csv", index=False)
     chosen = ("--methods", "random,saliency", "--metrics", "aopc_compr", "--step-functions", "entropy")
+    chosen += ("--multiverse", "--multiverse-rows", "4")
     places = ("--tracking-uri", store, "--experiment", "test", "--targets", "target")
     assert run("evaluate", str(causal_folder), str(tmp_path / "data.csv"), *places, *chosen) == 0
     printed = capsys.readouterr()
     assert "saliency" in printed.out and "random" in printed.out and f"in {store}" in printed.out
-    plan, passes, most, spent = printed.err.splitlines()
+    plan, passes, most, worlds, spent, verdict = printed.err.splitlines()
+    assert worlds.startswith("multiverse: 4 rows") and "of 2 worlds, from 2 explanations" in worlds
+    assert verdict.startswith("Your ranking d") and "of 1 pairs of methods" in verdict
+    (run_id,) = re.findall(r"MLflow run (\w+) in", printed.out)
+    found = {a.path for a in MlflowClient(store).list_artifacts(run_id)}
+    assert {"multiverse.parquet", *(f"multiverse_{t}.json" for t in ("ranks", "wins", "stability", "places"))} <= found
+    assert "plots/multiverse.png" in {a.path for a in MlflowClient(store).list_artifacts(run_id, "plots")}
+    rows = read_table(MlflowClient(store).download_artifacts(run_id, "multiverse.parquet", str(tmp_path)))
+    assert rows["method"].tolist() == ["random", "saliency"] * 2 and rows["perturbation"].tolist()[2:] == ["mask"] * 2
     assert plan == "plan: 2 methods x 2 examples (3 steps), 1 metrics"
     assert "forward passes" in passes and "; metric aopc_compr (67% of" in most and spent.startswith("time: ")
 

@@ -13,6 +13,7 @@ from logged_evaluations import copies, log_evaluation, numbers
 from mlflow import MlflowClient
 
 from attriflow.cli import main
+from attriflow.tracking.artifacts import read_table
 
 METHODS = {"occlusion": 0.9, "saliency": 0.6, "random": 0.1}
 
@@ -95,6 +96,36 @@ def test_runs_by_id_and_other_options_are_rows_of_their_own(store, tmp_path, cap
     both = (numbers(0.3, 0)["aopc_compr"].mean() + numbers(0.5, 1)["aopc_compr"].mean()) / 2
     assert table.loc["lime (n_samples=10)", "aopc_compr"] == pytest.approx(both)  # mean over seeds
     assert table.loc["lime (n_samples=10)", "aopc_compr_n"] == 16  # which are no more examples
+
+
+def test_twins_and_own_metrics_are_those_of_the_evaluation(store, tmp_path, capsys):
+    """One evaluation has the same ranks and gains on the store's board as on its own."""
+    client = MlflowClient(store)
+    values = {
+        "saliency": numbers(0.3, 1),
+        "occlusion": numbers(0.9, 0),
+        "lime": numbers(0.6, 3),
+        "random": numbers(0, 2),
+    }
+    values["feature_ablation"] = values["occlusion"]
+    run_id = log_evaluation(
+        client,
+        client.get_experiment_by_name("test").experiment_id,
+        "m",
+        values,
+        alike={"feature_ablation": "occlusion"},
+        own={"lime": ["aopc_suff"]},
+    )
+    path = client.download_artifacts(run_id, "leaderboard.json", str(tmp_path))
+    own = read_table(path).set_index("method")
+    target = str(tmp_path / "x.csv")
+    assert run("leaderboard", "--runs", run_id, "--tracking-uri", store, "-o", target) == 0, capsys.readouterr().err
+    table = pd.read_csv(target).set_index("label").loc[own.index]
+    assert own["rank"].tolist() == table["rank"].tolist() == [1, 1, 2, 3, 4]
+    assert table["same_as"].dropna().to_dict() == {"feature_ablation": "occlusion"}
+    assert table["places_gained"].dropna().to_dict() == own["places_gained"].dropna().to_dict() == {"lime": 0}
+    assert table.loc["lime", "scored_by_own"] == "aopc_suff"
+    assert "occlusion = feature_ablation" in capsys.readouterr().out
 
 
 def test_versions_of_a_model_stand_side_by_side_and_runs_of_one_evaluation_are_joined(store, tmp_path, capsys):

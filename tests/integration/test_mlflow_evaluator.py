@@ -155,10 +155,18 @@ def test_settings_versions_device_seed_and_data_are_logged(evaluated: Evaluated)
 def test_artifacts_lie_at_the_root_and_can_be_read_back(evaluated: Evaluated) -> None:
     paths = {a.path for a in evaluated.client.list_artifacts(evaluated.run_id)}
     assert {"leaderboard.json", "scores.parquet", "step_scores.json", "report.html", "attributions", "plots"} <= paths
-    assert {"summary.json", "comparisons.parquet", "agreement.json"} <= paths
+    assert {"cards.json", "summary.json", "comparisons.parquet", "agreement.json"} <= paths
     plots = {a.path for a in evaluated.client.list_artifacts(evaluated.run_id, "plots")}
     assert plots == {
-        f"plots/{n}.png" for n in ("agreement", "metric_heatmap", "metric_distributions", "quality_cost", "step_scores")
+        f"plots/{n}.png"
+        for n in (
+            "agreement",
+            "metric_correlations",
+            "metric_heatmap",
+            "metric_distributions",
+            "quality_cost",
+            "step_scores",
+        )
     }
     local = Path(evaluated.client.download_artifacts(evaluated.run_id, "attributions", str(evaluated.folder)))
     assert sorted(p.stem for p in local.iterdir()) == METHODS

@@ -18,6 +18,7 @@ sys.path.append(str(RECIPES))
 import make_pictures  # noqa: E402
 import make_screenshots  # noqa: E402
 import plot_convergence  # noqa: E402
+import real_models  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +71,31 @@ def test_bad_explainers(tmp_path):
     assert len(ranked) == 1 and "`occlusion` | 1.00" in ranked[0]
 
 
+def test_rows_of_the_real_models():
+    """What can be tested without the packages: 60 rows each, whose targets follow on their prompts."""
+    antibodies, drugs = real_models.rows("IgLM", 60), real_models.rows("annalog", 60)
+    assert len(antibodies) == drugs["input"].nunique() == 60 and antibodies["input"].nunique() == 56
+    for given, target in zip(antibodies["input"].str.split(), antibodies["target"].str.split(), strict=True):
+        assert target[:-1] == given and len(given) - 2 in real_models.CUTS
+    assert set(antibodies["input"].str.split().str[1]) == {"[HUMAN]", "[MOUSE]", "[CAMEL]"}
+    part = real_models.settings("annalog")["method_options"]["layer_deeplift"]
+    assert part["target_layer"] == "model.encoder.layers.0"
+    weight = real_models.torch.zeros(2)
+    names = ["encoder.layers.0.positionwise_feedforward.fc_1.weight", "decoder.layers.2.encoder_attention.fc_q.bias"]
+    assert [real_models.marian(name, weight)[0] for name in names] == [
+        "model.encoder.layers.0.fc1.weight",
+        "model.decoder.layers.2.encoder_attn.q_proj.bias",
+    ]
+
+
+def test_multiverse(tmp_path):
+    printed = run(tmp_path, "multiverse.py", "--examples", "2", "--rows", "24", "--out", "made")
+    assert "multiverse: 24 rows" in printed and "of 66 pairs of methods" in printed
+    assert (tmp_path / "made" / "multiverse.png").read_bytes()[:4] == b"\x89PNG"
+    made, pictured = pd.read_csv(tmp_path / "made" / "multiverse.csv"), pd.read_csv(DOCS / "images" / "multiverse.csv")
+    assert made.columns.tolist() == pictured.columns.tolist() and len(made) == len(pictured)
+
+
 def test_custom_method(tmp_path):
     printed = run(tmp_path, "custom_method.py", "--examples", "4")
     assert [line.split()[0] for line in printed.splitlines()] == ["occlusion", "saliency", "recency", "random"]
@@ -115,7 +141,7 @@ def test_errors_in_the_picture_of_convergence():
 
 def test_every_picture_is_made():
     """By `make pictures`; and shown somewhere."""
-    made = {"leaderboard", "convergence", "images/critical_differences", "images/scaling"}
+    made = {"leaderboard", "convergence", "images/critical_differences", "images/multiverse", "images/scaling"}
     made |= {f"images/{shot.__name__}" for shot in make_screenshots.SHOTS}
     assert {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.png")} == made
     pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import tempfile
 import threading
 from pathlib import Path
 
@@ -112,7 +114,7 @@ def test_a_server_that_does_not_come_back(server, causal_folder, tmp_path, monke
     info = attriflow.log_model(causal_folder)
     killing(server.stop)
     active = mlflow.start_run()
-    with pytest.raises(mlflow.MlflowException, match="everything is kept in") as caught:
+    with pytest.raises(mlflow.MlflowException, match="Everything is kept in") as caught:
         evaluate(info.model_uri)
     folder = re.search(r"kept in (\S+);", str(caught.value))[1]
     assert Path(folder).parent == tmp_path and f"attriflow log {folder}" in str(caught.value)
@@ -176,8 +178,56 @@ def test_patience(monkeypatch, capsys):
             patience()
 
 
-def test_a_folder_of_something_else(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "line",
+    [
+        None,
+        {"do": "keep", "run": "abc"},  # a name of ours that is no operation
+        {"do": "artifact", "run": "abc", "path": "../../etc/passwd"},
+        {"do": "artifact", "run": "../abc", "path": "passwd"},
+        {"do": "artifact", "run": "abc", "path": "/etc/passwd"},
+        {"do": "tags", "run": 3, "values": {}},
+    ],
+)
+def test_a_folder_of_something_else(line, tmp_path, capsys):
+    if line is not None:
+        head = {"tracking_uri": f"sqlite:///{tmp_path / 'x.db'}", "run": "abc"}
+        (tmp_path / "operations.jsonl").write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
     with pytest.raises(SystemExit) as stop:
         main(["log", str(tmp_path)])
     assert stop.value.code == 1
     assert "does not hold what an evaluation kept" in capsys.readouterr().err
+    assert not (tmp_path / "x.db").exists()
+
+
+def test_what_is_sent_again_is_what_was_not_sent(store, monkeypatch, tmp_path):
+    """Only what came after the server went away is sent at the end, in its order, to the runs that it belongs to."""
+    from attriflow.tracking.keeping import Keeper
+    from attriflow.tracking.run_logger import RunLogger
+
+    monkeypatch.setenv("ATTRIFLOW_PATIENCE", "0")
+    client = MlflowClient()
+    run = client.create_run("0").info.run_id
+    keeper = Keeper(run, client)
+    keeper.remote = True
+    logger, real, asked = RunLogger(run, keeper=keeper), keeper.do, []
+    logger.tags({"first": "1"})
+    child = logger.child("one", {"attriflow.method": "one"})
+
+    def refuse(operation):
+        raise ConnectionError("Connection refused")
+
+    monkeypatch.setattr(keeper, "do", refuse)
+    logger.metrics({"m": 0.5})
+    assert keeper.gone
+    child.metrics({"m": 0.25})
+    child.finish()
+    logger.artifact("a/b.txt", "text")
+    monkeypatch.setattr(keeper, "do", lambda operation: asked.append(operation["do"]) or real(operation))
+    keeper.close("FINISHED")
+    assert asked == ["metrics", "metrics", "finish", "artifact", "finish"]
+    assert client.get_run(run).data.metrics == {"m": 0.5} and client.get_run(run).info.status == "FINISHED"
+    assert Path(client.download_artifacts(run, "a/b.txt", str(tmp_path))).read_text() == "text"
+    (found,) = client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{run}'")
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"m": 0.25})
+    assert not list(Path(tempfile.gettempdir()).glob(f"attriflow-kept-{run[:8]}*"))

@@ -264,7 +264,7 @@ def values_at(m, function, args, foil, change):
     kind = m.is_encoder_decoder
     examples = m.encode(PROMPTS[0], TARGETS[kind][0])
     if function in CONTRASTIVE:
-        examples = add_contrasts(m.wrapped, examples, None, [foil])
+        examples = add_contrasts(m.wrapped, PROMPTS[:1], examples, None, [foil])
     objective, _ = make_objective(function, args)
     block = "source" if kind else "target"
     with m.wrapped.frozen():

@@ -150,7 +150,7 @@ class TestSome:
         targets = [f"{p} te so" for p in prompts] if name == "gpt2" else ["te so", "pari", "te te so"]
         examples = m.encode(prompts, targets)
         foil = targets[1].replace("te", "pari") if name == "gpt2" else "so"
-        examples[1] = add_contrasts(m.wrapped, [examples[1]], None, [foil])[0]
+        examples[1] = add_contrasts(m.wrapped, prompts[1:2], [examples[1]], None, [foil])[0]
         found = m.score_steps(examples, {"probability": {}, "pcxmi": {}})
         assert [set(f) for f in found] == [{"probability"}, {"probability", "pcxmi"}, {"probability"}]
         for i, example in enumerate(examples):

@@ -59,8 +59,8 @@ def test_a_plan_is_printed_and_holds(model, monkeypatch, capsys):
     assert plan is not None and str(plan) in said
     assert plan.explaining == 3  # one pass for each example
     assert (plan.n_again, plan.again) == (9, 9)
-    assert counter.forward_rows == pytest.approx(plan.shared + plan.changed, rel=0.15)
-    assert plan.passes == plan.explaining + plan.again + plan.shared + plan.changed
+    assert counter.forward_rows == pytest.approx(plan.scored, rel=0.15) and plan.chance > 0
+    assert plan.passes == plan.explaining + plan.again + plan.shared + plan.changed + plan.chance
     assert plan.seconds > 0
     kinds = ["explaining", "explaining again", "scoring changed inputs", "in metrics (ferret, numpy)"]
     assert list(evaluated.seconds) == kinds and all(s > 0 for s in evaluated.seconds.values())

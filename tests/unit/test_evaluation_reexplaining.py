@@ -242,6 +242,19 @@ def test_an_evaluation_explains_again_a_sample_and_says_so(model):
     assert result.metrics["random_logit"] < 1 and result.metrics["noise_stability"] < 1
 
 
+def test_metrics_under_other_seeds_are_those_of_an_evaluation_with_that_seed(model):
+    names = {"methods": ["smooth_grad", "saliency"], "metrics": ["aopc_compr", "loo_agreement", "seed_variance"]}
+    evaluated, other = evaluation(model, **names), evaluation(model, seed=2, **names)
+    run(evaluated), run(other)
+    drawn, still = evaluated.results
+    assert still.seeded == [] and len(drawn.seeded) == 2 and set(drawn.seeded[1]) == {"aopc_compr", "loo_agreement"}
+    for metric, found in drawn.seeded[1].items():
+        assert found == {i: pytest.approx(v.mean) for i, v in enumerate(other.results[0].values[metric])}
+        assert found != {i: v.mean for i, v in enumerate(drawn.values[metric])}
+    without = evaluation(model, n=1, metrics=["aopc_compr"])
+    assert run(without).seeded is None
+
+
 def test_a_metric_that_does_not_apply_says_why(model):
     result = run(evaluation(model, fn="entropy", metrics=["random_logit", "completeness_error"], fail_fast=True))
     assert "'entropy', is not one of the target token alone" in result.problems["random_logit"]

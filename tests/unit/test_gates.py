@@ -76,6 +76,30 @@ def test_randomisation_and_completeness_have_their_limits():
     assert failed(found.reset_index()) == {"constant": "randomisation (1.00)", "few points": "completeness (0.07)"}
 
 
+def test_a_seed_that_moves_a_method_past_its_neighbour_fails():
+    """Four methods on one metric, ranks 1 to 4 by hand; `far` keeps its place under both seeds, `near` loses two."""
+    level = {"far": 9.0, "near": 3.0, "b": 2.0, "c": 1.0}
+    values = table({m: {"up": [x] * 2, "down": [0.5] * 2} for m, x in level.items()})
+
+    def seed(x):
+        return pd.DataFrame({"up": [x] * 2}, index=[0, 1])
+
+    seeded = {"far": [seed(8.0), seed(7.0)], "near": [seed(0.0), seed(2.5)], "b": [], "c": None}
+    found = gates(values, HIGHER, [], seeded=seeded)
+    found = found[found["gate"] == "seed"].set_index("method")
+    assert found.loc["far", ["value", "limit", "n", "passed"]].tolist() == [0, 1, 2, True]
+    # ranks 2, 4 and 2: variance ((2/3)^2 + (4/3)^2 + (2/3)^2) / 2 = 4/3
+    assert found.loc["near", "value"] == pytest.approx((4 / 3) ** 0.5) and found.loc["near", "limit"] == 1
+    assert found.loc["near", "passed"] is False and found["passed"].tolist()[2:] == [None, None]
+    assert found["why"].tolist()[2:] == ["it draws no random numbers", "it was not tried with other seeds"]
+    assert failed(gates(values, HIGHER, [], seeded=seeded)) == {"near": "seed (1.15)"}
+    # a method that explains as another one is nobody's neighbour
+    twins = gates(values, HIGHER, [], seeded={m: s for m, s in seeded.items() if m != "b"})
+    twins = twins[twins["gate"] == "seed"].set_index("method")
+    assert twins.loc["near", "value"] == pytest.approx((1 / 3) ** 0.5)
+    assert "as another" in twins.loc["b", "why"]
+
+
 def test_metrics_with_the_same_values_are_one():
     values = pd.DataFrame(
         {"a": [1.0, 2.0, np.nan], "b": [1.0, 2.0, np.nan], "c": [1.0, 2.0, 3.0], "d": [1.0, 2.0, np.nan]}
@@ -133,3 +157,20 @@ def test_a_board_of_many_metrics_fits_into_100_columns():
     assert "2.5 discretized_integrated_gradients" in " ".join(shown["discretized_integrated_gradients"].split())
     assert all(family in "".join(lines) for family in families)
     assert any("– constant: gate not passed: randomisation (1.00)" in line for line in lines)
+
+
+def test_the_correlation_map_shows_the_table_with_alike_metrics_side_by_side():
+    from attriflow.views.evaluations.agreement import correlation_heatmap
+
+    pairs = [("a", "b", 0.1), ("a", "c", 0.9), ("b", "c", -0.2), ("a", "d", np.nan), ("b", "d", np.nan)]
+    pairs.append(("c", "d", np.nan))
+    table = pd.DataFrame(pairs, columns=["first", "second", "correlation"]).assign(effective_number=2.04)
+    figure = correlation_heatmap(table)
+    (axes,) = [a for a in figure.axes if a.get_yticklabels() and a.get_yticklabels()[0].get_text()]
+    names = [t.get_text() for t in axes.get_yticklabels()]
+    assert sorted(names) == ["a", "b", "c"] and abs(names.index("a") - names.index("c")) == 1
+    shown = {frozenset(names[int(x)] for x in t.get_position()): t.get_text() for t in axes.texts}
+    assert [shown[frozenset(p)] for p in ("ab", "ac", "bc", "a")] == ["0.10", "0.90", "-0.20", "1.00"]
+    note = "2.0 independent metrics would hold as much as these 3\nno order: d"
+    assert note in [t.get_text() for t in figure.texts]
+    assert "No two metrics" in correlation_heatmap(table.iloc[3:4]).axes[0].texts[0].get_text()

@@ -256,6 +256,66 @@ def test_the_page_escapes_and_has_every_part(three):
     assert "it broke" in page and "4–0–0" in page
 
 
+def test_methods_that_explain_alike_share_a_row(three):
+    """`twin` would take a place from all others."""
+    values, _ = three
+    twin = {(m, d, "twin", metric): x for (m, d, name, metric), x in values.items() if name == "best"}
+    both = evaluated({**values, **twin})
+    assert standings(both).rows.set_index("row").loc["best", "rank"] == 1.5
+    alike = standings(replace(both, alike={("m", "d", "twin"): "best"}))
+    rows, alone = alike.rows.set_index("row"), standings(evaluated(values)).rows.set_index("row")
+    for name in alone.index:
+        pd.testing.assert_series_equal(rows.loc[name, alone.columns], alone.loc[name], check_names=False)
+    same = ["rank", "rank (faithfulness)", "wins", "ties", "losses", "good"]
+    assert rows.loc["twin", same].tolist() == rows.loc["best", same].tolist()
+    assert rows["same_as"].to_dict() == {"best": "", "twin": "best", "one": "", "two": ""}
+    assert "twin" not in {*alike.pairs["a"], *alike.pairs["b"]}
+    assert "| best = twin | 1 | 4–0–0 |" in markdown(alike) and "best = twin" in standings_html(
+        alike, title="x", figures={}
+    )
+    assert set(flat(alike)["label"]) == {"best", "twin", "one", "two"}
+    console = leaderboard_table(plotted(alike), HIGHER)
+    assert "best = twin" in [str(cell) for cell in console.columns[1].cells]
+    # alike on one model only: two rows, as they are not the same on the other
+    other = {("n", *key[1:]): x + 0.01 for key, x in {**values, **twin}.items()}
+    apart = replace(evaluated({**values, **twin, **other}), alike={("m", "d", "twin"): "best"})
+    assert not standings(apart).rows["same_as"].any()
+
+
+def test_metrics_with_the_same_values_count_once():
+    """`a` wins on three metrics that are one, and loses on the fourth of the family: 1.5 each, not 1.25 and 1.75."""
+    base, names = np.arange(4.0), ("x", "x2", "x3", "y")
+    values = {("m", "d", "a", n): base + (1 if n != "y" else 0) for n in names}
+    values |= {("m", "d", "b", n): base + (0 if n != "y" else 1) for n in names}
+    found = replace(evaluated(values), higher_is_better=dict.fromkeys(names, True), families=dict.fromkeys(names, "f"))
+    board = standings(found)
+    assert board.rows["rank"].tolist() == [1.5, 1.5]
+    assert "x2, x3: the values of x, with which they count once." in board.notes
+    apart = replace(found, families={"x": "f", "x2": "g", "x3": "f", "y": "f"})
+    assert standings(apart).rows.set_index("row").loc["a", "rank"] == pytest.approx((1.5 + 1) / 2)
+    # where another model tells them apart, they count there
+    other = {("n", *k[1:]): x.copy() for k, x in values.items()}
+    other["n", "d", "a", "x2"][0] -= 9
+    two = standings(replace(found, cells=pd.concat([found.cells, evaluated(other).cells]), examples=pd.concat(
+        [found.examples, evaluated(other).examples], ignore_index=True)))  # fmt: skip
+    # a: 1, 2 on m; 1, 2, 2 on n (x2 is lost there, x3 is x)
+    assert two.rows.set_index("row").loc["a", "rank"] == pytest.approx((1 + 2 + 1 + 2 + 2) / 5)
+
+
+def test_places_gained_by_ones_own_perturbation():
+    """On one evaluation the number of its own board; over two, of the mean places."""
+    values = {("m", "d", x, "good"): np.full(4, v) for x, v in (("a", 3.0), ("b", 2.0), ("c", 1.0))}
+    values |= {("m", "d", x, "bad"): np.full(4, v) for x, v in (("a", 3.0), ("b", 2.0), ("c", 1.0))}
+    own = {("m", "d", "a"): ["good"], ("m", "d", "c"): ["bad"]}
+    board = standings(replace(evaluated(values), own=own, faithful=["good", "bad"]))
+    rows = board.rows.set_index("row")
+    # a is first on `good`, its own, and last on `bad`; c the other way round: 3 - 1 each
+    assert rows["places_gained"].dropna().to_dict() == {"a": 2, "c": 2}
+    assert rows["scored_by_own"].to_dict() == {"a": "good", "b": "", "c": "bad"}
+    assert "places gained by its own perturbation" in standings_html(board, title="x", figures={})
+    assert standings(replace(evaluated(values), own=own, faithful=["good"])).rows["places_gained"].isna().all()
+
+
 def test_groups_without_a_difference_in_the_diagram(three):
     from attriflow.views.evaluations.standings_plots import cliques, critical_differences, mean_places
 

@@ -55,12 +55,23 @@ def test_report_is_well_formed_and_accessible():
     for text in ("no rule for <b>GELU</b>", "empty rationale", "versions.torch", "a, b", "aopc_suff\u00a0↓"):
         assert text in page.texts["main"], text
     tabs = [attrs["data-tab"] for attrs in page.all("button") if "data-tab" in attrs]
-    assert tabs == ["leaderboard", "certainty", "methods", "steps", "throughput", "settings"]
+    assert tabs == ["leaderboard", "certainty", "methods", "steps", "throughput", "cards", "settings"]
     assert [attrs["id"] for attrs in page.all("section")] == tabs
     assert [attrs["data-explorer"] for attrs in page.all("div") if "data-explorer" in attrs] == [
         "text heatmap",
         "steps",
     ]
+
+
+def test_choices_have_a_tab_where_they_were_tried():
+    columns = ["family", "choice", "kendall_w", "worlds", "methods", "moved"]
+    stable = pd.DataFrame([("overall", "all", 0.754, 9, 4, 1.5), ("overall", "baseline", 1, 1, 4, 0)], columns=columns)
+    html = report(choices=("Your ranking depends.", stable), figures={"multiverse": picture()})
+    page = Page(html)
+    assert "choices" in [attrs["data-tab"] for attrs in page.all("button") if "data-tab" in attrs]
+    text = page.texts["main"]
+    assert "Your ranking depends." in text and "0.75" in text and "1.50" in text and "baseline alone" not in text
+    assert html.index('id="choices"') < html.index("<img") < html.index('id="methods"')
 
 
 def test_report_escapes_hostile_text():

@@ -49,7 +49,7 @@ def scores_dict(attribution: Attribution) -> dict[str, dict[tuple[int, str], dic
     }
     values = {name: v.tolist() for name, v in attribution.step_scores.items()}
     for step, (token, scores) in enumerate(zip(attribution.targets, attribution.scores.tolist(), strict=True)):
-        key = attribution.start + step, token.text
+        key = attribution.positions(step)[0], token.text
         if n:
             kinds["source_attributions"][key] = dict(zip(keys[:n], scores[:n], strict=True))
         if sides.read:

@@ -23,7 +23,7 @@ class Sides:
         source: Encoder tokens; empty for decoder-only models.
         decoder: Decoder tokens by position, with `UNKNOWN` for those before the explained ones that are no inputs.
         read: How many decoder tokens are inputs (0: only the source gets credit).
-        first: Position of the first explained token; `decoder[first:]` are the targets.
+        first: Position of the first explained token; `decoder[first:]` are the targets, unless steps are spans.
     """
 
     source: tuple[Token, ...]
@@ -46,7 +46,21 @@ def sides_of(attribution: Attribution) -> Sides:
     n = next((i for i, t in enumerate(inputs) if t.segment != "source"), len(inputs))
     read = len(inputs) - n
     known = (*inputs[n:], *([UNKNOWN] * (start - read)))
+    if attribution.spans is not None:
+        behind = max((stop for _, stop in attribution.spans), default=start) - len(known)
+        return Sides(inputs[:n], (*known, *([UNKNOWN] * behind)), read, start)
     return Sides(inputs[:n], (*known, *attribution.targets[len(known) - start :]), read, start)
+
+
+def moved(steps: Sequence[Span] | None, ranges: Sequence[Span]) -> tuple[Span, ...] | None:
+    """Where steps that are spans lie once the decoder's tokens have become one for each of some ranges."""
+    if steps is None:
+        return None
+
+    def place(position: int) -> int:
+        return sum(stop <= position for _, stop in ranges)
+
+    return tuple((place(first), place(stop - 1) + 1) for first, stop in steps)
 
 
 def read_spans(option: str, spans: Spans | None, length: int) -> list[Span]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from attriflow.aggregation._apply import Function, Span, check_function, reduce_spans
-from attriflow.aggregation._sides import covering, runs, sides_of
+from attriflow.aggregation._sides import covering, moved, runs, sides_of
 from attriflow.errors import check_choice
 from attriflow.registry import step_functions
 from attriflow.texts.units import Texts, text_of
@@ -49,6 +49,8 @@ class SpanMerger:
         inputs = [*source, *((n + i, n + min(j, sides.read)) for i, j in decoder if i < sides.read)]
         last = first + len(a.targets)
         steps = [(max(i, first) - first, min(j, last) - first) for i, j in decoder if j > first and i < last]
+        if a.spans is not None:  # steps are spans already
+            steps = [(i, i + 1) for i in range(len(a.targets))]
 
         def both(values: Tensor) -> Tensor:
             return reduce_spans(self.aggregate_fn, reduce_spans(self.aggregate_fn, values, steps, 0), inputs, 1)
@@ -59,6 +61,7 @@ class SpanMerger:
             inputs=tuple(merged_token(a, a.inputs[i:j]) for i, j in inputs),
             targets=tuple(merged_token(a, a.targets[i:j]) for i, j in steps),
             start=sum(j <= first for _, j in decoder),
+            spans=moved(a.spans, decoder),
             step_scores={
                 name: reduce_spans(self._step_function(a, name), values, steps, 0)
                 for name, values in a.step_scores.items()
@@ -79,18 +82,28 @@ class SpanMerger:
         """How the values of a step score combine over a span."""
         if name in self.step_scores:
             return self.step_scores[name]
-        info = step_functions.known(name)
-        if info is None:  # convergence deltas, say
-            return "absmax"
-        known = info.meta.get("aggregate_map") or {}
-        for key in (self.name, "spans"):
-            if key in known:
-                return known[key]
-        span: Function = info.meta.get("span", "absmax")
-        given = attribution.provenance.step_scores_args
-        own = {**given, **given[name]} if isinstance(given.get(name), Mapping) else given
-        # the logarithm of a product is a sum
-        return "sum" if span == "prod" and "logprob" in info.options and own.get("logprob") else span
+        return span_function(name, attribution.provenance.step_scores_args, self.name)
+
+
+def span_function(name: str, given: Mapping[str, Any], aggregator: str = "spans") -> Function:
+    """What a step function is registered with for the values of a span.
+
+    Args:
+        name: Of the step function.
+        given: Options of the step scores, as `step_scores_args`.
+        aggregator: For an aggregator that has a function of its own.
+    """
+    info = step_functions.known(name)
+    if info is None:  # convergence deltas, say
+        return "absmax"
+    known = info.meta.get("aggregate_map") or {}
+    for key in (aggregator, "spans"):
+        if key in known:
+            return known[key]
+    span: Function = info.meta.get("span", "absmax")
+    own = {**given, **given[name]} if isinstance(given.get(name), Mapping) else given
+    # the logarithm of a product is a sum
+    return "sum" if span == "prod" and "logprob" in info.options and own.get("logprob") else span
 
 
 @dataclass(frozen=True, kw_only=True)

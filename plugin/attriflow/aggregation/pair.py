@@ -9,7 +9,7 @@ from operator import sub
 import torch
 from torch import Tensor
 
-from attriflow.aggregation._sides import Sides, sides_of
+from attriflow.aggregation._sides import Sides, moved, sides_of
 from attriflow.errors import InputError
 from attriflow.registry import aggregators
 from attriflow.texts.alignment import align_tokens
@@ -44,6 +44,8 @@ class PairAggregator:
         source = align(one.source, two.source)
         decoder = _same_role(align(one.decoder, two.decoder), one, two)
         steps = [(i - one.first, j - two.first) for i, j in decoder if i >= one.first]
+        if a.spans is not None:
+            steps = [(i, i) for i in range(len(a.spans))]
         n, m = len(one.source), len(two.source)
         inputs = [*source, *((n + i, m + j) for i, j in decoder if i < one.read and j < two.read)]
         if not inputs or not steps:
@@ -54,6 +56,7 @@ class PairAggregator:
             inputs=tuple(_both(a.inputs[i], b.inputs[j]) for i, j in inputs),
             targets=tuple(_both(a.targets[i], b.targets[j]) for i, j in steps),
             start=sum(i < one.first for i, _ in decoder),
+            spans=moved(a.spans, [(i, i + 1) for i, _ in decoder]),
             step_scores={
                 name: self._differ(_pick(values, steps, (), 0), _pick(b.step_scores[name], steps, (), 1))
                 for name, values in a.step_scores.items()
@@ -77,6 +80,8 @@ def _check_comparable(a: Attribution, b: Attribution) -> None:
         raise InputError(
             f"a pair needs the same axes, not {a.axes} {tuple(a.scores.shape)} and {b.axes} {tuple(b.scores.shape)}"
         )
+    if (a.spans and len(a.spans)) != (b.spans and len(b.spans)):
+        raise InputError("a pair needs the same number of spans, or steps that are tokens in both")
     for kind, one, two in (
         ("step score", a.step_scores, b.step_scores),
         ("sequence score", a.sequence_scores, b.sequence_scores),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attriflow.aggregation._sides import Spans, on_both_sides, sides_of
+from attriflow.aggregation._sides import Spans, moved, on_both_sides, sides_of
 from attriflow.registry import aggregators
 from attriflow.types import Attribution
 
@@ -43,6 +43,7 @@ class SlicesAggregator:
             norms=None if a.norms is None else a.norms[:, inputs],
             inputs=tuple(a.inputs[i] for i in inputs),
             start=len(before),
+            spans=moved(a.spans, [(i, i + 1) for i in kept]),
             sequence_scores={
                 name: _square(values, source if name.startswith("encoder") else kept)
                 for name, values in a.sequence_scores.items()

@@ -33,12 +33,36 @@ def attribute(options: TextOptions) -> None:
         "contrast_sources": options.contrast_sources,
     }
     model = load(options)
-    out = explainer(model, options)(**{name: given for name, given in texts.items() if given})
+    given = {name: lines for name, lines in texts.items() if lines}
+    out = explainer(model, options)(**given) if options.reasoning is None else _reasoned(model, options, given)
     if not options.hide_attributions:
         out.show(console=console(), view="console")
     if options.output is not None:
         say(f"wrote {out.save(options.output, overwrite=options.overwrite)}")
     write_page(out, options.viz_path, options.overwrite)
+
+
+def _reasoned(model: AttributionModel, options: TextOptions, texts: dict[str, Any]) -> AttributionOutput:
+    """The answers of texts that reason before them."""
+    from attriflow.errors import InputError
+    from attriflow.reasoning.attribute import attribute_reasoning
+
+    keywords = attribute_keywords(options)
+    taken = {
+        "--contrast-targets": options.contrast_targets,
+        "--contrast-sources": options.contrast_sources,
+        "--target-spans": options.target_spans,
+        "--start-pos": keywords.pop("attr_pos_start"),
+        "--end-pos": keywords.pop("attr_pos_end"),
+        "--generate-from-target-prefix": options.generate_from_target_prefix,
+    }
+    if wrong := [name for name, value in taken.items() if value]:
+        raise InputError(f"--reasoning finds what is explained itself, so {wrong[0]} has no place beside it")
+    generation = None if "generated_texts" in texts else generation_arguments(model, options)
+    out = attribute_reasoning(
+        model, **texts, reasoning=options.reasoning, hops=options.hops, generation_args=generation, **keywords
+    )
+    return aggregated(out, options)
 
 
 def write_page(out: Shown, path: Path | None, overwrite: bool) -> None:
@@ -132,6 +156,8 @@ def attribute_keywords(options: AttributeOptions) -> dict[str, Any]:
         "include_eos_baseline": options.include_eos_baseline,
         "seed": options.seed,
     }
+    if options.target_spans is not None:
+        keywords |= {"target_spans": options.target_spans, "span_value": options.span_value}
     if options.contrast_force_inputs:
         keywords["contrast_force_inputs"] = True
     if options.attribution_aggregators:  # they say what becomes of the embedding axis

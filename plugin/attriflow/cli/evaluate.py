@@ -77,6 +77,13 @@ class EvaluateOptions(RowsOptions):
     ] = None
     min_coverage: Annotated[float, min_coverage_option(_RUN)] = 0.5
     gates: Annotated[bool, gates_option(_RUN)] = True
+    multiverse: Annotated[
+        bool,
+        option("Also try every defensible choice, and say how far ranks depend on them.", "--multiverse", panel=_RUN),
+    ] = False
+    multiverse_rows: Annotated[
+        int, option("Most rows of it; what departs least from the settings comes first.", min=1, panel=_RUN)
+    ] = 300
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -71,6 +72,14 @@ def max_memory_option(panel: str) -> Any:
         metavar="JSON",
         show_default=False,
     )
+
+
+def _spans(value: str) -> Any:
+    """A name, or JSON: ranges, or an object that says what they are."""
+    try:
+        return json.loads(value) if value.lstrip()[:1] in ("[", "{") else value
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"{value!r} is not JSON ({error})") from error
 
 
 def min_coverage_option(panel: str) -> Any:
@@ -231,6 +240,18 @@ class AttributeOptions(ModelOptions):
         option("Texts per batch; by length when not given.", "--batch-size", "-bs", min=1, panel=_MODEL),
     ] = None
     start_pos: Annotated[int | None, option("First position to explain.", "--start-pos", "-s", panel=_METHOD)] = None
+    target_spans: Annotated[
+        Any,
+        option(
+            "Explain spans, each as one step: all, sentence, turn, answer (after </think> or ####), or as JSON ranges "
+            '[[3, 9]] of positions, {"characters": [[0, 9]]} or {"pattern": "..."}.',
+            panel=_METHOD,
+            parser=_spans,
+            metavar="SPANS",
+            show_default=False,
+        ),
+    ] = None
+    span_value: Annotated[str, option("A span's value: sum or mean of those of its tokens.", panel=_METHOD)] = "sum"
     end_pos: Annotated[int | None, option("Position before which to stop.", "--end-pos", "-e", panel=_METHOD)] = None
     output: Annotated[
         Path | None,
@@ -281,6 +302,18 @@ class TextOptions(AttributeOptions):
     contrast_sources: Annotated[
         list[str] | None, option("Contrastive sources, one per text.", panel=_TEXTS, show_default=False)
     ] = None
+    reasoning: Annotated[
+        Any,
+        option(
+            "Explain the answer and pass the credit of the reasoning before it on: think (up to </think>), sentence "
+            "(all but the last one), or [18, 40], decoder positions.",
+            panel=_METHOD,
+            parser=_spans,
+            metavar="PART",
+            show_default=False,
+        ),
+    ] = None
+    hops: Annotated[int, option("How often the credit of the reasoning is passed on.", min=0, panel=_METHOD)] = 1
 
 
 @dataclass(kw_only=True)

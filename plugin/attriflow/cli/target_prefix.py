@@ -10,6 +10,8 @@ from attriflow.errors import InputError
 from attriflow.model import AttributionModel
 from attriflow.models.generation import beginning_with
 from attriflow.output import AttributionOutput
+from attriflow.texts.target_spans import TargetSpans, for_texts, with_spans
+from attriflow.types import SpanValue
 
 
 def attribute_from_prefix(
@@ -22,6 +24,8 @@ def attribute_from_prefix(
     seed: int = 0,
     attr_pos_start: int | None = None,
     attr_pos_end: int | None = None,
+    target_spans: TargetSpans | None = None,
+    span_value: SpanValue = "sum",
     **options: Any,
 ) -> AttributionOutput:
     """Let the model continue beginnings of targets, and explain beginnings and continuations.
@@ -32,7 +36,8 @@ def attribute_from_prefix(
         model: An encoder-decoder.
         input_texts: Sources.
         generated_texts: Beginnings of the targets, one per source.
-        method, seed, attr_pos_start, attr_pos_end, **options: See `AttributionModel.attribute_examples`.
+        method, seed, attr_pos_start, attr_pos_end, target_spans, span_value, **options: See
+            `AttributionModel.attribute` and `attribute_examples`.
         generation_args: Arguments of `generate`.
     """
     if not model.is_encoder_decoder:
@@ -45,5 +50,8 @@ def attribute_from_prefix(
         examples += model.encode(
             text, generation_args=given, seed=seed, attr_pos_start=attr_pos_start, attr_pos_end=attr_pos_end
         )
+    if target_spans is not None:
+        each = for_texts(target_spans, len(examples))
+        examples = [with_spans(e, wanted, span_value) for e, wanted in zip(examples, each, strict=True)]
     found = model.attribute_examples(examples, method, seed=seed, **options)
     return AttributionOutput(a.replace(provenance=dataclasses.replace(a.provenance, generated=True)) for a in found)

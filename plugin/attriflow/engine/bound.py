@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attriflow.engine.sizes import Sizes
+from attriflow.engine.spans import Spans
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.kernels.plain import shortcuts
 from attriflow.kernels.stopping import check_stop
@@ -56,11 +57,13 @@ class Objective:
             one gradient per step through the LM head, not one per pair of steps. False for unregistered callables
             that have no attribute `stepwise`.
         passes: Whether it runs the model again, so that nothing of a pass may be left out or taken from another.
+        logarithm: Whether it gives logarithms of probabilities, for methods that are made for probabilities.
     """
 
     function: Callable[[Forward], Tensor]
     stepwise: bool = True
     passes: bool = False
+    logarithm: bool = False
 
     def __call__(self, forward: Forward) -> Tensor:
         """Value per step, `[batch, step]`."""
@@ -88,7 +91,11 @@ class Bound:
         include_eos_baseline: Whether EOS tokens are replaced in baselines too.
         granular: Keep the embedding axis.
         force_contrast: Contrastive objectives compare with the contrastive input's own logits.
+        spanned: Steps are the examples' spans, where they have some.
         counter: Passes so far.
+
+    Where steps are spans, `batch` has a step per span, `read` one per token that the model is read at; else they are
+    the same.
     """
 
     model: LanguageModel
@@ -99,16 +106,20 @@ class Bound:
     include_eos_baseline: bool = False
     granular: bool = False
     force_contrast: bool = False
+    spanned: bool = True
     counter: Counter = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Pad the examples once; a model that nothing can be said about is refused."""
         self.model.checked.require(*ALWAYS)
-        self.batch = self.model.collate(self.examples)
+        self.read = self.model.collate(self.examples)
+        self.spans = Spans.of(self.examples, self.read) if self.spanned else None
+        self.batch = self.read if self.spans is None else self.spans.batch
         self._visible: dict[str, Tensor] = {}
-        self.sizes = Sizes(self.model, self.batch)
+        self.sizes = Sizes(self.model, self.read)
         self.absent_ids = set[int]()  # of tokens that stood for absent ones
         self._base: Forward | None = None
+        self._token_values: Tensor | None = None
         self._values: Tensor | None = None
         self._pieces: dict[int, Tensor] = {}
         self._encoder: Tensor | None = None
@@ -155,6 +166,11 @@ class Bound:
         moved = (self.batch.host.query >= position).any(0).nonzero()
         return slice(int(moved[0]) if len(moved) else self.batch.n_steps, self.batch.n_steps)
 
+    def reads_after(self, position: int) -> slice:
+        """The same of the tokens that are read."""
+        moved = (self.read.host.query >= position).any(0).nonzero()
+        return slice(int(moved[0]) if len(moved) else self.read.n_steps, self.read.n_steps)
+
     def embeddings(self, block: str) -> Tensor:
         """Input embeddings of a block, `[batch, position, hidden]`."""
         return self.model.embed(self.ids(block), block)
@@ -163,7 +179,7 @@ class Bound:
 
     def rows(self, n: int = 1, **changes: Any) -> Rows:
         """Inputs of the whole batch, repeated `n` times (row = repetition * batch + example), with some replaced."""
-        b = self.batch
+        b = self.read
         fields: dict[str, Any] = {"target_ids": b.target_ids, "query": b.query}
         if b.source_ids is not None:
             fields |= {"source_ids": b.source_ids, "source_mask": b.source_mask}
@@ -178,14 +194,14 @@ class Bound:
             UnsupportedModelError: Steps are run apart.
         """
         rope = self.model.rope
-        if rope is not None and rope.reached(self.batch.host.query):
+        if rope is not None and rope.reached(self.read.host.query):
             raise UnsupportedModelError(
                 f"{self.model.name} has other rotary frequencies for texts beyond {rope.length} tokens, so that steps "
                 "are run apart; what looks inside a pass (attention, layers, dropout) needs shorter texts"
             )
 
     def run(self, rows: Rows, steps: slice = slice(None)) -> Forward:
-        """One counted model call on repetitions of the batch, read at all steps or at a range of them."""
+        """One counted model call on repetitions of the batch, read at all tokens or at a range of them."""
         return self.forward_of(self.logits(rows), steps, rows)
 
     def logits(self, rows: Rows) -> Tensor:
@@ -200,8 +216,8 @@ class Bound:
         repeat = logits.shape[0] // self.batch.size
         forward = Forward(
             logits=logits,
-            target_ids=_repeated(self.batch.step_ids[:, steps], repeat),
-            mask=_repeated(self.batch.step_mask[:, steps], repeat),
+            target_ids=_repeated(self.read.step_ids[:, steps], repeat),
+            mask=_repeated(self.read.step_mask[:, steps], repeat),
             model=self.model,
             passes=self.passes(self.rows(repeat) if rows is None else rows, steps),
         )
@@ -268,7 +284,7 @@ class Bound:
         if self._base is not None or not shortcuts():
             return
         self._pieces[steps.start] = forward.logits.detach()
-        if sum(piece.shape[1] for piece in self._pieces.values()) == self.batch.n_steps:
+        if sum(piece.shape[1] for piece in self._pieces.values()) == self.read.n_steps:
             logits = torch.cat([self._pieces[start] for start in sorted(self._pieces)], 1)
             self._base = self.forward_of(logits)
             self._pieces.clear()
@@ -277,8 +293,23 @@ class Bound:
     def values(self) -> Tensor:
         """The objective on the unchanged input, `[batch, step]`; computed once."""
         if self._values is None:
-            self._values = self.objective(self.base()).detach()
+            self._values = self.of_steps(self.token_values())
         return self._values
+
+    @torch.no_grad()
+    def token_values(self) -> Tensor:
+        """The same for every token that is read, `[batch, token]`."""
+        if self._token_values is None:
+            self._token_values = self.objective(self.base()).detach()
+        return self._token_values
+
+    def of_steps(
+        self, values: Tensor, reads: slice = slice(None), steps: slice | None = None, since: int = 0
+    ) -> Tensor:
+        """Values of steps, `[version * batch, step]`, of those of a range of tokens, `[version * batch, token]`."""
+        if self.spans is None:
+            return values
+        return self.spans.pool(values.unflatten(0, (-1, self.batch.size)), reads, steps, since).flatten(0, 1)
 
     def encoder_states(self) -> Tensor:
         """Encoder output of the unchanged source, run once."""

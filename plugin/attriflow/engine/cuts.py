@@ -49,7 +49,9 @@ class AtValues(Cut):
 class AtHead(Cut):
     """The input of the LM head."""
 
-    def __init__(self, hidden: Tensor, values: Tensor, rows: Rows, before: int = 0) -> None:
+    def __init__(
+        self, hidden: Tensor, values: Tensor, rows: Rows, before: int = 0, owner: Tensor | None = None
+    ) -> None:
         """Send all values through the head.
 
         Args:
@@ -57,16 +59,32 @@ class AtHead(Cut):
             values: `[row, step]`.
             rows: What was run, and where each step is read.
             before: Positions that the model puts before the text.
+            owner: `[row, token]`, the step that each token which is read belongs to, -1 for none; its own when None.
         """
         low, high = rows.span
         whole = hidden.shape[1] != high - low + 1
         self.place = (rows.query + before if whole else rows.query - low).to(hidden.device)
+        self.owner = None if owner is None else owners_at(owner.to(hidden.device), self.place, hidden.shape[1])
         self.roots = [hidden]
         (self.cotangent,) = torch.autograd.grad(values.sum(), hidden, retain_graph=True)
 
     def vectors(self, steps: slice) -> list[Tensor]:
         """Zero but at the step's position."""
+        if self.owner is not None:
+            return [of_owners(self.cotangent, self.owner, steps)]
         return [at_places(self.cotangent, self.place, steps)]
+
+
+def owners_at(owner: Tensor, place: Tensor, width: int) -> Tensor:
+    """`[row, position]`: the span that is read at each position, from `owner` and `place` of tokens, `[row, token]`."""
+    out = owner.new_full((len(owner), width), -1)
+    return out.scatter_reduce(1, place, owner, "amax")  # what pads a batch repeats positions, and belongs to none
+
+
+def of_owners(cotangent: Tensor, owner: Tensor, steps: slice) -> Tensor:
+    """`[step, row, position, hidden]`: that of all at the positions `[row, position]` of each span, zero elsewhere."""
+    numbers = torch.arange(steps.start, steps.stop, device=cotangent.device)[:, None, None]
+    return torch.where((owner == numbers).unsqueeze(-1), cotangent, 0.0)
 
 
 def at_places(cotangent: Tensor, place: Tensor, steps: slice) -> Tensor:

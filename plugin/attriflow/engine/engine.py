@@ -122,7 +122,7 @@ class Engine(Bound):
         reached = 0  # versions from here on change nothing before this position
 
         def size(_at: int) -> int:
-            read = self.batch.n_steps - self.steps_after(reached).start
+            read = self.read.n_steps - self.reads_after(reached).start
             versions = self.sizes.rows_at_once(left_out=reached, steps=read) // self.batch.size
             # short runs of versions share long prefixes
             return versions if prefix is None else min(versions, max(8, -(-n // 8)))
@@ -154,7 +154,7 @@ class Engine(Bound):
         reusable = reusable and not self.objective.passes
         if reusable and not {"source_embeds", "source_ids", "source_mask"} & set(changed):
             changed["encoder_states"] = self.encoder_states().repeat(n, 1, 1)
-        return self.objective(self.run(self.rows(n, **changed))).unflatten(0, (n, self.batch.size))
+        return self.of_steps(self.objective(self.run(self.rows(n, **changed)))).unflatten(0, (n, self.batch.size))
 
     def reusable_prefix(self) -> Prefix | None:
         """Keys and values of the unchanged batch, where reusing them gives the logits of a run that does not."""
@@ -163,7 +163,7 @@ class Engine(Bound):
             return None
         if self.objective.passes or not shortcuts():
             return None
-        if self.model.rope is not None and self.model.rope.reached(self.batch.host.query):
+        if self.model.rope is not None and self.model.rope.reached(self.read.host.query):
             return None  # keys of a prefix are others in a longer text
         if self._prefix is None:
             self._prefix = record(self)
@@ -201,7 +201,7 @@ class Engine(Bound):
         self.watched()
         widths = {side: self.ids(side).shape[1] for side in self.model.sides}
         before = self.model.puts_before or self.model.virtual_tokens > 0
-        return AttentionRecord(self.model.hf, widths, self.batch.query, self.blocks, whole, before)
+        return AttentionRecord(self.model.hf, widths, self.read.query, self.blocks, whole, before)
 
     def _attention_outputs(self, whole: tuple[str, ...]) -> AttentionRecord:
         """The same for architectures outside the attention interface, through `output_attentions`.

@@ -27,7 +27,7 @@ def _bad_logits(engine: Engine) -> Tensor:
 
     Reads the largest logit, which is NaN or infinite exactly where no distribution follows from the logits.
     """
-    mask = engine.batch.step_mask
+    mask = engine.read.step_mask
     return ~engine.base().logits.amax(-1).isfinite().to(mask.device) & mask
 
 
@@ -69,7 +69,10 @@ def reasons(engine: Engine, scores: Scores | None = None, name: str = "") -> lis
 
 def _reason(engine: Engine, row: int, step: int, scores: Scores | None, name: str) -> str:
     example = engine.examples[row]
-    where = f"step {step} ({example.target[example.start + step].text!r}) of {example.input_text[:60]!r}"
+    at = example.start + step
+    if scores is not None and engine.spans is not None and example.spans is not None:
+        at = example.spans[step][1] - 1
+    where = f"step {step} ({example.target[at].text!r}) of {example.input_text[:60]!r}"
     dtype = str(engine.model.dtype).removeprefix("torch.")
     hint = f": {dtype} may overflow, try dtype='float32'" if dtype in ("float16", "bfloat16") else ""
     logits = engine.base().logits[row, step]

@@ -110,7 +110,22 @@ class Gradients:
 
     def _prefix(self, steps: slice) -> int:
         """Decoder tokens that a range of steps reads."""
-        return int(self.bound.batch.host.query[:, steps].max()) + 1
+        whole = not self.bound.objective.stepwise or self.within is not None
+        query = self.bound.read.host.query if whole else self.bound.batch.host.query[:, steps]
+        return int(query.max()) + 1
+
+    def _reads(self, steps: slice) -> slice:
+        """The tokens that the model is read at for a range of steps."""
+        if self.bound.spans is None:
+            return steps
+        if not self.bound.objective.stepwise or self.within is not None:  # may look at the logits of all
+            return slice(0, self.bound.read.n_steps)
+        return self.bound.spans.reads(steps)
+
+    def _owner(self, steps: slice, n: int) -> Tensor | None:
+        """`[row, token]`: the step of each token that is read, of `n` versions; None where tokens are steps."""
+        spans = self.bound.spans
+        return None if spans is None else spans.owners(self._reads(steps), steps, self.unchanged).repeat(n, 1)
 
     def _group(self, steps: slice) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """One range of steps."""
@@ -208,7 +223,7 @@ class Gradients:
 
     def _separable(self, points: int, steps: slice) -> bool:
         """Whether to try to tell the steps apart below the last block (see `last_block`)."""
-        bound, objective, query = self.bound, self.bound.objective, self.bound.batch.host.query[:, steps]
+        bound, objective, query = self.bound, self.bound.objective, self.bound.read.host.query[:, self._reads(steps)]
         if self.within is not None or not objective.stepwise or objective.passes or not shortcuts():
             return False
         rope = bound.model.rope
@@ -240,7 +255,8 @@ class Gradients:
         head = model.hf.get_output_embeddings() if bound.objective.stepwise and shortcuts() else None
         if isinstance(head, nn.Embedding):  # some give the table that the head is tied to
             head = None
-        last = LastBlock(rows) if apart else None
+        reads, owner = self._reads(steps), self._owner(steps, n)
+        last = LastBlock(rows, owner) if apart else None
         with ExitStack() as stack:
             if head is not None:
                 stack.enter_context(_hook(head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))))
@@ -253,13 +269,15 @@ class Gradients:
                 stack.enter_context(self.within())
             elif shortcuts():
                 stack.enter_context(linearised(model.hf, settings.CHUNK_BYTES / 8, last))
-            forward = bound.run(rows, steps)
+            forward = bound.run(rows, reads)
             values = bound.objective(forward)
+        values = bound.of_steps(values, reads, steps, self.unchanged)
         if last is not None:
             last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
             model.last_block_separable = True
-        if n == 1 and self.points is None and self.sites is None and not self.unchanged:
-            bound.offer_base(forward, steps)
+        all_of_them = bound.spans is None or reads == slice(0, bound.read.n_steps)
+        if n == 1 and self.points is None and self.sites is None and not self.unchanged and all_of_them:
+            bound.offer_base(forward, reads)
         if not forward.logits.requires_grad:  # never zeros for what is missing
             raise UnsupportedModelError(f"a forward of {type(model.hf).__name__} makes no gradient")
         if not values.requires_grad:
@@ -270,19 +288,19 @@ class Gradients:
         if weights is not None:
             values = values * weights.to(values).repeat_interleave(bound.batch.size).unsqueeze(-1)
         values = values * counted.repeat(n, 1)
-        scale = self._scale(values, forward.logits)
+        scale = self._scale(values, forward.logits, owner)
         values = values if scale is None else values * scale
         cut: Cut
         if last is not None:
             cut = last.cut(values)
         elif len(caught) == 1 and caught[0].requires_grad and caught[0].ndim == 3:
-            cut = AtHead(caught[0], values, rows, model.virtual_tokens)
+            cut = AtHead(caught[0], values, rows, model.virtual_tokens, owner)
         else:
             cut = AtValues(values)
         cut.scale = scale
         return cut
 
-    def _scale(self, values: Tensor, logits: Tensor) -> Tensor | None:
+    def _scale(self, values: Tensor, logits: Tensor, owner: Tensor | None) -> Tensor | None:
         """Powers of two that bring each value's largest derivative by a logit to about 1, `[row, step]`.
 
         float16 has no numbers below 6e-8: the derivatives of a probability near 1 would become zero on their way down.
@@ -294,11 +312,16 @@ class Gradients:
         if slope is None:
             return None
         most = slope.abs().amax(-1)
+        if owner is not None:
+            owner = owner.to(most.device)
+            most = most.new_zeros(values.shape).scatter_reduce(1, owner.clamp(min=0), most * (owner >= 0), "amax")
         return torch.where(most > 0, torch.exp2(-most.log2().floor()), 1.0).clamp(max=2.0**100)
 
     def _shortened(self, rows: Rows, steps: slice) -> Rows:
         """The rows without what comes after the prefix of a range of steps, and without what does not change."""
-        width, query, places = self._prefix(steps), rows.query[:, steps], rows.planned[:, steps]
+        width, reads = self._prefix(steps), self._reads(steps)
+        # an example's tokens beyond the range may have got in with those of another one
+        query, places = (q[:, reads].clamp(max=width - 1) for q in (rows.query, rows.planned))
         if self.sites is not None or (width == self.bound.ids("target").shape[1] and not self.unchanged):
             return dataclasses.replace(rows, query=query, places=places)
         cut: dict[str, Any] = {

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attriflow.aggregation._apply import reduce_spans
+from attriflow.aggregation._spans import merged_token, span_function
 from attriflow.engine.baselines import Baseline, TokenBaseline, named
 from attriflow.engine.bound import Counter, Objective
 from attriflow.engine.engine import Engine
 from attriflow.engine.finite import not_finite, reasons
 from attriflow.engine.memory import LONG, give_back
-from attriflow.engine.scores import Scores, mean
+from attriflow.engine.scores import Scores, mean, of_spans
+from attriflow.engine.spans import Spans
 from attriflow.errors import (
     AttriflowError,
     InputError,
@@ -34,7 +37,7 @@ from attriflow.models.base import LanguageModel
 from attriflow.models.offload import places_of
 from attriflow.registry import PartInfo, methods, step_functions
 from attriflow.texts.tokens import decode
-from attriflow.types import Attribution, Example, Forward, Provenance, StepFunction, Token
+from attriflow.types import Attribution, Example, Forward, Provenance, SpanValue, StepFunction, Token
 from attriflow.versions import versions
 
 
@@ -56,6 +59,7 @@ class Job:
     granular: bool
     force_contrast: bool
     internals: bool
+    knows_spans: bool
 
 
 def make_job(
@@ -72,6 +76,7 @@ def make_job(
     seed: int,
     method_options: Mapping[str, Any],
     force_contrast: bool,
+    span_value: SpanValue | None = None,
 ) -> Job:
     """Check the settings of an attribution and bind them."""
     info = methods.info(name)
@@ -86,6 +91,8 @@ def make_job(
         check_value(flag, value, bool)
     check_gradient(info, attributed_fn)
     blocks = ("source", "target") if attribute_target else ("source",)
+    if span_value is not None:
+        attributed_fn_args = of_a_span(attributed_fn, attributed_fn_args, span_value)
     objective, fn_name = make_objective(attributed_fn, attributed_fn_args)
     return Job(
         name=info.name,
@@ -102,6 +109,7 @@ def make_job(
         granular=granular,
         force_contrast=force_contrast or contrast_kind(attributed_fn) == "inputs",
         internals=info.meta["family"] == "internals",
+        knows_spans=info.meta["family"] != "internals" if info.meta["spans"] is None else info.meta["spans"],
     )
 
 
@@ -135,6 +143,7 @@ def explain_batch(
         include_eos_baseline=job.eos_baseline,
         granular=job.granular,
         force_contrast=job.force_contrast,
+        spanned=job.knows_spans,
         counter=counter,
     )
     scores = _scores(engine, job)
@@ -152,8 +161,13 @@ def explain_batch(
     assert scores is not None  # noqa: S101
     with torch.no_grad():
         values = step_values(engine, job.steps)
-    values.update(scores.step_scores)
     scores, values = _at_home(scores, values)
+    spans = Spans.of(batch, engine.read.host)
+    if spans is not None:
+        if engine.spans is None:
+            scores = of_spans(scores, spans, engine.read.host)
+        values = _of_spans(values, spans, job)
+    values.update(scores.step_scores)
     synchronize(model.device)
     seconds = time.perf_counter() - begin
     if seconds >= LONG:
@@ -183,8 +197,22 @@ def explain_batch(
         baseline_ids=tuple(absent),
         baseline_tokens=tuple(t.text for t in model.tokens(absent)),
     )
-    visible = {block: engine.batch.host.visible(block) for block in engine.blocks}
+    steps = (engine.read if spans is None else spans.batch).host
+    visible = {block: steps.visible(block) for block in engine.blocks}
     return [_unbatch(engine, i, scores, values, visible, provenance) for i in range(len(batch))]
+
+
+def _of_spans(values: Mapping[str, Tensor], spans: Spans, job: Job) -> dict[str, Tensor]:
+    """Values of step functions, `[batch, span]`, of those of tokens: as the functions are registered to combine."""
+    out = {}
+    for name, found in values.items():
+        pooled = found.new_zeros(spans.batch.step_mask.shape)
+        for row, own in enumerate(spans.owner):
+            numbers = range(int(own.max()) + 1)
+            ranges = [(int(at[0]), int(at[-1]) + 1) for at in ((own == n).nonzero().flatten() for n in numbers)]
+            pooled[row, : len(ranges)] = reduce_spans(span_function(name, job.step_args), found[row], ranges, 0)
+        out[name] = pooled
+    return out
 
 
 def _at_home(scores: Scores, values: Mapping[str, Tensor]) -> tuple[Scores, dict[str, Tensor]]:
@@ -256,7 +284,28 @@ def make_objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any
         return Objective(bound, stepwise=stepwise), getattr(fn, "__name__", type(fn).__name__)
     info = step_functions.info(fn)
     stepwise, passes = bool(info.meta.get("stepwise", True)), bool(info.meta.get("passes", False))
-    return Objective(info.build(**args), stepwise=stepwise, passes=passes), info.name
+    logarithm = info.meta.get("span") == "prod" and bool(args.get("logprob"))
+    return Objective(info.build(**args), stepwise=stepwise, passes=passes, logarithm=logarithm), info.name
+
+
+def of_a_span(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any], value: SpanValue) -> dict[str, Any]:
+    """Options of a step function whose values are added up over a span: probabilities as their logarithms.
+
+    A warning says so where their sum has no meaning of its own.
+    """
+    if not isinstance(fn, str):
+        return dict(args)
+    info = step_functions.info(fn)
+    if info.meta.get("span") == "prod" and "logprob" in info.options:
+        args = {"logprob": True, **args}
+    how = span_function(info.name, args)
+    if value == "sum" and how != "sum":
+        warnings.warn(
+            f"a sum of '{info.name}' over a span has no meaning of its own (its values combine by '{how}'); "
+            "span_value='mean' explains their mean",
+            stacklevel=5,
+        )
+    return dict(args)
 
 
 def check_gradient(method: PartInfo, fn: str | Callable[[Forward], Tensor]) -> None:
@@ -337,7 +386,8 @@ def _unbatch(
 ) -> Attribution:
     """One example's attribution, without padding and with NaN where a step cannot see an input; all on the host."""
     example: Example = engine.examples[row]
-    n_steps = example.n_steps
+    n_steps, spans = example.n_steps, example.spans
+    start = example.start if spans is None else spans[0][0]
     parts, norms, tokens = [], [], list[Token]()
     for block in engine.blocks:
         shown = example.source if block == "source" else example.target[: example.stop]
@@ -350,8 +400,8 @@ def _unbatch(
         scores=torch.cat(parts, 1),
         axes=("step", "input", *scores.axes),
         inputs=tuple(tokens),
-        targets=example.target[example.start : example.stop],
-        start=example.start,
+        targets=step_tokens(example),
+        start=start,
         norms=torch.cat(norms, 1) if norms else None,
         step_scores={name: v[row, :n_steps].clone() for name, v in values.items()},
         sequence_scores={name: _square(example, name, v[row]) for name, v in scores.sequence_scores.items()},
@@ -360,7 +410,15 @@ def _unbatch(
         target_text=example.target_text,
         segments=example.segments,
         turns=example.turns,
+        spans=spans,
     )
+
+
+def step_tokens(example: Example) -> tuple[Token, ...]:
+    """A token per step: the explained one, or what the tokens of a span are together."""
+    if example.spans is None:
+        return example.target[example.start : example.stop]
+    return tuple(merged_token(example, example.target[first:stop]) for first, stop in example.spans)
 
 
 def _with_foil(provenance: Provenance, model: LanguageModel, example: Example) -> Provenance:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attriflow.engine.cuts import Cut, at_places
+from attriflow.engine.cuts import Cut, at_places, of_owners, owners_at
 from attriflow.kernels.attention import Operands, scores
 from attriflow.models.base import Rows
 from attriflow.models.blocks import find_blocks
@@ -62,8 +62,9 @@ class _Attention:
 class LastBlock:
     """Watches the last block of one pass."""
 
-    def __init__(self, rows: Rows) -> None:
-        """Take the rows of the pass, which know where each step is read."""
+    def __init__(self, rows: Rows, owner: Tensor | None = None) -> None:
+        """Take the rows of the pass, which know where each token is read, and `[row, token]` whose spans they are."""
+        self.owner = owner
         self.query, (self.low, last) = rows.query, rows.span
         self.high = last + 1
         self.entry: Tensor | None = None
@@ -142,7 +143,11 @@ class LastBlock:
         if probe:
             (grad,) = torch.autograd.grad(values[:, -1].sum(), self.entry, retain_graph=True, materialize_grads=True)
             grad = grad.clone()
-            grad[torch.arange(len(grad), device=grad.device), self.query[:, -1].to(grad.device)] = 0
+            if self.owner is None:
+                grad[torch.arange(len(grad), device=grad.device), self.query[:, -1].to(grad.device)] = 0
+            else:
+                own = owners_at(self.owner.to(grad.device), self.query.to(grad.device), grad.shape[1])
+                grad[own == values.shape[1] - 1] = 0
             if grad.any():
                 raise NotSeparableError("the last block mixes positions not only in its attention", model=True)
 
@@ -158,6 +163,11 @@ class _AtLastBlock(Cut):
         assert block.entry is not None  # noqa: S101 - `LastBlock.check` has looked
         self.place = block.query.to(block.entry.device)
         self.row = self.place - block.low  # in what is kept of attention
+        self.owner: Tensor | None = None
+        if block.owner is not None:
+            owner, length = block.owner.to(self.place.device), block.entry.shape[1]
+            self.owner = owners_at(owner, self.place, length)
+            self.owner_row = self.owner[:, block.low : block.high]
         self.calls = [c for c in block.calls if c.key.requires_grad or c.value.requires_grad]
         wanted = [block.entry, *(t for c in self.calls for t in (c.scores, c.output))]
         found = torch.autograd.grad(values.sum(), wanted, retain_graph=True, allow_unused=True)
@@ -169,7 +179,10 @@ class _AtLastBlock(Cut):
 
     def vectors(self, steps: slice) -> list[Tensor]:
         """The step's row of the block's input; outer products for keys and values."""
-        out = [at_places(self.entry, self.place, steps)]
+        if self.owner is None:
+            out = [at_places(self.entry, self.place, steps)]
+        else:
+            out = [of_owners(self.entry, self.owner, steps)]
         for call, (given, output) in zip(self.calls, self.given, strict=True):
             if call.key.requires_grad:
                 out.append(self._outer(given, call.query.detach(), call.key, steps))
@@ -179,9 +192,19 @@ class _AtLastBlock(Cut):
 
     def _outer(self, left: Tensor, right: Tensor, like: Tensor, steps: slice) -> Tensor:
         """`[step, row, key-value head, key, dim]`; `left` is `[row, head, position, key]`, `right` ends in dim."""
+        groups = (like.shape[1], -1)
+        if self.owner is not None:
+            right = right.unflatten(1, groups)
+            found = [
+                torch.einsum("rhgpk,rhgpd->rhkd", of.unflatten(1, groups), right)
+                for of in (
+                    torch.where((self.owner_row == n)[:, None, :, None].to(left.device), left, 0.0)
+                    for n in range(steps.start, steps.stop)
+                )
+            ]
+            return torch.stack(found).to(like.dtype)
         index = self.row[:, None, steps, None]
         left, right = (t.gather(2, index.to(t.device).expand(-1, t.shape[1], -1, t.shape[3])) for t in (left, right))
-        groups = (like.shape[1], -1)
         return torch.einsum("rhgsk,rhgsd->srhkd", left.unflatten(1, groups), right.unflatten(1, groups)).to(like.dtype)
 
 

@@ -65,17 +65,19 @@ class Prefix:
         if length < SHORTEST:
             return None
         bound, embeds = self.bound, changed["target_embeds"]
-        repeat, steps = embeds.shape[0] // bound.batch.size, bound.steps_after(length)
-        values = bound.values().expand(repeat, -1, -1)
+        repeat, steps = embeds.shape[0] // bound.batch.size, bound.reads_after(length)
         if steps.start == steps.stop:
-            return values, length
+            return bound.values().expand(repeat, -1, -1), length
         found, affected, rows = self.rerun(length, embeds)
         if not bound.objective.stepwise:  # may look at all logits of a version
             logits = bound.base().logits.repeat(repeat, 1, 1)
             logits[:, steps] = torch.where(affected.repeat(repeat, 1).unsqueeze(-1), found, logits[:, steps])
-            return bound.objective(bound.forward_of(logits, rows=rows)).unflatten(0, (repeat, -1)), length
+            moved = bound.objective(bound.forward_of(logits, rows=rows))
+            return bound.of_steps(moved).unflatten(0, (repeat, -1)), length
         moved = bound.objective(bound.forward_of(found, steps, rows)).unflatten(0, (repeat, -1))
-        return torch.cat([values[:, :, : steps.start], torch.where(affected, moved, values[:, :, steps])], -1), length
+        values = bound.token_values().expand(repeat, -1, -1)
+        values = torch.cat([values[:, :, : steps.start], torch.where(affected, moved, values[:, :, steps])], -1)
+        return bound.of_steps(values.flatten(0, 1)).unflatten(0, (repeat, -1)), length
 
     def _unchanged(self, changed: Mapping[str, Any]) -> int:
         """How many positions no version changes; 0 when unknown."""
@@ -99,9 +101,9 @@ class Prefix:
             for which examples each of them may change, bool `[batch, step]`; the rows that were run.
         """
         bound, repeat = self.bound, embeds.shape[0] // self.bound.batch.size
-        steps = bound.steps_after(length)
-        affected = bound.batch.query[:, steps] >= length
-        query, places = ((q[:, steps] - length).clamp(min=0) for q in (bound.batch.query, bound.batch.host.query))
+        steps = bound.reads_after(length)
+        affected = bound.read.query[:, steps] >= length
+        query, places = ((q[:, steps] - length).clamp(min=0) for q in (bound.read.query, bound.read.host.query))
         ids = bound.ids("target")[:, length:].repeat(repeat, 1)
         past = (self.cache(length, repeat), length)
         query = query.repeat(repeat, 1)
@@ -115,7 +117,7 @@ class Prefix:
         found, affected, _ = self.rerun(length, bound.embeddings("target"))
         whole = bound.base().logits
         tolerance = (1e-4 if bound.dtype == bound.model.dtype else 3e-2) * float(whole.abs().max())
-        steps = bound.steps_after(length)
+        steps = bound.reads_after(length)
         return torch.allclose(found[affected], whole[:, steps][affected], atol=tolerance, rtol=0)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attriflow.engine.bound import Bound
+from attriflow.engine.spans import Spans
+from attriflow.models.batch import Batch
 
 Reduction = Literal["norm", "sum"]
 
@@ -69,3 +71,21 @@ class EmbeddingReducer:
         blocks = {b: torch.cat([s for s, _ in p], 1) for b, p in self.parts.items()}
         norms = None if self.granular else {b: torch.cat([n for _, n in p], 1) for b, p in self.parts.items()}
         return Scores(blocks, ("embedding",) if self.granular else (), norms, step_scores or {})
+
+
+def of_spans(scores: Scores, spans: Spans, read: Batch) -> Scores:
+    """Scores of spans of those of their tokens, for methods that know no spans: their sums, or their means."""
+    n = spans.batch.n_steps
+    into = torch.where(spans.owner < 0, n, spans.owner)
+
+    def pooled(values: Tensor, seen: Tensor | None = None) -> Tensor:
+        if seen is not None:
+            values = torch.where(seen.view(*seen.shape, *[1] * (values.ndim - 3)), values, 0.0)
+        return spans.sums(values, into, slice(None), n, 1)
+
+    return replace(
+        scores,
+        blocks={b: pooled(v, read.visible(b).to(v.device)) for b, v in scores.blocks.items()},
+        norms=None,
+        step_scores={name: pooled(v) for name, v in scores.step_scores.items()},
+    )

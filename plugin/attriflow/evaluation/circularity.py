@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attriflow.engine.baselines import baseline_id
+from attriflow.engine.variants import TOKENS
+from attriflow.errors import AttriflowError
 from attriflow.evaluation.families import FAITHFUL, perturbation
 from attriflow.evaluation.results import MethodResult
 from attriflow.evaluation.selection import part_of
@@ -15,29 +18,57 @@ from attriflow.registry import methods
 if TYPE_CHECKING:
     import pandas as pd
 
+    from attriflow.models.base import LanguageModel
+
 BASELINE = "baseline"
+Token = Callable[[Any], Hashable]
+
+
+def token_of(model: LanguageModel) -> Token:
+    """What a name of a token, or an id, is for a model: the id; what is no token of it stays as it is."""
+
+    def found(name: Any) -> Hashable:
+        try:
+            return baseline_id(model, name)
+        except AttriflowError:
+            return str(name)
+
+    return found
 
 
 def own_metrics(
-    results: Sequence[MethodResult], kinds: Mapping[str, str], options: Mapping[str, Mapping[str, Any]]
+    results: Sequence[MethodResult],
+    kinds: Mapping[str, str],
+    options: Mapping[str, Mapping[str, Any]],
+    token: Token = str,
 ) -> dict[str, list[str]]:
     """Method -> faithfulness metrics that replace tokens as it does.
 
-    Methods with an option `baseline` are built from what its token does in place of others; metrics with
-    `perturbation="baseline"` use the same token, unless the method was given another.
+    Methods with an option `baseline` are built from what its token (any token of a list) does in place of others;
+    metrics whose `perturbation` is the same token score them by what they were built with.
 
     Args:
         results: The methods.
         kinds: Metric -> family, see `attriflow.evaluation.families`.
         options: Metric -> options that were given.
+        token: From `token_of`; by itself, names and ids are compared as they are.
     """
-    scored = [m for m in kinds if kinds[m] in FAITHFUL and perturbation(m, options) == BASELINE]
+    scored: dict[Hashable, list[str]] = {}
+    for metric in (m for m in kinds if kinds[m] in FAITHFUL):
+        how = perturbation(metric, options)
+        if how in TOKENS or how.isdecimal():
+            scored.setdefault(token(int(how) if how.isdecimal() else TOKENS[how]), []).append(metric)
     found = {}
     for result in results:
         part = methods.known(part_of(result.name))
         usual = None if part is None else part.options.get(BASELINE)
-        if scored and usual is not None and result.options.get(BASELINE, usual) == usual:
-            found[result.name] = scored
+        if usual is None:
+            continue
+        used = result.options.get(BASELINE, usual)
+        tokens = {token(one) for one in (used if isinstance(used, (list, tuple)) else [used])}
+        mine = {metric for one in tokens for metric in scored.get(one, ())}
+        if mine:
+            found[result.name] = [metric for metric in kinds if metric in mine]
     return found
 
 

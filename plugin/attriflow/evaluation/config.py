@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from attriflow.errors import InputError, UnknownNameError, check_keywords, unknown
+from attriflow.evaluation.families import judges
 from attriflow.evaluation.selection import (
     ALL,
     DEFAULT,
@@ -22,7 +23,14 @@ from attriflow.registry import methods, metrics, step_functions
 from attriflow.statistics.ranking import FLOOR
 
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
-_MINIMA = {"batch_size": 1, "reexplain_examples": 1, "max_examples": 1, "report_examples": 0, "seed": 0}
+_MINIMA = {
+    "batch_size": 1,
+    "reexplain_examples": 1,
+    "max_examples": 1,
+    "report_examples": 0,
+    "multiverse_rows": 1,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,9 @@ class EvaluationConfig:
             over the data; None: for all.
         min_coverage: Share of a metric's examples that a method must have values for to be ranked.
         gates: Rank only methods that pass all gates that could be tested, see `attriflow.statistics.gates`.
+        multiverse: Also try every defensible choice of reduction, baseline, objective and perturbation, see
+            `attriflow.evaluation.choices`, and say how far the ranking depends on them.
+        multiverse_rows: Most rows of it: a method with its choices, under one perturbation.
         report_examples: Examples shown in the report.
         fail_fast: Raise at the first failing method instead of reporting it and going on.
         left_out: Parts selected through "all" that cannot run here, and why (filled in by `from_dict`).
@@ -86,6 +97,8 @@ class EvaluationConfig:
     reexplain_examples: int | None = 16
     min_coverage: float = FLOOR
     gates: bool = True
+    multiverse: bool = False
+    multiverse_rows: int = 300
     report_examples: int = 5
     fail_fast: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -148,6 +161,8 @@ class EvaluationConfig:
             names, skipped = buildable(names, options, registry, explicit, self.contrasted)
             left_out.update(skipped)
             changes[key], changes[options_key] = tuple(names), options
+        if self.multiverse and not judges(changes["metrics"]):
+            raise InputError("'multiverse' needs a metric of faithfulness or plausibility: add one to 'metrics'")
         if not changes["methods"]:
             raise InputError(f"'methods' is empty. Allowed: {', '.join(methods.names())}")
         changes["attributed_fn_args"] = self._attributed_fn_options()

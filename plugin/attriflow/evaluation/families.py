@@ -35,6 +35,18 @@ def families(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | No
     return found
 
 
+def judges(names: Iterable[str]) -> tuple[str, ...]:
+    """The metrics that a multiverse ranks by: those of the explanation alone, which every choice may change.
+
+    Robustness and sanity metrics explain again, and judge a method as it is set.
+    """
+    parts = [metrics.info(name) for name in names]
+    families = ("faithfulness", "plausibility")
+    return tuple(
+        p.name for p in parts if p.meta["family"] in families and isinstance(p.meta.get("higher_is_better"), bool)
+    )
+
+
 def perturbation(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """What a metric does to tokens ("delete", "baseline", ...); empty for those that have no such option."""
     part, given = metrics.known(name), (options or {}).get(name, {})

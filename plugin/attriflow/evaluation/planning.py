@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from attriflow.errors import printable
+from attriflow.evaluation.chance import curved, orders, stand_in
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.measuring.cost import forward_time
-from attriflow.types import Attribution, Example, Provenance, Variant
+from attriflow.types import Attribution, Example, Variant
 
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
@@ -38,6 +36,7 @@ class Plan:
         n_again, again: Explanations made again for metrics, at most, and their passes.
         shared: Changed inputs that all methods have in common, scored once.
         changed: Changed inputs of all methods that depend on their explanations, at most.
+        chance: Those of random orders, for metrics with curves.
         untried: Methods whose passes are not known.
         unplanned: Metrics that score changed inputs and have no `plan` that tells which.
         costliest: The method and the metric that take most, their share of the passes and what would at least halve
@@ -54,6 +53,7 @@ class Plan:
     again: float
     shared: float
     changed: float
+    chance: float = 0.0
     untried: tuple[str, ...] = ()
     unplanned: tuple[str, ...] = ()
     costliest: tuple[str, ...] = ()
@@ -62,7 +62,12 @@ class Plan:
     @property
     def passes(self) -> float:
         """All of them."""
-        return self.explaining + self.again + self.shared + self.changed
+        return self.explaining + self.again + self.scored
+
+    @property
+    def scored(self) -> float:
+        """Changed inputs of all kinds."""
+        return self.shared + self.changed + self.chance
 
     @property
     def seconds(self) -> float | None:
@@ -74,8 +79,8 @@ class Plan:
         parts = [f"{_count(self.explaining)} to explain"] if len(self.untried) < self.n_methods else []
         if self.again:
             parts.append(f"{_count(self.again)} to explain again")
-        if self.shared or self.changed:
-            parts.append(f"{_count(self.shared + self.changed)} for changed inputs")
+        if self.scored:
+            parts.append(f"{_count(self.scored)} for changed inputs")
         time_ = "" if self.seconds is None else f", about {_duration(self.seconds)} in the model"
         untried = ("explaining",) if len(self.untried) == self.n_methods else self.untried
         unplanned = [f"{name} (no plan)" for name in self.unplanned]
@@ -113,6 +118,9 @@ def make_plan(
     stand_ins = {i: stand_in(examples[i], runner.scorer.attribute_target) for i in indices}
     planned = [runner.planned(runner.metrics, stand_ins, indices, shared) for shared in (True, False)]
     shared, every = count(planned[0]), count([*planned[0], *planned[1]])
+    drawn = [dict(zip(indices, order, strict=True)) for order in orders([examples[i] for i in indices], runner)]
+    of_chance = [v for order in drawn for v in runner.planned(curved(runner), order, indices, False)]
+    by_chance = count([*planned[0], *of_chance]) - shared
     typical = sorted(examples, key=lambda e: e.n_steps * len(e.target))[len(examples) // 2]
     passes, untried = {}, []
     for name, explain in methods.items():
@@ -130,7 +138,7 @@ def make_plan(
         for name in runner.metrics
     }
     of_methods = {name: n * len(examples) for name, n in passes.items()}
-    every_pass = explaining * (len(examples) + again) + shared + (every - shared) * len(methods)
+    every_pass = explaining * (len(examples) + again) + shared + (every - shared) * len(methods) + by_chance
     fewer = {
         name: f"reexplain_examples={sample // 2}" for name in runner.metrics if runner.changes([name]) and sample > 1
     }
@@ -145,6 +153,7 @@ def make_plan(
         again=explaining * again,
         shared=shared,
         changed=(every - shared) * len(methods),
+        chance=by_chance,
         untried=tuple(untried),
         unplanned=tuple(
             name
@@ -186,23 +195,6 @@ def _tried(explain: Callable[[Example], Attribution], example: Example) -> float
 def _seconds_per_pass(model: AttributionModel, examples: Sequence[Example]) -> float:
     model.teacher_forced(examples)  # warm-up
     return forward_time(lambda: model.teacher_forced(examples), model.device) / len(examples)
-
-
-def stand_in(example: Example, attribute_target: bool = False) -> Attribution:
-    """An explanation with random positive scores."""
-    inputs = example.inputs(attribute_target)
-    scores = torch.from_numpy(np.random.default_rng(0).random((example.n_steps, len(inputs))))
-    for step in range(example.n_steps):
-        scores[step, len(example.source) + example.start + step :] = torch.nan
-    return Attribution(
-        scores=scores,
-        inputs=inputs,
-        targets=example.target[example.start : example.stop],
-        start=example.start,
-        provenance=Provenance(method="stand-in"),
-        input_text=example.input_text,
-        target_text=example.target_text,
-    )
 
 
 def say(text: str) -> None:

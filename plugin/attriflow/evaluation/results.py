@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,10 +76,13 @@ class MethodResult:
     Attributes:
         status: "ok" or "failed"; a failed method has a `reason` and no metrics.
         unsigned: Whether no score is negative.
+        seeded: Its metrics under other seeds, metric -> example -> mean over steps: empty for a method that draws
+            nothing, None where nobody asked for other seeds.
         same_as: An earlier method with the same explanations of this data.
         values: Metric -> values per example.
         problems: Metric -> why it has no value for this method.
         failures: Metric -> the examples on which it failed, and why, where it has values for others.
+        facts: What its card says of the explanations, see `facts_of`.
     """
 
     name: str
@@ -93,6 +97,8 @@ class MethodResult:
     failures: dict[str, str] = field(default_factory=dict)
     same_as: str = ""
     unsigned: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    seeded: list[dict[str, dict[int, float | None]]] | None = None
 
     @property
     def ok(self) -> bool:
@@ -123,7 +129,22 @@ class MethodResult:
     def fail(self, error: BaseException) -> None:
         """Mark the method as failed. Keeps no reference to the error, whose traceback would hold on to memory."""
         self.status, self.reason = "failed", reason_of(error)
-        self.attributions, self.values = [], {}
+        self.attributions, self.values, self.seeded = [], {}, None
+
+
+def facts_of(attributions: Sequence[Attribution]) -> dict[str, Any]:
+    """What a card says of explanations, which are not kept: baselines, means of passes, medians over steps."""
+    made = [a.provenance for a in attributions]
+    tokens = {i: t for p in made for i, t in zip(p.baseline_ids, p.baseline_tokens, strict=False)}
+    facts: dict[str, Any] = {"baselines": dict(sorted(tokens.items()))}
+    if made:
+        facts["forward_passes"] = math.fsum(p.forward_rows for p in made) / len(made)
+        facts["backward_passes"] = math.fsum(p.backward_rows for p in made) / len(made)
+    for name in ("n_steps", "residual"):
+        values = [v for a in attributions if name in a.step_scores for v in a.step_scores[name].tolist()]
+        if values := [v for v in values if math.isfinite(v)]:
+            facts[name] = statistics.median(values)
+    return facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

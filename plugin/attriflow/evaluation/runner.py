@@ -7,15 +7,19 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from attriflow.errors import InputError, NotFiniteError, reason_of
+from attriflow.evaluation.chance import chance
 from attriflow.evaluation.changes import target_function
+from attriflow.evaluation.choices import choices
+from attriflow.evaluation.circularity import token_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, encoded
+from attriflow.evaluation.multiverse import Multiverse
 from attriflow.evaluation.planning import Plan, make_plan, say
 from attriflow.evaluation.rationale import rationale_matrix, rationale_size
 from attriflow.evaluation.reexplaining import Reexplainer, spread
@@ -27,6 +31,7 @@ from attriflow.evaluation.results import (
     MethodResult,
     StepScored,
     StepScores,
+    facts_of,
 )
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.evaluation.selection import part_of
@@ -49,7 +54,8 @@ _logger = logging.getLogger(__name__)
 class Evaluation:
     """Methods x metrics x step functions over one data set and one model.
 
-    `run` yields events; at any time `results` and `step_scores` hold what is known so far.
+    `run` yields events; at any time `results` and `step_scores` hold what is known so far. `chance` has the curves of
+    random tokens, in the end and where a metric has curves.
     """
 
     def __init__(self, model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> None:
@@ -60,8 +66,10 @@ class Evaluation:
         self.rationales: list[Tensor | None] = []
         self.metric_options: dict[str, dict[str, Any]] = {}
         self.plan: Plan | None = None
+        self.chance: MethodResult | None = None
+        self.multiverse: Multiverse | None = None
         self._runner: MetricRunner | None = None
-        self._explaining = 0.0
+        self._explaining = self._in_worlds = self._rescored_in_worlds = 0.0
         self._tried: set[str] = set()
         self._step_tensors: list[dict[str, Tensor]] = []
         self._why_not = ""
@@ -84,6 +92,7 @@ class Evaluation:
         self._runner = runner = self._metric_runner()
         if not self._why_not:
             self._make_plan(runner)
+            self.multiverse = self._make_multiverse(runner.scorer) if self.config.multiverse else None
         if self.config.throughput:
             self.model.teacher_forced(self.examples, batch_size=self.config.explicit_batch_size)  # warm-up
         for name in track(self.config.methods, "attribution methods"):
@@ -93,7 +102,16 @@ class Evaluation:
                 yield Attributed(result)
                 runner.score(result)
                 result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
+            explained = result.attributions  # whoever hears of the result may shorten them
             yield Finished(result)
+            if self.multiverse is not None:
+                began, before = time.perf_counter(), runner.scorer.seconds
+                self.multiverse.add(result, explained)
+                rescored = runner.scorer.seconds - before
+                self._rescored_in_worlds += rescored
+                self._in_worlds += time.perf_counter() - began - rescored
+        if any(result.ok for result in self.results):
+            self.chance = chance(runner, self.examples)
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
 
     @property
@@ -106,7 +124,10 @@ class Evaluation:
             "explaining": self._explaining,
             "explaining again": again,
             "scoring changed inputs": rescored,
-            "in metrics (ferret, numpy)": max(0.0, runner.seconds - rescored - again) if runner else 0.0,
+            "in metrics (ferret, numpy)": max(0.0, runner.seconds - (rescored - self._rescored_in_worlds) - again)
+            if runner
+            else 0.0,
+            **({"explaining in other worlds and in their metrics": self._in_worlds} if self.multiverse else {}),
         }
 
     def _make_plan(self, runner: MetricRunner) -> None:
@@ -256,6 +277,19 @@ class Evaluation:
         self.metric_options = self._options_from_data(parts)
         return MetricRunner(parts, self.metric_options, scorer, self.rationales, config.fail_fast, reexplainer)
 
+    def _make_multiverse(self, scorer: VariantScorer) -> Multiverse:
+        """Say which choices are looked at; scores of changed inputs are shared with the evaluation."""
+        config, made = self.config, choices(self.config, token_of(self.model.wrapped))
+
+        def scored(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> MetricRunner:
+            return MetricRunner([metrics.info(n) for n in names], options, scorer, self.rationales, config.fail_fast)
+
+        def explain(method: str, **arguments: Any) -> list[Attribution]:
+            return self._explain(method, self.examples, **arguments)
+
+        say(str(made))
+        return Multiverse(made, config, explain, scored, self.metric_options)
+
     def _options_from_data(self, parts: Sequence[PartInfo]) -> dict[str, dict[str, Any]]:
         """Options of metrics: as given; else, where a metric says so, what suits the data."""
         facts = {"rationale_size": rationale_size(self.rationales)}
@@ -293,6 +327,7 @@ class Evaluation:
             _logger.debug("method '%s' failed", result.name, exc_info=True)
             result.fail(error)
         else:
+            result.facts = facts_of(attributions)
             result.attributions = [
                 self._completed(a, scores) for a, scores in zip(attributions, self._step_tensors, strict=True)
             ]
@@ -307,21 +342,28 @@ class Evaluation:
         return attribution.replace(step_scores={**attribution.step_scores, **step_scores}, provenance=provenance)
 
     def _explain(
-        self, method: str, examples: list[Example], *, seed: int | None = None, attributed_fn: Any = None
+        self,
+        method: str,
+        examples: list[Example],
+        *,
+        seed: int | None = None,
+        attributed_fn: Any = None,
+        attributed_fn_args: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[Attribution]:
-        """Explanations as configured, or with another seed or attributed function."""
+        """Explanations as configured, or with another seed, attributed function or further options."""
         config = self.config
         return self.model.attribute_examples(
             examples,
             part_of(method),
             attributed_fn=config.attributed_fn if attributed_fn is None else attributed_fn,
-            attributed_fn_args=dict(config.attributed_fn_args) if attributed_fn is None else {},
+            attributed_fn_args=dict(config.attributed_fn_args if attributed_fn is None else attributed_fn_args or {}),
             attribute_target=config.attribute_target,
             batch_size=config.explicit_batch_size,
             seed=config.seed if seed is None else seed,
             show_progress=False,
             contrast_force_inputs=config.contrast_force_inputs,
-            **config.method_options.get(method, {}),
+            **{**config.method_options.get(method, {}), **(options or {})},
         )
 
     def _free_memory(self) -> None:

@@ -52,16 +52,9 @@ class MetricRunner:
     def score(self, result: MethodResult) -> None:
         """Fill in the values and problems of a method that has explained the data set."""
         started = time.perf_counter()
-        values = {name: list[ExampleValues]() for name in self.metrics}  # shown once all examples have theirs
-        failed = {name: dict[int, str]() for name in self.metrics}
         if self.reexplainer is not None:
             self.reexplainer.start(result.name, result.attributions)
-        for begin in range(0, len(result.attributions), EXAMPLES_AT_ONCE):
-            indices = range(begin, min(begin + EXAMPLES_AT_ONCE, len(result.attributions)))
-            self._prefetch([n for n in values if not begin or len(failed[n]) < begin], result.attributions, indices)
-            for name, i in itertools.product(values, indices):
-                values[name].append(self._guarded(name, i, result.attributions[i], failed[name]))
-            self.scorer.release()
+        values, failed = self._values(list(self.metrics), result.attributions)  # shown once all examples have theirs
         result.values = values
         for name, found in values.items():
             if failed[name]:
@@ -73,9 +66,62 @@ class MetricRunner:
                 reasons = sorted({reason for v in found for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
                 prefix = "" if set(reasons) <= set(failed[name].values()) else "no value for any step: "
                 result.problems[name] = f"{prefix}{'; '.join(reasons)}"
+        result.seeded = self._under_other_seeds(result)
         self.seconds += time.perf_counter() - started
 
-    def _prefetch(self, names: Sequence[str], attributions: Sequence[Attribution], indices: Sequence[int]) -> None:
+    def values(self, names: Sequence[str], attributions: Sequence[Attribution]) -> dict[str, list[ExampleValues]]:
+        """Values of some metrics for explanations of all examples that are no method's."""
+        started = time.perf_counter()
+        found, _ = self._values(names, attributions)
+        self.seconds += time.perf_counter() - started
+        return found
+
+    def _values(
+        self, names: Sequence[str], attributions: Sequence[Attribution]
+    ) -> tuple[dict[str, list[ExampleValues]], dict[str, dict[int, str]]]:
+        """Values per metric, and the examples on which each failed."""
+        values = {name: list[ExampleValues]() for name in names}
+        failed = {name: dict[int, str]() for name in names}
+        for begin in range(0, len(attributions), EXAMPLES_AT_ONCE):
+            indices = range(begin, min(begin + EXAMPLES_AT_ONCE, len(attributions)))
+            self._prefetch([n for n in values if not begin or len(failed[n]) < begin], attributions, indices)
+            for name, i in itertools.product(values, indices):
+                values[name].append(self._guarded(name, i, attributions[i], failed[name]))
+            self.scorer.release()
+        return values, failed
+
+    def _under_other_seeds(self, result: MethodResult) -> list[dict[str, dict[int, float | None]]] | None:
+        """Metrics of explanations under the seeds that a metric asked for, see `MethodResult.seeded`."""
+        seeds = [change for change in self.changes() if set(change) == {"seed"}]
+        if self.reexplainer is None or not seeds or result.family == "control":
+            return None
+        sample = self.reexplainer.sample
+        names = [n for n in self.metrics if "reexplain" not in self.parts[n].meta["needs"]]
+        out = []
+        for change in seeds:
+            try:
+                others = {i: self.reexplainer.for_example(i)(**change) for i in sample}
+            except Exception as error:  # the metric that asked for it says so
+                _logger.debug("'%s' has no explanation under another seed: %s", result.name, error)
+                return None
+            if all(others[i] is result.attributions[i] for i in sample):
+                return []
+            found: dict[str, dict[int, float | None]] = {name: {} for name in names}
+            for begin in range(0, len(sample), EXAMPLES_AT_ONCE):
+                indices = sample[begin : begin + EXAMPLES_AT_ONCE]
+                self._prefetch(names, others, indices)
+                for name, i in itertools.product(names, indices):
+                    found[name][i] = self._guarded(name, i, others[i], {}).mean
+                self.scorer.release()
+            out.append(found)
+        return out
+
+    def _prefetch(
+        self,
+        names: Sequence[str],
+        attributions: Sequence[Attribution] | Mapping[int, Attribution],
+        indices: Sequence[int],
+    ) -> None:
         try:
             for shared in (True, False):
                 self.scorer.prefetch(self.planned(names, attributions, indices, shared), shared=shared)

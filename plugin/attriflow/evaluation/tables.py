@@ -135,6 +135,15 @@ def example_table(results: Sequence[MethodResult], names: Sequence[str]) -> pd.D
     return pd.DataFrame(columns, index=index)
 
 
+def seeded_tables(result: MethodResult, doubles: Iterable[str] = ()) -> list[pd.DataFrame] | None:
+    """A method's metrics under other seeds as tables by example, one per seed; without `doubles` of other metrics."""
+    import pandas as pd
+
+    if result.seeded is None:
+        return None
+    return [pd.DataFrame(found, dtype=float).drop(columns=list(doubles), errors="ignore") for found in result.seeded]
+
+
 def _row(result: MethodResult, metric_names: Sequence[str], n_examples: int) -> dict[str, Any]:
     means, counts = result.metrics, result.counts
     cost = result.cost.metrics() if result.cost is not None else {}

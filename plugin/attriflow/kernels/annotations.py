@@ -14,7 +14,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union
 
 from attriflow.errors import InputError, UnknownNameError, nearest
@@ -171,3 +171,9 @@ def _owners(obj: Any) -> Iterator[Any]:
         call = inspect.unwrap(call)
         if inspect.isfunction(call) or inspect.ismethod(call):
             yield call
+
+
+def keywords_of(function: Callable[..., Any]) -> list[str]:
+    """Names of the parameters of a function, without `**options`."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]

@@ -133,6 +133,11 @@ def endpoints(
 @torch.no_grad()
 def value_at(engine: Engine, sites: Sites | None, outputs: Mapping[str, Tensor]) -> Tensor:
     """The objective with the target layers' outputs (or the input embeddings) replaced, `[batch, step]`."""
+    return engine.of_steps(token_values_at(engine, sites, outputs))
+
+
+def token_values_at(engine: Engine, sites: Sites | None, outputs: Mapping[str, Tensor]) -> Tensor:
+    """The same for every token that is read, `[batch, token]`."""
     values = {b: t.to(engine.model.dtype) for b, t in outputs.items()}
     with ExitStack() as stack:
         stack.enter_context(fits(ONE_PASS))

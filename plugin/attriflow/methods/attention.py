@@ -12,6 +12,8 @@ from attriflow.registry import methods
 @methods.register(
     "attention",
     family="internals",
+    blind="Weights say where a position looks, not what it takes from there, nor what later layers and the "
+    "explained function make of it.",
     cost="1 forward",
     axes="step, input, layer, head",
     deterministic=True,

@@ -22,6 +22,7 @@ BLOCK_ROWS = 512
 @methods.register(
     "attention_rollout",
     family="internals",
+    blind="Takes attention for influence, in every layer alike: sees neither values nor MLPs nor what is explained.",
     cost="1 forward",
     deterministic=True,
     signed=False,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 @methods.register(
     "context_cite",
     family="perturbation",
+    blind="Linear and sparse: no interactions, and weak sources get exactly 0; fits the model's reaction to "
+    "texts with gaps.",
     cost="n forwards",
     signed=True,
     paper="Cohen-Wang et al. 2024, arXiv:2409.00729",
@@ -92,6 +94,8 @@ class ContextCite:
     @staticmethod
     def _logit(engine: Engine, values: Tensor) -> Tensor:
         """Log-odds of probabilities, `[..., batch, step]`; those that rounding made 0 or 1 are moved inside."""
+        if engine.objective.logarithm:
+            values = values.exp()
         real = torch.where(engine.batch.host.step_mask, values, 0.5)
         if not ((real >= 0) & (real <= 1 + 1e-3)).all():
             raise InputError(

@@ -17,7 +17,7 @@ from attriflow.kernels.slopes import activations
 from attriflow.methods._deeplift.paired import Paired
 from attriflow.methods._deeplift.rows import RowLimits
 from attriflow.methods._deeplift.rules import rescale
-from attriflow.methods._layers import endpoints, value_at
+from attriflow.methods._layers import endpoints, token_values_at
 from attriflow.registry import methods
 
 CAPTUM = {nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus}
@@ -27,6 +27,7 @@ CAPTUM = {nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus}
 @methods.register(
     "deeplift",
     family="gradient",
+    blind="Its rules for products and softmax are conventions; says nothing of what token and baseline have in common.",
     cost="2 forwards + T products",
     axes="step, input (embedding)",
     deterministic=True,
@@ -87,7 +88,8 @@ def contributions(
     if engine.force_contrast:
         engine.scored()  # the foil's pass is a constant, and no part of either pass
     with pair.record():
-        outside = value_at(engine, sites, baselines)
+        values = token_values_at(engine, sites, baselines)
+    outside = engine.of_steps(values)  # no part of either pass
     out = EmbeddingReducer(engine, options.reduction)
     total = torch.zeros_like(outside, dtype=engine.dtype)
     points = None if sites is None else lambda _: inputs

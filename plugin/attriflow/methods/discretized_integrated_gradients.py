@@ -23,6 +23,7 @@ Strategy = Literal["greedy", "maxcount"]
 @methods.register(
     "discretized_integrated_gradients",
     family="path",
+    blind="The path goes over words near in the embedding table, whatever they mean; scores need not add up.",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
     deterministic=True,

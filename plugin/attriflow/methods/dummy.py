@@ -13,6 +13,7 @@ from attriflow.registry import methods
 @methods.register(
     "dummy",
     family="control",
+    blind="Everything: all scores are 0.",
     cost="nothing",
     deterministic=True,
     signed=False,

@@ -18,6 +18,7 @@ from attriflow.texts.units import Unit
 @methods.register(
     "feature_ablation",
     family="perturbation",
+    blind="One group at a time: of two that say the same, neither gets credit; depends on the baseline token.",
     cost="units + 1 forwards",
     deterministic=True,
     signed=True,

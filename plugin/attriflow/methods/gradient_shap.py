@@ -21,6 +21,7 @@ from attriflow.registry import methods
 @methods.register(
     "gradient_shap",
     family="path",
+    blind="Averages over points between texts, where the model has never been; few samples leave noise.",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
     signed=True,

@@ -22,6 +22,8 @@ from attriflow.registry import methods
 @methods.register(
     "information_flow_routes",
     family="internals",
+    blind="Takes attention weights as given: a token that only steers attention gets no credit; first order in "
+    "the readout.",
     cost="1 forward + T readouts",
     deterministic=True,
     signed=True,

@@ -12,6 +12,8 @@ from attriflow.registry import methods
 @methods.register(
     "input_x_gradient",
     family="gradient",
+    blind="First order at one point: a saturated answer has nearly no gradient, and the sum over dimensions "
+    "may cancel.",
     cost="1 forward + T products",
     axes="step, input (embedding)",
     deterministic=True,

@@ -19,6 +19,7 @@ from attriflow.registry import methods
 @methods.register(
     "integrated_gradients",
     family="path",
+    blind="Depends on the baseline, whose path leads through points that are no texts; few points leave a residual.",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
     deterministic=True,

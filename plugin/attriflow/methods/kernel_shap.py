@@ -18,6 +18,8 @@ from attriflow.texts.units import Unit
 @methods.register(
     "kernel_shap",
     family="perturbation",
+    blind="Sets of tokens are texts that the model has never seen; with few samples, single values are noise "
+    "though their sum is exact.",
     cost="n + 2 forwards",
     signed=True,
     complete=True,

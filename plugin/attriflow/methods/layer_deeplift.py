@@ -15,6 +15,8 @@ from attriflow.registry import methods
 @methods.register(
     "layer_deeplift",
     family="gradient",
+    blind="Credits positions of a layer, which hold several tokens' information; its rules are conventions, as "
+    "in deeplift.",
     cost="4 forwards + T products",
     axes="step, input (embedding)",
     deterministic=True,

@@ -13,6 +13,7 @@ from attriflow.registry import methods
 @methods.register(
     "layer_gradient_x_activation",
     family="gradient",
+    blind="Credits positions of a layer, which hold several tokens' information; first order at one point.",
     cost="2 forwards + T products",
     axes="step, input (embedding)",
     deterministic=True,

@@ -20,6 +20,7 @@ from attriflow.registry import methods
 @methods.register(
     "layer_integrated_gradients",
     family="path",
+    blind="Credits positions of a layer, which hold several tokens' information; depends on the baseline.",
     cost="n + 2 forwards + T x n products",
     axes="step, input (embedding)",
     deterministic=True,

@@ -18,6 +18,7 @@ from attriflow.texts.units import Unit
 @methods.register(
     "lime",
     family="perturbation",
+    blind="A linear model: no interactions; what counts as near is the kernel's choice, and few samples leave noise.",
     cost="n + 1 forwards",
     signed=True,
     paper="Ribeiro et al. 2016, arXiv:1602.04938",

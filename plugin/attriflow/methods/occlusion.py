@@ -18,6 +18,7 @@ from attriflow.texts.units import Unit
 @methods.register(
     "occlusion",
     family="perturbation",
+    blind="One token at a time: of two that say the same, neither gets credit; depends on the baseline token.",
     cost="L + 1 forwards",
     deterministic=True,
     signed=True,

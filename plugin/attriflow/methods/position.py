@@ -13,6 +13,7 @@ from attriflow.registry import methods
 @methods.register(
     "position",
     family="control",
+    blind="Looks neither at the model nor at the words.",
     cost="nothing",
     deterministic=True,
     signed=False,

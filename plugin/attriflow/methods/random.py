@@ -16,6 +16,7 @@ from attriflow.types import Example
 @methods.register(
     "random",
     family="control",
+    blind="Looks neither at the model nor at the words.",
     cost="nothing",
     signed=True,
     runs_model=False,

@@ -12,6 +12,7 @@ from attriflow.registry import methods
 @methods.register(
     "random_unsigned",
     family="control",
+    blind="Looks neither at the model nor at the words.",
     cost="nothing",
     signed=False,
     runs_model=False,

@@ -20,8 +20,11 @@ from attriflow.registry import methods
 @methods.register(
     "reagent",
     family="perturbation",
+    blind="No sign: evidence against the answer looks like evidence for it; changes with the seed where probes "
+    "are few.",
     cost="c x n forwards + c x T x (checks) prefix forwards",
     signed=False,
+    spans=False,  # it stops at single tokens
     paper="Zhao and Shan 2024, arXiv:2402.00794",
     demo={"num_probes": 4, "max_probe_steps": 16},
     trial={"max_probe_steps": 4, "num_probes": 3},
@@ -132,7 +135,9 @@ class Reagent:
         # twice the inverse hyperbolic tangent is the logit, of which the others get the negative
         sign = torch.where(replaced, 2.0, -2.0).to(engine.model.device, engine.dtype)
         ids = replacements([f"probe/{i}" for i in iterations], self.num_probes)
-        delta = engine.values() - self._probe(engine, ids, sign > 0)  # [iteration * chain, batch, step]
+        delta = self._probability(engine, engine.values()) - self._probe(
+            engine, ids, sign > 0
+        )  # [iteration * chain, batch, step]
         edge = 1 - 1e-6
         size, sign = (t.unflatten(0, shape) for t in (delta.clamp(-edge, edge).to(engine.dtype).atanh(), sign))
         at = first
@@ -148,7 +153,11 @@ class Reagent:
             mixed = self._mixed(engine, ids[start:stop], replaced[start:stop])
             return {f"{b}_ids": m.flatten(0, 1) for b, m in mixed.items()}
 
-        return engine.rescore(len(ids), changes)
+        return self._probability(engine, engine.rescore(len(ids), changes))
+
+    @staticmethod
+    def _probability(engine: Engine, values: Tensor) -> Tensor:
+        return values.exp() if engine.objective.logarithm else values
 
     def _mixed(self, engine: Engine, ids: Tensor, replaced: Tensor) -> dict[str, Tensor]:
         """Block -> ids `[chain, batch, position]`, replaced where the mask says so."""

@@ -12,6 +12,7 @@ from attriflow.registry import methods
 @methods.register(
     "saliency",
     family="gradient",
+    blind="No sign; how sensitive the answer is, not what a token does: a saturated answer has nearly no gradient.",
     cost="1 forward + T products",
     axes="step, input (embedding)",
     deterministic=True,

@@ -37,6 +37,8 @@ def _floor(problem: Any, n_steps: int, norms: bool, **_: Any) -> float:
 @methods.register(
     "sequential_integrated_gradients",
     family="path",
+    blind="One token at a time: of two that say the same, neither gets credit; its sum is occlusion's, its "
+    "points only shape the norm.",
     cost="L x n forwards + T x L x n products; L + 1 forwards with norms=False",
     axes="step, input (embedding)",
     deterministic=True,

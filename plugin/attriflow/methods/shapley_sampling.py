@@ -21,6 +21,8 @@ VALUES = 2**24
 @methods.register(
     "shapley_sampling",
     family="perturbation",
+    blind="Sets of tokens are texts that the model has never seen; with few orders, single values are noise "
+    "though their sum is exact.",
     cost="n x (units - 1) + 2 forwards",
     signed=True,
     complete=True,

@@ -17,6 +17,7 @@ from attriflow.registry import methods
 @methods.register(
     "smooth_grad",
     family="gradient",
+    blind="No sign; sensitivity around the input, where embeddings are no words, not what a token does.",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
     signed=False,

@@ -18,6 +18,7 @@ from attriflow.registry import methods
 @methods.register(
     "value_norm",
     family="internals",
+    blind="How much attention moves, not in which direction: later layers and the explained function play no part.",
     cost="1 forward",
     axes="step, input, layer, head",
     deterministic=True,

@@ -32,6 +32,7 @@ LEAST = 1e-5
 @methods.register(
     "value_zeroing",
     family="internals",
+    blind="What changes in a layer, also where later layers ignore it; the explained function plays no part.",
     cost="L layer replays of the T query positions",
     axes="step, input, layer",
     deterministic=True,

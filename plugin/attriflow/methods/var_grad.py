@@ -17,6 +17,7 @@ from attriflow.registry import methods
 @methods.register(
     "var_grad",
     family="gradient",
+    blind="No sign; large where the gradient varies around the input, not where it or the effect is large.",
     cost="n forwards + T x n products",
     axes="step, input (embedding)",
     signed=False,

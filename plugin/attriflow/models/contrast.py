@@ -11,6 +11,8 @@ from attriflow.errors import InputError, check_choice
 from attriflow.models.base import LanguageModel
 from attriflow.models.offload import weight_of
 from attriflow.texts.alignment import align_tokens, filled
+from attriflow.texts.inputs import given_texts
+from attriflow.texts.segments import with_reply
 from attriflow.types import Contrast, Example
 
 Pairs = Sequence[tuple[int, int]]
@@ -20,9 +22,10 @@ Alignments = Literal["auto"] | Sequence[Pairs | Literal["auto"]] | Pairs
 
 def add_contrasts(
     model: LanguageModel,
+    inputs: Sequence[str],
     examples: Sequence[Example],
-    sources: Sequence[str] | None,
-    targets: Sequence[str] | None,
+    sources: str | Sequence[str] | None,
+    targets: str | Sequence[str] | None,
     alignments: Alignments | None = None,
     skip_special_tokens: bool = False,
 ) -> list[Example]:
@@ -30,13 +33,18 @@ def add_contrasts(
 
     Args:
         model: The wrapped model.
+        inputs: Texts and rendered chats that the examples were made of.
         examples: Encoded examples.
         sources: Contrastive source texts, or None for the examples' own. For decoder-only models these are prompts:
             the example's own continuation follows them, token by token.
-        targets: Contrastive target texts, or None for the examples' own.
+        targets: Contrastive target texts (of a chat, the reply will do), or None for the examples' own.
         alignments: See `Alignments`.
         skip_special_tokens: Tokenise without special tokens.
     """
+    sources = None if sources is None else given_texts("contrast_sources", sources)
+    targets = None if targets is None else given_texts("contrast_targets", targets)
+    if targets is not None and not model.is_encoder_decoder and len(targets) == len(inputs):
+        targets = [with_reply(prompt, text) for prompt, text in zip(inputs, targets, strict=True)]
     for name, texts in (("contrast_sources", sources), ("contrast_targets", targets)):
         if texts is not None and len(texts) != len(examples):
             raise InputError(f"{len(examples)} texts are explained but {len(texts)} {name} are given")

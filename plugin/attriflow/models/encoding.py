@@ -16,7 +16,8 @@ from attriflow.models.base import LanguageModel
 from attriflow.models.locks import RANDOM
 from attriflow.texts.inputs import given_texts, restricted
 from attriflow.texts.segments import Segments, read_segments
-from attriflow.types import Example
+from attriflow.texts.target_spans import TargetSpans, for_texts, with_spans
+from attriflow.types import Example, SpanValue
 
 Plan = Callable[[Sequence[Example]], Sequence[Sequence[int]]]
 """Indices of the examples that are generated together."""
@@ -35,6 +36,7 @@ def encode(
     seed: int,
     continuation: bool = False,
     leave_out: bool = False,
+    spans: tuple[TargetSpans | None, SpanValue] = (None, "sum"),
 ) -> list[Example]:
     """Tokenise texts with their targets, or generate these.
 
@@ -45,6 +47,7 @@ def encode(
         positions: First and last (exclusive) decoder position to explain.
         leave_out: A text without anything to explain becomes an example without steps, with a warning, unless all are
             so; else it is an error.
+        spans: What of the targets is explained together (see `texts.target_spans`), and how its values combine.
         generated_texts, segments, generation_args, skip_special_tokens, seed, continuation: See
             `AttributionModel.encode`.
 
@@ -87,6 +90,14 @@ def encode(
         e if i in reasons else tried(i, functools.partial(restricted, e, *positions))
         for e, i in zip(examples, owners, strict=True)
     ]
+    wanted, value = spans
+    if wanted is not None:
+        check_value("span_value", value, SpanValue)
+        each = for_texts(wanted, len(inputs))
+        examples = [
+            e if i in reasons else tried(i, functools.partial(with_spans, e, each[i], value))
+            for e, i in zip(examples, owners, strict=True)
+        ]
     _say(reasons, inputs, all(e.n_steps == 0 for e in examples) or not leave_out)
     return examples
 

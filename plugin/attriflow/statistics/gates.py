@@ -8,6 +8,9 @@
   to `SIMILAR`.
 - `completeness`: scores that are promised to add up do. Number: median of `completeness_error` over examples; passed
   below `RESIDUAL`.
+- `seed`: another seed would not give the method another place. Number: standard deviation of its rank over seeds, the
+  other methods staying as they are; passed below the distance to the nearest other rank, or where nothing moves. Ranks
+  are those of a board of the examples and metrics for which there are other seeds.
 
 A gate that cannot be tested is neither passed nor failed, and says why: its metric did not run or does not apply, or no
 difference could have been significant with so few examples.
@@ -22,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from attriflow.statistics.inference import holm, permutation_p_values
+from attriflow.statistics.ranking import placed, ranks
 
 CONTROL, UNSIGNED = "random", "random_unsigned"
 LEVEL, SIMILAR, RESIDUAL = 0.05, 0.9, 0.05
@@ -35,6 +39,8 @@ def gates(
     faithful: Sequence[str],
     *,
     unsigned: Collection[str] = (),
+    seeded: Mapping[str, Sequence[pd.DataFrame] | None] | None = None,
+    families: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """All gates of all methods.
@@ -44,6 +50,9 @@ def gates(
         higher: Metric -> whether higher is better.
         faithful: Metrics that score changed inputs, each thing measured once.
         unsigned: Methods without negative scores.
+        seeded: Method -> its values under other seeds, one table (example, the index, by metric) per seed: empty for
+            methods that draw nothing, None where nobody tried. Methods that are not in it stand on no board of ranks.
+        families: Metric -> family, for the ranks that seeds move.
         seed: For the permutation tests.
 
     Returns:
@@ -63,6 +72,7 @@ def gates(
             passed = None if found.empty else bool(number < limit)
             why = _NO_METRIC.format(metric) if found.empty else ""
             rows.append((method, gate, number, limit, math.nan, len(found), passed, why))
+    rows += _seeds(values, methods, seeded or {}, higher, families or {})
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"passed": object})
     return frame.sort_values(
         "method", key=lambda m: m.map({n: i for i, n in enumerate(methods)}), kind="stable", ignore_index=True
@@ -130,3 +140,45 @@ def _control(
         passed = None if n < needed else bool(mean > 0 and p < LEVEL)
         rows.append((method, "control", mean, 0.0, p, int(n), passed, few.format(n) if passed is None else ""))
     return rows
+
+
+def _seeds(
+    values: pd.DataFrame,
+    methods: Sequence[str],
+    seeded: Mapping[str, Sequence[pd.DataFrame] | None],
+    higher: Mapping[str, bool],
+    families: Mapping[str, str],
+) -> list[tuple[str, str, float, float, float, int, bool | None, str]]:
+    rows = list[tuple[str, str, float, float, float, int, bool | None, str]]()
+    for method in (m for m in methods if m not in (CONTROL, UNSIGNED)):
+        others = seeded.get(method)
+        if not others:
+            why = "it was not tried with other seeds" if others is None else "it draws no random numbers"
+            why = why if method in seeded or not seeded else "it explains as another method does"
+            rows.append((method, "seed", math.nan, math.nan, math.nan, 0, None, why))
+            continue
+        names = [m for m in others[0].columns if m in higher and m in values]
+        examples = others[0].index
+        level = values.index.get_level_values
+        board = values.loc[level("example").isin(examples) & level("method").isin(list(seeded)), names]
+        found = _ranked(board, higher, families)
+        moved = [found.get(method, math.nan)]
+        for other in others:
+            changed = board.copy()
+            changed.loc[[(method, i) for i in examples], names] = other[names].to_numpy(float)
+            moved.append(_ranked(changed, higher, families).get(method, math.nan))
+        gaps = (found.drop(method) - moved[0]).abs().dropna() if method in found else pd.Series(dtype=float)
+        spread, gap = float(np.std(moved, ddof=1)), float(gaps.min()) if len(gaps) else math.nan
+        why = "no rank to compare" if math.isnan(spread) or math.isnan(gap) else ""
+        passed = None if why else bool(spread < max(gap, 1e-9))
+        rows.append((method, "seed", spread, gap, math.nan, len(examples), passed, why))
+    return rows
+
+
+def _ranked(board: pd.DataFrame, higher: Mapping[str, bool], families: Mapping[str, str]) -> pd.Series:
+    """Method -> rank by the means over the examples of a table like `values`."""
+    grouped = board.groupby(level="method", sort=False)
+    cells = grouped.mean().rename_axis("row").reset_index().melt("row", var_name="metric")
+    cells["n"] = grouped.count().rename_axis("row").reset_index().melt("row")["value"]
+    places = placed(cells.assign(applies=cells["n"] > 0), ["metric"], higher)
+    return ranks(places, ["row"], families).set_index("row")["rank"].dropna()

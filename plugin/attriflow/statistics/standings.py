@@ -7,16 +7,17 @@ blocks (the same text explained for several models) counts once, with the mean o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from attriflow.errors import check_choice
+from attriflow.statistics import contests
 from attriflow.statistics.gates import examples_to_tell
 from attriflow.statistics.inference import bootstrap_intervals, holm, permutation_p_values, two_level_interval
-from attriflow.statistics.ranking import FLOOR, NOT_APPLICABLE, placed, ranks
+from attriflow.statistics.ranking import FLOOR, NOT_APPLICABLE
 
 BY = ("method", "model", "both")
 COSTS = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
@@ -45,6 +46,9 @@ class Evaluated:
         seeded: The values of methods that were run with several seeds, one row per seed: the columns `EXAMPLES` and
             `seed`. `examples` has their means.
         gated: (model, inputs, method) -> gates that it does not pass there; such a cell has no place.
+        alike: (model, inputs, method) -> an earlier method with the same explanations there.
+        own: (model, inputs, method) -> faithfulness metrics that replace tokens as the method does.
+        faithful: All faithfulness metrics.
         higher_is_better: Metric -> direction; metrics without one are shown, not ranked.
         families: Metric -> family.
         notes: What a reader should know.
@@ -55,6 +59,9 @@ class Evaluated:
     problems: Mapping[tuple[str, str, str, str], str] = field(default_factory=dict)
     seeded: pd.DataFrame | None = None
     gated: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    alike: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    own: Mapping[tuple[str, str, str], Collection[str]] = field(default_factory=dict)
+    faithful: Sequence[str] = ()
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -69,7 +76,9 @@ class Standings:
         rows: One row per method, model or both, best first: `group` (rows are compared within it), `row` (its name in
             the group), `label`, `model`, `method`, `family`, `status` ("ok", "partial", "gated" or "failed"),
             `reason`, `gates_failed`, `rank`
-            (mean place over blocks and families of metrics, 1 is best), `rank (FAMILY)`, `blocks` and `of_blocks`,
+            (mean place over blocks and families of metrics, 1 is best), `rank (FAMILY)`, `same_as` (the row whose place
+            it shares, as it explains the same), `scored_by_own` and `places_gained` (faithfulness metrics that replace
+            tokens as the method does, and by how many places it is better on them), `blocks` and `of_blocks`,
             `wins`, `ties`, `losses`, `pareto`, per metric `NAME`, `NAME_low`, `NAME_high` (interval), `NAME_n`
             (examples), `NAME_place` (mean place on single examples), `NAME_seed_sd` (standard deviation of the means of
             several seeds, whose intervals are over seeds and examples), and the costs.
@@ -123,16 +132,23 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: flo
     cells, examples = _keyed(found.cells, by), _keyed(found.examples, by)
     metrics = _ordered(dict.fromkeys(examples["metric"]), found.families)
     table = _rows(cells)
-    table = table.merge(_summaries(examples, metrics, found.higher_is_better, seed), on=["group", "row"], how="left")
+    alike = contests.twins(cells, found.alike) if by != "model" else {}
+    table["same_as"] = [alike.get(key, "") for key in zip(table["group"], table["row"], strict=True)]
+    competing = examples
+    if alike:
+        competing = examples[[k not in alike for k in zip(examples["group"], examples["row"], strict=True)]]
+    summaries = _summaries(examples, metrics, found.higher_is_better, seed, alike)
+    table = table.merge(summaries, on=["group", "row"], how="left")
     if found.seeded is not None and len(found.seeded):
         table = _over_seeds(table, _keyed(found.seeded, by), seed)
-    table = table.merge(_ranks(examples, metrics, found, floor), on=["group", "row"], how="left")
+    ranked, same = _ranks(competing, metrics, found, floor)
+    table = table.merge(contests.with_twins(ranked, alike), on=["group", "row"], how="left")
     lacking = (table["partial"].fillna("") != "") & (table["status"] == "ok")
     table.loc[lacking, "status"] = "partial"
     table.loc[lacking, "reason"] = "values for " + table.loc[lacking, "partial"]
     table = _with_gates(table.drop(columns="partial"), cells, found)
-    pairs, notes = _pairs(examples, [m for m in metrics if m in found.higher_is_better], found.higher_is_better, seed)
-    table = table.merge(_record(table, pairs), on=["group", "row"], how="left")
+    pairs, notes = _pairs(competing, [m for m in metrics if m in found.higher_is_better], found.higher_is_better, seed)
+    table = table.merge(contests.with_twins(_record(table, pairs), alike), on=["group", "row"], how="left")
     table.loc[table["status"] == "failed", "rank"] = np.nan
     table["pareto"] = _pareto(table)
     table["order"] = pd.factorize(table["group"])[0]
@@ -149,7 +165,7 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: flo
         metrics=tuple(metrics),
         higher_is_better={m: found.higher_is_better[m] for m in metrics if m in found.higher_is_better},
         families={m: found.families.get(m, "") for m in metrics},
-        notes=(*found.notes, *notes, *_powerless(pairs), *_lone(table, by)),
+        notes=(*found.notes, *same, *notes, *_powerless(pairs), *_lone(table, by)),
     )
 
 
@@ -202,8 +218,14 @@ def _units(examples: pd.DataFrame) -> pd.DataFrame:
     return examples.groupby(keys, sort=False, observed=True)["value"].mean().reset_index()
 
 
-def _summaries(examples: pd.DataFrame, metrics: Sequence[str], higher: Mapping[str, bool], seed: int) -> pd.DataFrame:
-    """Per row and metric: mean, interval, number of examples, and mean place on single examples."""
+def _summaries(
+    examples: pd.DataFrame,
+    metrics: Sequence[str],
+    higher: Mapping[str, bool],
+    seed: int,
+    alike: Collection[tuple[str, str]] = (),
+) -> pd.DataFrame:
+    """Per row and metric: mean, interval, number of examples, and mean place on single examples (not for `alike`)."""
     units = _units(examples).dropna(subset=["value"]).copy()
     grouped = units.groupby(["group", "row", "metric"], sort=False)["value"]
     lists = {key: values.to_numpy(float) for key, values in grouped}
@@ -215,8 +237,10 @@ def _summaries(examples: pd.DataFrame, metrics: Sequence[str], higher: Mapping[s
     rows: dict[tuple[str, str], dict[str, float]] = {}
     sign = units["metric"].map(lambda m: -1.0 if higher.get(m, True) else 1.0).astype(float)
     units["place"] = (sign * units["value"]).round(12)  # equal values may be rounded apart
+    if alike:
+        units["place"] = units["place"].mask([k in alike for k in zip(units["group"], units["row"], strict=True)])
     rivals = units.groupby(["group", "metric", "inputs", "example"])["place"]
-    units["place"] = rivals.rank(method="average").where(rivals.transform("size") > 1)  # alone, everybody is first
+    units["place"] = rivals.rank(method="average").where(rivals.transform("count") > 1)  # alone, everybody is first
     places = units.groupby(["group", "row", "metric"], sort=False)["place"].mean()
     for (group, row, metric), interval in zip(lists, bootstrap_intervals(table, seed=seed), strict=True):
         numbers = {"": interval.mean, "_low": interval.low, "_high": interval.high, "_n": float(interval.n)}
@@ -227,25 +251,26 @@ def _summaries(examples: pd.DataFrame, metrics: Sequence[str], higher: Mapping[s
     return found.reindex(columns=["group", "row", *columns])
 
 
-def _ranks(examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated, floor: float) -> pd.DataFrame:
-    """Mean place over families of metrics and blocks, overall and per family."""
-    keys = ["group", "block", "metric"]
-    ranked = examples[examples["metric"].isin(list(found.higher_is_better))]
-    if found.gated:
-        cell = zip(ranked["model"], ranked["inputs"], ranked["method"], strict=True)
-        ranked = ranked[[not found.gated.get(key) for key in cell]]
+def _ranks(
+    examples: pd.DataFrame, metrics: Sequence[str], found: Evaluated, floor: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """Mean place over families of metrics and blocks, and which metrics counted as one."""
     silent = {key for key, reason in found.problems.items() if NOT_APPLICABLE in reason}
-    names = zip(*(ranked[k] for k in ("model", "inputs", "method", "metric")), strict=True)
-    ranked = ranked.assign(applies=[name not in silent for name in names] if silent else True)
-    grouped = ranked.groupby([*keys, "row"], as_index=False)
-    cells = grouped.agg(value=("value", "mean"), n=("value", "count"), applies=("applies", "all"))
-    # alone, everybody is first; and where nobody has a value, nobody is
-    contest = cells.groupby(keys)
-    cells = cells[(contest["row"].transform("size") > 1) & (contest["n"].transform("max") > 0)]
-    if cells.empty:
-        return pd.DataFrame(columns=["group", "row", "partial", "rank"]).astype({"rank": float})
-    families = {m: found.families.get(m, "") for m in metrics}
-    return ranks(placed(cells, keys, found.higher_is_better, floor), ["group", "row"], families, floor)
+    table, doubles = contests.ranked(
+        examples,
+        {m: found.higher_is_better[m] for m in metrics if m in found.higher_is_better},
+        {m: found.families.get(m, "") for m in metrics},
+        applies=lambda key: key not in silent,
+        gated={key for key, why in found.gated.items() if why},
+        own=found.own,
+        faithful=found.faithful,
+        floor=floor,
+    )
+    notes = [
+        f"{', '.join(sorted(same))}: the values of {metric}, with which they count once."
+        for metric, same in doubles.items()
+    ]
+    return table, notes
 
 
 def _over_seeds(table: pd.DataFrame, seeded: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -98,8 +98,8 @@ class EvaluationRun:
     def rows(self) -> dict[str, str]:
         """Digests of inputs, targets, evidence and foils; a run that does not tell its inputs has its own."""
         tags = {what: self.tags.get(f"attriflow.{what}") for what in _DATA}
-        own = {"inputs": f"run {'/'.join(filter(None, (self.run_id, self.folder)))}"}
-        return own | {what: tag for what, tag in tags.items() if tag}
+        own = f"run {'/'.join(filter(None, (self.run_id, self.folder)))}"
+        return {"inputs": own} | {what: tag for what, tag in tags.items() if tag}
 
     @property
     def inputs(self) -> str:
@@ -169,11 +169,11 @@ def find_runs(
     if experiments:
         ids = [_experiment(client, name) for name in experiments]
         for run in _pages(client, ids):
-            known = EvaluationRun(run)
-            if known.unfinished:
-                said.append(known.named(f"left out, {known.unfinished}"))
-            else:
-                found |= _evaluations(run, "", said)
+            for key, evaluation in _evaluations(run).items():
+                if evaluation.unfinished:
+                    said.append(evaluation.named(f"left out, {evaluation.unfinished}"))
+                else:
+                    found[key] = evaluation
         said += _others(client, ids)
         if not found and not run_ids:
             raise nothing(f"no finished evaluations by attriflow in {', '.join(experiments)}", said)
@@ -182,24 +182,22 @@ def find_runs(
         run = client.get_run(run_id)
         if "attriflow.method" in run.data.tags and MLFLOW_PARENT_RUN_ID in run.data.tags:
             run = client.get_run(run.data.tags[MLFLOW_PARENT_RUN_ID])
-        known = EvaluationRun(run)
         if "attriflow.device" not in run.data.tags:
             if notes is None:
                 raise InputError(f"run {run_id} is no evaluation by attriflow")
-            said.append(known.named("left out, it is no evaluation by attriflow"))
+            said.append(EvaluationRun(run).named("left out, it is no evaluation by attriflow"))
             continue
-        found |= _evaluations(run, wanted, notes)
-        said += [known.named(known.unfinished)] if known.unfinished else []
+        chosen = _evaluations(run, wanted)
+        found |= chosen
+        said += [e.named(e.unfinished) for e in chosen.values() if e.unfinished]
     return sorted(found.values(), key=lambda r: r.started, reverse=True)
 
 
-def _evaluations(run: Run, wanted: str, notes: list[str] | None) -> dict[tuple[str, str], EvaluationRun]:
+def _evaluations(run: Run, wanted: str = "") -> dict[tuple[str, str], EvaluationRun]:
     """The evaluations of a run, the latest first; or the one whose folder or its last part is `wanted`."""
     known = folders(run.data.tags)
     chosen = [f for f in known if not wanted or wanted in (f, f.rpartition("/")[2])]
-    if not known and notes is not None:
-        notes.append(EvaluationRun(run).named("left out, its tag attriflow.evaluations names none"))
-    elif not chosen:
+    if not chosen:
         raise UnknownNameError(unknown(f"evaluation of run {run.info.run_id}", wanted, filter(None, known)))
     return {(run.info.run_id, folder): EvaluationRun(run, folder) for folder in reversed(chosen)}
 

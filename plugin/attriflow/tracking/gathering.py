@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from attriflow.evaluation.families import families
+from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
 from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values
 from attriflow.tracking.foreign import options_of_metrics
@@ -52,14 +52,18 @@ def gather(
     seeds = values.assign(seed=[runs[i].seed for i in values["run"]])
     several = seeds.groupby(["model", "inputs", "method", "metric"])["seed"].transform("nunique") > 1
     used = [runs[i] for i in sorted({part.index for part in parts})]
+    kinds = families(everything["metric"].unique(), _options(used))
     return Evaluated(
         cells=_merged(cells)[list(CELLS)],
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
         seeded=seeds.loc[several, [*EXAMPLES, "seed"]],
         gated=_gated(parts, tables, labels, models, rows) if gates else {},
+        alike=_alike(parts, tables, names, models, rows),
+        own=_own(parts, tables, names, models, rows),
+        faithful=[metric for metric, family in kinds.items() if family in FAITHFUL],
         higher_is_better=higher,
-        families=families(everything["metric"].unique(), _options(used)),
+        families=kinds,
         notes=(*_notes(runs, used), *versions, *notes),
     )
 
@@ -213,6 +217,39 @@ def _gated(
         found = {row["method"]: str(row.get("gates_failed") or "") for row in tables[part.index].leaderboard}
         out.setdefault((models[part.index], inputs[part.index], labels[part.key]), found.get(part.method, ""))
     return {place: why for place, why in out.items() if why}
+
+
+def _own(
+    parts: Sequence[_Part],
+    tables: Sequence[RunTables],
+    names: Mapping[tuple[int, str], str],
+    models: Sequence[str],
+    inputs: Sequence[str],
+) -> dict[tuple[str, str, str], set[str]]:
+    """Metrics that replace tokens as a method does, each as the run says that its values are from."""
+    out: dict[tuple[str, str, str], set[str]] = {}
+    for part in parts:
+        told = {row["method"]: str(row.get("scored_by_own") or "") for row in tables[part.index].leaderboard}
+        own = {*told.get(part.method, "").split(", ")} & {*part.metrics}
+        place = models[part.index], inputs[part.index], names[part.index, part.method]
+        out.setdefault(place, set()).update(own)
+    return out
+
+
+def _alike(
+    parts: Sequence[_Part],
+    tables: Sequence[RunTables],
+    names: Mapping[tuple[int, str], str],
+    models: Sequence[str],
+    inputs: Sequence[str],
+) -> dict[tuple[str, str, str], str]:
+    """Rows that explained as another one of their run did, in all of their runs: that one."""
+    homes: dict[tuple[str, str, str], set[str]] = {}
+    for part in parts:
+        same = {row["method"]: str(row.get("same_as") or "") for row in tables[part.index].leaderboard}
+        home = names.get((part.index, same.get(part.method, "")), "")
+        homes.setdefault((models[part.index], inputs[part.index], names[part.index, part.method]), set()).add(home)
+    return {place: home for place, found in homes.items() if len(found) == 1 and (home := next(iter(found)))}
 
 
 def _problem(reasons: str, metric: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -25,8 +26,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from attriflow.errors import AttriflowError, InputError
-from attriflow.tracking.patience import AT_FIRST, AwayError, line, patience, patiently, quick
+from attriflow.errors import AttriflowError, InputError, reason_of
+from attriflow.tracking.patience import AT_FIRST, AwayError, away, line, patience, patiently, quick
 
 T = TypeVar("T")
 Operation = Mapping[str, Any]
@@ -37,7 +38,10 @@ FOLDER = "ATTRIFLOW_KEPT"
 """Environment variable: where folders are made that keep what a server did not take; the current one by default."""
 STALE = ("attriflow.stopped", "attriflow.reason", "attriflow.failed_methods", "attriflow.failed_step_functions")
 """Tags that tell of an earlier try in the same run."""
+OPERATIONS = ("child", "finish", "metrics", "params", "tags", "untag", "artifact", "table")
+"""What a journal may ask for."""
 _HERE = ("", "file", "sqlite")
+_KEY = re.compile(r"[\w-]{1,64}")
 
 
 class KeptError(AttriflowError, ConnectionError):
@@ -63,6 +67,7 @@ class Keeper:
         self._places: dict[str, str] = {}
         self._folder: Path | None = None
         self._clean: Any = None
+        self._unsent = 0
 
     # -- the store -------------------------------------------------------------------------------------------------
 
@@ -74,10 +79,20 @@ class Keeper:
         """
         if self.gone:
             raise AwayError(f"the tracking server {self.uri} does not answer")
+        waiting = False
+
+        def asked() -> T:
+            nonlocal waiting
+            try:
+                return call()
+            except Exception as error:
+                waiting = bool(away(error))
+                raise
+
         seconds = patience() if self.remote else min(patience(), AT_FIRST)
         try:
             return patiently(
-                call,
+                asked,
                 self.uri,
                 seconds if self.sent else min(seconds, AT_FIRST),
                 ", then everything is kept in a folder" if self.sent and self.remote else "",
@@ -85,9 +100,8 @@ class Keeper:
         except AwayError:
             self.gone = self.sent and self.remote
             raise
-        except BaseException as error:
-            if not isinstance(error, Exception):  # told to stop: nobody waits any longer
-                self.gone = self.remote
+        except (KeyboardInterrupt, SystemExit):
+            self.gone = self.remote and waiting  # nobody waits any longer
             raise
 
     def send(self, **operation: Any) -> Any:
@@ -100,6 +114,7 @@ class Keeper:
         except AwayError:
             if not self.gone:
                 raise
+            self._unsent = len(operations(self.folder)[1]) - 1
             line(f"the tracking server {self.uri} is given up; the work goes on, and is kept in {self.folder}")
             return None
         self.sent = True
@@ -164,13 +179,13 @@ class Keeper:
         try:
             with quick():
                 self.client.get_run(self.root)
-                replay(self.folder, self)
+            replay(self.folder, self, self._unsent)
         except Exception as error:
             self.gone = True
             kept = self._keep()
+            why = "does not answer" if isinstance(error, AwayError) or away(error) else f"failed: {reason_of(error)}"
             raise KeptError(
-                f"the tracking server {self.uri} does not answer: everything is kept in {kept}; "
-                f"attriflow log {kept} logs it"
+                f"the tracking server {self.uri} {why}. Everything is kept in {kept}; attriflow log {kept} logs it"
             ) from error
         line("the tracking server answers again: everything is logged")
 
@@ -188,6 +203,8 @@ class Keeper:
 
     def do(self, operation: Operation) -> Any:
         """Send one operation."""
+        if operation["do"] not in OPERATIONS:
+            raise InputError(f"unknown operation {operation['do']!r}")
         return getattr(self, f"_{operation['do']}")(**{k: v for k, v in operation.items() if k != "do"})
 
     def _child(self, run: str, name: str, tags: Mapping[str, str], **_: Any) -> str:
@@ -257,8 +274,8 @@ def operations(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         lines = (folder / JOURNAL).read_text(encoding="utf-8").split("\n")
         found = [json.loads(text) for text in lines[:-1]]
         head, rest = dict(found[0]), found[1:]
-        if not isinstance(head["run"], str) or not all({"do", "run"} <= set(one) for one in rest):
-            raise KeyError("run")
+        for one in (head, *rest):
+            _check(one)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{folder} does not hold what an evaluation kept ({JOURNAL}): {error}") from None
     return head, rest
@@ -309,9 +326,18 @@ def _new_run(client: MlflowClient, experiment: str, name: str | None) -> str:
     return str(client.create_run(place, run_name=name).info.run_id)
 
 
-def replay(folder: Path, keeper: Keeper) -> int:
-    """Send the operations of a folder; returns their number."""
-    _, found = operations(folder)
+def _check(operation: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for what this module does not write: a folder may come from anywhere."""
+    if operation.get("do", "child") not in OPERATIONS or not _KEY.fullmatch(operation["run"]):
+        raise ValueError(f"unknown operation {json.dumps(operation)[:80]}")
+    path = operation.get("path", "")
+    if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) or ":" in path:
+        raise ValueError(f"a path out of the folder: {path[:80]!r}")
+
+
+def replay(folder: Path, keeper: Keeper, first: int = 0) -> int:
+    """Send the operations of a folder, from one on; returns their number."""
+    found = operations(folder)[1][first:]
     for operation in found:
         keeper.ask(lambda operation=operation: keeper.do(operation))  # type: ignore[misc]
     return len(found)

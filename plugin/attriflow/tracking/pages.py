@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attriflow.evaluation import significance, tables
-from attriflow.evaluation.circularity import own_metrics, with_circularity
+from attriflow.evaluation.cards import Card, method_cards
+from attriflow.evaluation.choices import AXES
+from attriflow.evaluation.circularity import own_metrics, token_of, with_circularity
 from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.evaluation.runner import Evaluation
 from attriflow.models.offload import places_of
+from attriflow.registry import metrics
+from attriflow.statistics import multiverse
 from attriflow.statistics.agreement import agreement_table
 from attriflow.statistics.gates import failed, gates
 from attriflow.statistics.ranking import redundancy, same_metrics
@@ -28,8 +32,34 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiverseTables:
+    """What a multiverse found, and what that says, see `attriflow.statistics.multiverse`."""
+
+    rows: pd.DataFrame
+    ranks: pd.DataFrame
+    wins: pd.DataFrame
+    stability: pd.DataFrame
+    places: pd.DataFrame
+    verdict: str
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, doubles: Collection[str], floor: float) -> MultiverseTables | None:
+        """Tables of what is known so far; None without a row."""
+        found = evaluation.multiverse
+        if found is None or not found.found:
+            return None
+        families = {m: str(metrics.info(m).meta["family"]) for m in found.choices.metrics if m not in doubles}
+        higher, rows, worlds = tables.directions(families), found.rows(), found.worlds()
+        ranked = multiverse.world_ranks(rows, worlds, higher, families, floor)
+        won, stable = multiverse.wins(ranked), multiverse.stability(ranked, AXES)
+        places = multiverse.spans(ranked)
+        said = multiverse.verdict(won, stable, places)
+        return cls(rows=rows, ranks=ranked, wins=won, stability=stable, places=places, verdict=said)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The tables of an evaluation, and which way each metric points; `agreement` with two methods or more."""
+    """The tables of an evaluation, which way each metric points, and cards; `agreement` with two methods or more."""
 
     leaderboard: pd.DataFrame
     gates: pd.DataFrame
@@ -38,8 +68,11 @@ class Tables:
     comparisons: pd.DataFrame
     agreement: pd.DataFrame | None
     scores: pd.DataFrame
+    curves: pd.DataFrame
     step_scores: pd.DataFrame
     directions: Mapping[str, bool]
+    cards: Sequence[Card]
+    multiverse: MultiverseTables | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation, magnitudes: Mapping[str, Sequence[np.ndarray]]) -> Tables:
@@ -56,6 +89,8 @@ class Tables:
             directions,
             [m for m in ranked if kinds[m] in FAITHFUL and m not in doubles],
             unsigned={r.name for r in evaluation.results if r.unsigned},
+            seeded={r.name: tables.seeded_tables(r, doubles) for r in evaluation.results if not r.same_as},
+            families=kinds,
             seed=seed,
         )
         board = tables.leaderboard(
@@ -67,7 +102,7 @@ class Tables:
             floor=evaluation.config.min_coverage,
             gates=failed(passing) if evaluation.config.gates else None,
         )
-        own = own_metrics(evaluation.results, kinds, evaluation.metric_options)
+        own = own_metrics(evaluation.results, kinds, evaluation.metric_options, token_of(evaluation.model.wrapped))
         return cls(
             leaderboard=with_circularity(board, own, kinds),
             gates=passing,
@@ -76,15 +111,20 @@ class Tables:
             comparisons=significance.comparison_table(scores, directions, seed=seed),
             agreement=agreement_table(magnitudes, seed=seed) if len(magnitudes) > 1 else None,
             scores=scores,
+            curves=tables.curves_table([*evaluation.results, *filter(None, [evaluation.chance])], evaluation.examples),
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
+            cards=method_cards(evaluation, board, passing),
+            multiverse=MultiverseTables.of(evaluation, doubles, evaluation.config.min_coverage),
         )
 
 
 def plots(found: Tables) -> dict[str, bytes]:
     """Name -> PNG. A plot that cannot be drawn is left out: numbers must not be lost for a picture."""
     from attriflow.views.evaluations import plots as views
-    from attriflow.views.evaluations.agreement import agreement_heatmap
+    from attriflow.views.evaluations.agreement import agreement_heatmap, correlation_heatmap
+    from attriflow.views.evaluations.curves import removal_curves
+    from attriflow.views.evaluations.multiverse import multiverse as draw_multiverse
     from attriflow.views.figures import to_png
 
     drawings: dict[str, Callable[[], Any]] = {
@@ -93,9 +133,16 @@ def plots(found: Tables) -> dict[str, bytes]:
         "quality_cost": lambda: views.quality_cost(found.leaderboard, found.directions),
         "step_scores": lambda: views.step_scores(found.step_scores),
     }
+    if len(found.curves):
+        drawings["removal_curves"] = lambda: removal_curves(found.curves, found.directions)
     agreement = found.agreement
     if agreement is not None:
         drawings["agreement"] = lambda: agreement_heatmap(agreement).figure
+    if len(found.redundancy):
+        drawings["metric_correlations"] = lambda: correlation_heatmap(found.redundancy)
+    worlds = found.multiverse
+    if worlds is not None:
+        drawings["multiverse"] = lambda: draw_multiverse(worlds.wins, worlds.places)
     out = {}
     for name, draw in drawings.items():
         try:
@@ -122,6 +169,8 @@ def report(evaluation: Evaluation, found: Tables, figures: Mapping[str, bytes], 
         rationales=evaluation.rationales[:shown] if evaluation.data.rationales is not None else None,
         settings=settings(evaluation, names),
         figures=figures,
+        cards=found.cards,
+        choices=None if found.multiverse is None else (found.multiverse.verdict, found.multiverse.stability),
         max_examples=shown,
     )
 

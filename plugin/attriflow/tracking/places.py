@@ -48,10 +48,11 @@ def folders(tags: Mapping[str, str]) -> list[str]:
     """Folders of the evaluations that a run has, by its tags."""
     try:
         found = json.loads(tags.get(EVALUATIONS, ""))
-    except (json.JSONDecodeError, RecursionError):
-        return [""] if "attriflow.device" in tags else []
-    names = found if isinstance(found, list) else []
-    return [f for f in names if isinstance(f, str) and (not f or _FOLDER.fullmatch(f))]  # a tag may say "../../x"
+    except (ValueError, RecursionError):
+        found = None
+    names = [f for f in found if isinstance(f, str)] if isinstance(found, list) else []
+    named = [f for f in names if not f or _FOLDER.fullmatch(f)]  # a tag may say "../../x"
+    return named or ([""] if "attriflow.device" in tags else [])
 
 
 def within(values: Mapping[str, str], folder: str) -> Mapping[str, str]:

@@ -17,9 +17,9 @@ from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, say_failed
 from attriflow.evaluation.identity import data_digests, weights_digest
+from attriflow.evaluation.planning import say
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
-from attriflow.evaluation.tables import curves_table
 from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
@@ -272,7 +272,9 @@ class Recorder:
 
     def _log_all(self) -> None:
         """Tables, plots and the report, of what is known."""
-        self.artifacts |= log_pages(self.run, self.evaluation, self._log_tables(), self.names)
+        found = self._log_tables()
+        self.run.artifact("cards.json", json.dumps(found.cards, indent=1, ensure_ascii=False, allow_nan=False))
+        self.artifacts |= log_pages(self.run, self.evaluation, found, self.names)
 
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
@@ -286,9 +288,15 @@ class Recorder:
             "scores": ("scores.parquet", found.scores),
             "step_scores": ("step_scores.json", found.step_scores),
         }
-        curves = curves_table(evaluation.results, evaluation.examples)
-        if len(curves):
-            frames["curves"] = ("curves.parquet", curves)
+        if found.multiverse is not None:
+            worlds = found.multiverse
+            frames["multiverse"] = ("multiverse.parquet", worlds.rows)
+            for name in ("ranks", "wins", "stability", "places"):
+                frames[f"multiverse_{name}"] = (f"multiverse_{name}.json", getattr(worlds, name))
+            self.run.tags({"attriflow.multiverse": worlds.verdict})
+            say(worlds.verdict)
+        if len(found.curves):
+            frames["curves"] = ("curves.parquet", found.curves)
         numbers = dict(enumerate(evaluation.data.numbers))
         for name, (path, frame) in frames.items():
             if evaluation.data.failed and "example" in frame:

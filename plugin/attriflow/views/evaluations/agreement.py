@@ -1,4 +1,4 @@
-"""Which methods say the same: a heat map of their agreement, alike ones side by side."""
+"""Which methods, and which metrics, say the same: heat maps with alike ones side by side."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.statistics.ranks import MEASURES
 from attriflow.views.colors import hexadecimal, ink
 from attriflow.views.common import printable
-from attriflow.views.figures import NOTE, NOTHING, TITLE, check_picture, rgb255, save_figure
+from attriflow.views.figures import NOTE, NOTHING, TITLE, check_picture, message, rgb255, save_figure
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from seaborn.matrix import ClusterGrid
 
 NARROWEST = 5.0
@@ -62,18 +63,50 @@ def agreement_heatmap(
     Raises:
         InputError: There are fewer than two methods, or `path` cannot be written.
     """
+    check_picture(path, overwrite)
+    matrix = agreement_matrix(table, measure)
+    if len(matrix) < 2:
+        raise InputError("agreement needs two methods or more")
+    n = int(table.loc[table["measure"] == measure, "n"].max()) if "n" in table else None
+    grid = _clustered(
+        matrix,
+        f"Agreement between methods: {measure.replace('_', ' ')}",
+        "" if n is None else f"means over {n} example{'s' * (n != 1)}",
+        negative=measure in ("spearman", "kendall"),
+    )
+    if path is not None:
+        save_figure(grid.figure, path, overwrite=overwrite)
+    return grid
+
+
+def correlation_heatmap(redundancy: pd.DataFrame) -> Figure:
+    """Draw which metrics order methods alike; the note says how many independent ones would hold as much.
+
+    Args:
+        redundancy: From `attriflow.statistics.ranking.redundancy`. Metrics that order nothing are left out, and named.
+    """
+    names = list(dict.fromkeys([*redundancy["first"], *redundancy["second"]]))
+    matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names).replace(0.0, np.nan)
+    for first, second, value in zip(redundancy["first"], redundancy["second"], redundancy["correlation"], strict=True):
+        matrix.loc[first, second] = matrix.loc[second, first] = value
+    silent = [name for name in names if matrix[name].drop(name).isna().all()]
+    kept = [name for name in names if name not in silent]
+    if len(kept) < 2:
+        return message("No two metrics order the methods.")
+    text = f"{redundancy['effective_number'].iloc[0]:.1f} independent metrics would hold as much as these {len(kept)}"
+    more = f"\nno order: {', '.join(silent[:6])}{', ...' * (len(silent) > 6)}" if silent else ""
+    return _clustered(matrix.loc[kept, kept], "Correlation of metrics", text + more, negative=True).figure
+
+
+def _clustered(matrix: pd.DataFrame, text: str, note: str, *, negative: bool) -> ClusterGrid:
+    """Likenesses (1 is most) with numbers, ordered by average linkage; `negative`: from -1 on, else from 0 on."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    check_picture(path, overwrite)
-    matrix = agreement_matrix(table, measure)
     count = len(matrix)
-    if count < 2:
-        raise InputError("agreement needs two methods or more")
-    # without a value two methods are taken to be unrelated
+    # without a value two are taken to be unrelated
     distances = 1 - np.clip(matrix.fillna(0.0).to_numpy(), -1, 1)
     tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
-    negative = measure in ("spearman", "kendall")
     labels = 0.3 + 0.078 * max(len(printable(str(name))) for name in matrix.index)  # inches
     size = max(1.6 + 0.38 * count + labels, NARROWEST)
     grid = sns.clustermap(
@@ -82,18 +115,15 @@ def agreement_heatmap(
         linewidths=1, linecolor="white", dendrogram_ratio=0.1, cbar_pos=None, xticklabels=False, yticklabels=False,
     )  # fmt: skip
     # before pyplot forgets the figure: only those it knows are updated
-    grid.gs.update(left=0.02, right=1 - labels / size, bottom=(labels + 0.25) / size, top=1 - 0.35 / size)
+    foot = 0.25 + 0.17 * note.count("\n")
+    grid.gs.update(left=0.02, right=1 - labels / size, bottom=(labels + foot) / size, top=1 - 0.35 / size)
     pyplot.close(grid.figure)
     _annotate(grid, matrix)
     grid.ax_heatmap.set_facecolor(NOTHING)
     title = {key: value for key, value in TITLE.items() if key != "loc"}
-    text = f"Agreement between methods: {measure.replace('_', ' ')}"
     grid.figure.text(0.02, 1 - 0.08 / size, text, va="top", **title)
-    if "n" in table:
-        n = int(table.loc[table["measure"] == measure, "n"].max())
-        grid.figure.text(0.01, 0.005, f"means over {n} example{'s' * (n != 1)}", **NOTE)
-    if path is not None:
-        save_figure(grid.figure, path, overwrite=overwrite)
+    if note:
+        grid.figure.text(0.01, 0.005, note, parse_math=False, **NOTE)
     return grid
 
 

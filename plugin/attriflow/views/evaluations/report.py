@@ -10,9 +10,11 @@ from torch import Tensor
 from attriflow.types import Attribution
 from attriflow.views.common import as_float, as_text, compact, number
 from attriflow.views.evaluations.boards import BOARD_COSTS, COSTS, cell, column, cost_columns, cost_table, figure
+from attriflow.views.evaluations.cards import card
 from attriflow.views.evaluations.certainty import certainty
 from attriflow.views.evaluations.evaluated import evaluated
 from attriflow.views.evaluations.leaderboard import RANK, arrow, best, metric_names, records
+from attriflow.views.evaluations.multiverse import stability_table
 from attriflow.views.page import EXPLORER, render
 from attriflow.views.payload import payload
 
@@ -23,13 +25,20 @@ BUDGET = 1_500_000  # bytes for the scores of the examples
 _SECTIONS = {
     "leaderboard": "Leaderboard",
     "certainty": "Certainty",
+    "choices": "Choices",
     "methods": "Methods on one example",
     "steps": "Step scores",
     "throughput": "Throughput",
+    "cards": "Method cards",
     "settings": "Settings",
 }
 # Where a plot is shown, when not below the leaderboard.
-_HOMES = {"step_scores": "steps", "quality_cost": "throughput"}
+_HOMES = {
+    "step_scores": "steps",
+    "quality_cost": "throughput",
+    "metric_correlations": "certainty",
+    "multiverse": "choices",
+}
 
 # Settings that open the page, under these names.
 _HEADLINE = {
@@ -52,6 +61,10 @@ _FIGURES = {
         "How the scores of single examples spread.",
         "Box plots with one panel per metric and one box per method, over the means of the examples.",
     ),
+    "removal_curves": (
+        "The target's probability while tokens go or come in a method's order, and as many random tokens (dashed).",
+        "Line plots, one panel per metric: mean over the examples by share of the tokens, the best methods in colour.",
+    ),
     "quality_cost": (
         "What a method's quality costs; no method beats those on the dashed line in both.",
         "Scatter plot of a metric against the forward-pass equivalents of each method, with the Pareto front.",
@@ -59,6 +72,14 @@ _FIGURES = {
     "agreement": (
         "How far methods agree on the order of the tokens (rank correlation of magnitudes), alike ones side by side.",
         "Heat map of methods by methods with the rank correlation of each pair, ordered by a tree of similarity.",
+    ),
+    "multiverse": (
+        "How often a method stands before another over all choices tried (bold: whatever is chosen), and its places.",
+        "Heat map of methods by methods with percentages, and beside it a range of places for each method.",
+    ),
+    "metric_correlations": (
+        "Which metrics order the methods alike: correlation of their places within examples, alike ones side by side.",
+        "Heat map of metrics by metrics with the correlation of each pair, ordered by a tree of similarity.",
     ),
     "step_scores": (
         "What the model's own scores do along the generated sequence.",
@@ -80,6 +101,8 @@ def report_html(
     rationales: Sequence[Tensor | None] | None = None,
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
+    cards: Sequence[Mapping[str, Any]] = (),
+    choices: tuple[str, pd.DataFrame] | None = None,
     max_examples: int = 5,
 ) -> str:
     """One self-contained page whose tabs are the sections: leaderboard, certainty, methods on one example and so on.
@@ -98,6 +121,8 @@ def report_html(
         rationales: Per example the evidence, bool `[step, input]`, or None.
         settings: What was run with what; nested mappings become dotted names.
         figures: Name -> PNG bytes.
+        cards: See `attriflow.evaluation.cards`.
+        choices: What a multiverse says, in words and as its table of stability.
         max_examples: Most examples with token heat maps.
     """
     rows = records(leaderboard)
@@ -111,7 +136,8 @@ def report_html(
         title=title,
         scripts=(*EXPLORER, "report"),
         styles=("explorer", "report"),
-        sections=list(_SECTIONS.items()),
+        sections=[(key, name) for key, name in _SECTIONS.items() if key != "choices" or choices is not None],
+        choices=None if choices is None else {"verdict": choices[0], "rows": stability_table(choices[1])},
         headline=_headline(flat, rows),
         summary=_summary(rows),
         leaderboard=_leaderboard(rows, metric_names(leaderboard, directions), directions),
@@ -124,10 +150,11 @@ def report_html(
                 for name, png in figures.items()
                 if _HOMES.get(name, "leaderboard") == section
             ]
-            for section in ("leaderboard", "steps", "throughput")
+            for section in ("leaderboard", "certainty", "choices", "steps", "throughput")
         },
         examples=examples,
         notes=notes,
+        cards=[card(one) for one in cards],
         settings=flat,
     )
 
@@ -182,9 +209,6 @@ def _leaderboard(
     if gained:
         hint = "mean place on other faithfulness metrics less that on metrics that replace tokens as the method does"
         head.append(column("places gained by its own perturbation", "descending", hint))
-    gated = any(row["unranked"] for row in rows)
-    if gated:
-        head.append(column("not ranked", kind="text"))
     for name in metrics:
         higher = directions[name]
         hint = f"{'higher' if higher else 'lower'} is better"
@@ -200,8 +224,6 @@ def _leaderboard(
             cells += [cell(row.get(key), compact) for key in ranks]
             if gained:
                 cells.append(cell(row.get("places_gained"), compact))
-            if gated:
-                cells.append({"kind": "text", "text": row["unranked"]})
             for name in metrics:
                 n = as_float(row.get(f"{name}_n"))
                 few = n is not None and 0 < n < (as_float(row.get("n_examples")) or 0)
@@ -217,7 +239,7 @@ def _leaderboard(
 
 def _names(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"kind": "name", "text": as_text(row.get("name") or row.get("method"))},
+        {"kind": "name", "text": as_text(row.get("name") or row.get("method")), "note": row["unranked"]},
         {"kind": "text", "text": as_text(row.get("family"))},
     ]
 

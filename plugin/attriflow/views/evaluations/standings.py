@@ -35,15 +35,31 @@ _CAPTIONS = {
 def flat(board: Standings) -> pd.DataFrame:
     """The rows as they are exported: without what only the statistics need."""
     frame = board.rows.drop(columns=["group", "row"])
-    if not frame["gates_failed"].any():
-        frame = frame.drop(columns="gates_failed")
+    optional = ("gates_failed", "same_as", "scored_by_own")
+    frame = frame.drop(columns=[c for c in optional if c in frame and not frame[c].fillna("").any()])
     return frame[[c for c in frame.columns if not frame[c].isna().all() or c in ("rank", *board.metrics)]]
 
 
 def plotted(board: Standings, group: str | None = None) -> pd.DataFrame:
     """The rows as the plots of an evaluation take them: `method` is the label."""
     rows = board.rows if group is None else board.rows[board.rows["group"] == group]
-    return rows.assign(method=rows["row"] if group is not None else rows["label"])
+    named = rows["row"] if group is not None else rows["label"]
+    names = dict(zip(zip(rows["group"], rows["row"], strict=True), named, strict=True))
+    same = [names.get(key, "") for key in zip(rows["group"], rows["same_as"], strict=True)]
+    return rows.assign(method=named, same_as=same)
+
+
+def shared(board: Standings) -> list[dict[str, Any]]:
+    """The rows, those that share a place as one: `row` and `label` name all of them."""
+    rows = rows_of(board.rows)
+    others: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        others.setdefault((row["group"], row["same_as"]), []).append(as_text(row["row"]))
+    out = []
+    for row in (r for r in rows if not r["same_as"]):
+        names = others.get((row["group"], row["row"]), [])
+        out.append(row | {key: " = ".join((as_text(row[key]), *names)) for key in ("row", "label")})
+    return out
 
 
 def as_json(board: Standings, runs: Sequence[Row] = ()) -> str:
@@ -76,7 +92,7 @@ def markdown(board: Standings) -> str:
     names = list(board.metrics)
     heads = ["", "rank", "wins–ties–losses", *(_head(n, board) for n in names), "forward equivalents"]
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for row in rows_of(board.rows):
+    for row in shared(board):
         label = _escaped(as_text(row["label"]))
         if row["status"] == "failed":
             lines.append(f"| {label} | failed: {_escaped(as_text(row['reason']))} |" + " |" * (len(heads) - 2))
@@ -137,7 +153,7 @@ def standings_html(
         runs: Where the numbers come from: name, run id, model, data, start, of each run.
         facts: What opens the page, by name.
     """
-    rows = rows_of(board.rows)
+    rows = shared(board)
     homes = {"quality_cost": "costs", "critical_differences": "comparisons"}
     shown: dict[str, list[dict[str, Any]]] = {"leaderboard": [], "comparisons": [], "costs": []}
     for name, png in figures.items():
@@ -159,7 +175,7 @@ def standings_html(
         leaderboard=_leaderboard(board, rows),
         families=_families(board),
         matrices=[_matrix(board, group) for group in groups if (board.rows["group"] == group).sum() > 1],
-        costs=_cost_table(board, rows),
+        costs=_cost_table(board, rows_of(board.rows)),
         failures=[
             (as_text(f["row"]), as_text(f["model"]), as_text(f["metric"]) or "all metrics", as_text(f["reason"]))
             for f in rows_of(board.failures)
@@ -220,6 +236,11 @@ def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
     if ranks:
         heads += [column(name.removeprefix("rank (").removesuffix(")"), "ascending", "mean place") for name in ranks]
         groups.append(("rank by family of metrics", len(ranks)))
+    gained = "places_gained" in board.rows and board.rows["places_gained"].notna().any()
+    if gained:
+        hint = "mean place on other faithfulness metrics less that on metrics that replace tokens as the method does"
+        heads.append(column("places gained by its own perturbation", "descending", hint))
+        groups.append(("", 1))
     for name in board.metrics:
         higher = board.higher_is_better.get(name)
         hint = "not ranked" if higher is None else f"{'higher' if higher else 'lower'} is better"
@@ -242,6 +263,8 @@ def _leaderboard(board: Standings, rows: Sequence[Row]) -> dict[str, Any]:
             cells.append({**cell(row["wins"], compact), "text": record(row)})
             cells.append({**cell(float(row["pareto"]), compact), "text": "●" if row["pareto"] else ""})
             cells += [cell(row[name], compact) for name in ranks]
+            if gained:
+                cells.append(cell(row["places_gained"], compact, as_text(row["scored_by_own"])))
             for name in board.metrics:
                 found, top = cell(row[name], number, interval(row, name)), tops.get((row["group"], name))
                 found["best"] = top is not None and as_float(row[name]) == top
@@ -277,6 +300,7 @@ def _families(board: Standings) -> dict[str, Any]:
 def _matrix(board: Standings, group: str) -> dict[str, Any]:
     """Wins and losses of each row against each other row of its group, over the metrics."""
     part = board.rows[(board.rows["group"] == group) & (board.rows["status"] != "failed")]
+    part = part[part["same_as"] == ""]
     pairs = board.pairs[board.pairs["group"] == group]
     names = [as_text(name) for name in part["row"]]
     if pairs.empty or len(names) < 2:

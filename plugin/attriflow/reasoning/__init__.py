@@ -1,0 +1,1 @@
+"""Answers explained through the reasoning before them; `attriflow.attribute_reasoning` is the way in."""
