@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pytest
 from hypothesis import strategies as st
 from logged_evaluations import tables
 from odd import NUMBERS, OUTCOMES, TEXTS, changed, damaged, fuzzed, told
 
 from attriflow.tracking.artifacts import write_table
+from attriflow.tracking.places import folders
 
 # -- stores -----------------------------------------------------------------------------------------------------------
 
@@ -128,3 +130,16 @@ def test_what_runs_tell(board: Any, params: Any) -> None:
     told(lambda: method_options(given.get("attriflow.methods", ""), given.get("attriflow.method_options", "")))
     for text in given.values():
         cost_rounds(text), options_of_metrics(text)
+
+
+@pytest.mark.parametrize(
+    ("tag", "known"),
+    [
+        ('["", "evaluations/b"]', ["", "evaluations/b"]),
+        ('["../../x", "/etc", "evaluations/../x", "evaluations/..", 3, "evaluations/b/c"]', [""]),
+        ('{"a": 1}', [""]),
+        ("[" * 5000, [""]),
+    ],
+)
+def test_folders_that_a_run_names_lie_in_it(tag, known):
+    assert folders({"attriflow.evaluations": tag, "attriflow.device": "cpu"}) == known

@@ -33,6 +33,10 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
     max_leaves=4,
 )
+NEAR: st.SearchStrategy[Any] = st.one_of(
+    st.integers(-2, 8), st.sampled_from([0.0, 0.5, -1.0, 2.0, True, False, None, [], {}, [0], [1, 2], "pad", "mask"])
+)
+"""What may have the right type, and still be wrong."""
 
 
 @st.composite
@@ -56,7 +60,7 @@ def _changed(draw: Any, document: Any) -> Any:
             elif what == "other" and isinstance(here, dict):
                 here[draw(TEXTS)] = here.pop(key)
             else:
-                here[key] = draw(VALUES)
+                here[key] = draw(st.one_of(NEAR, VALUES))
             return document
         here, keys = here[key], inner
     return draw(VALUES)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
-from odd import OUTCOMES, TEXTS, VALUES, alone, changed, damaged, fuzzed, told
+from odd import NEAR, OUTCOMES, TEXTS, VALUES, alone, changed, damaged, fuzzed, told
 
 import attriflow
 from attriflow.cli import main
@@ -175,7 +175,7 @@ def test_settings_of_evaluations(config: Any) -> None:
 
 OPTIONS = {
     "method": "occlusion", "attributed_fn": "probability", "step_scores": ["entropy"], "attribute_target": False,
-    "attr_pos_start": None, "attr_pos_end": 2, "generation_args": {"max_new_tokens": 2}, "batch_size": 1, "seed": 0,
+    "attr_pos_start": None, "attr_pos_end": 5, "generation_args": {"max_new_tokens": 2}, "batch_size": 1, "seed": 0,
     "attributed_fn_args": {}, "step_scores_args": {}, "contrast_targets": None, "granular": False, "baseline": "unk",
 }  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_attribute(texts: Any, targets: Any, options: Any) -> None:
 OWN = [(name, option) for name in methods.names() for option in methods.info(name).options]
 
 
-@fuzzed(8, 200, st.sampled_from(OWN), VALUES)
+@fuzzed(8, 200, st.sampled_from(OWN), st.one_of(NEAR, NEAR, VALUES))
 def test_options_of_methods(option: tuple[str, str], value: Any) -> None:
     if isinstance(value, int) and value > 10:  # a number of samples, which takes long
         value = 10

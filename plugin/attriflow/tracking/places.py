@@ -34,6 +34,7 @@ _NO_VALUES = (
     "fail_fast",
 )
 """Settings that no value depends on, once it is known which rows there are."""
+_FOLDER = re.compile(rf"{ROOT}/(?!\.+$)[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def folders(tags: Mapping[str, str]) -> list[str]:
         found = json.loads(tags.get(EVALUATIONS, ""))
     except (ValueError, RecursionError):
         found = None
-    named = [f for f in found if isinstance(f, str)] if isinstance(found, list) else []
+    names = [f for f in found if isinstance(f, str)] if isinstance(found, list) else []
+    named = [f for f in names if not f or _FOLDER.fullmatch(f)]  # a tag may say "../../x"
     return named or ([""] if "attriflow.device" in tags else [])
 
 
