@@ -67,6 +67,7 @@ def prepared() -> None:
     import torch
 
     import attriflow
+    import attriflow.cli.app
     import attriflow.tracking.evaluate
     import attriflow.tracking.recorder
     import attriflow.views.evaluations.report

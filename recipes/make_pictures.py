@@ -65,7 +65,9 @@ def main(out: Path, demo: Path | None) -> None:
         run(RECIPES / "leaderboard.py", "--output", boards)
         copy(boards / "method-critical_differences.png", images / "critical_differences.png")
         places(boards / "method.csv", images / "critical_differences.csv")
-    run(RECIPES / "multiverse.py", "--out", images)
+        run(RECIPES / "multiverse.py", "--out", boards)
+        copy(boards / "multiverse.png", images / "multiverse.png")
+        shutil.copyfile(boards / "multiverse.csv", images / "multiverse.csv")
     run(RECIPES / "plot_convergence.py", "--out", out)
     run(ROOT / "benchmarks" / "scaling.py", "--draw", ROOT / "docs" / "images" / "scaling.json", "--out", images)
 

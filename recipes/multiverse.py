@@ -2,7 +2,7 @@
 
 Reduction, baseline, objective and perturbation as they could as well have been chosen, on `demo/recall`.
 
-Usage: ``python recipes/multiverse.py [--examples 12] [--rows 150] [--out docs/images]``
+Usage: ``python recipes/multiverse.py [--examples 6] [--rows 110] [--out FOLDER]``
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ METHODS = (
     "occlusion", "lime", "integrated_gradients", "deeplift", "gradient_shap", "input_x_gradient", "saliency",
     "smooth_grad", "attention_rollout", "value_zeroing", "random", "position",
 )  # fmt: skip
-METRICS = ("aopc_compr", "aopc_suff", "deletion_auc", "lds", "log_odds", "auprc_plau", "pointing_game")
-OPTIONS = {"lime": {"n_samples": 64}, "integrated_gradients": {"n_steps": 20}, "smooth_grad": {"n_samples": 10}}
+METRICS = ("aopc_compr", "deletion_auc", "log_odds", "auprc_plau")
+OPTIONS = {
+    "lime": {"n_samples": 64},
+    "integrated_gradients": {"n_steps": 10},
+    "smooth_grad": {"n_samples": 8},
+    "gradient_shap": {"n_samples": 10},
+}
 
 
 def main(examples: int, rows: int, out: Path) -> None:
@@ -54,8 +59,8 @@ def main(examples: int, rows: int, out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=12)
-    parser.add_argument("--rows", type=int, default=150)
+    parser.add_argument("--examples", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=110)
     parser.add_argument("--out", type=Path, default=Path("multiverse-output"))
     given = parser.parse_args()
     main(given.examples, given.rows, given.out)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from browser_support import in_browser, nameless, overflow, poor_contrasts
-from view_data import causal
+from view_data import CARD, causal
 
 from attriflow.evaluation.significance import comparison_table, summary_table
 from attriflow.views.evaluations import plots as evaluation_plots
@@ -20,7 +20,7 @@ PROMPT = [*"anna has a red hat . what color ?".split(), "</script><img src=x one
 ANSWER = ["red", "hat", "of-a-name-that-is-much-too-long-for-a-telephone-" * 3]
 METHODS = {"occlusion": (0.8, 0.1), "saliency": (0.6, 0.3), "random": (0.1, 0.9)}
 DIRECTIONS = {"aopc_compr": True, "aopc_suff": False}
-TABS = ("leaderboard", "certainty", "methods", "steps", "throughput", "settings")
+TABS = ("leaderboard", "certainty", "methods", "steps", "throughput", "cards", "settings")
 
 
 def attribution(method, evidence):
@@ -55,7 +55,7 @@ def report(title="A report"):
         attributions={m: [attribution(m, (3, 4, i)), attribution(m, (0, 1, 2))] for i, m in enumerate(METHODS)},
         summary=summary_table(scores), comparisons=comparison_table(scores, DIRECTIONS),
         rationales=[rationale, None], settings={"model": "toy", "long": "x" * 400},
-        figures={"metric_heatmap": to_png(evaluation_plots.metric_heatmap(board, DIRECTIONS))},
+        figures={"metric_heatmap": to_png(evaluation_plots.metric_heatmap(board, DIRECTIONS))}, cards=[CARD],
     )  # fmt: skip
 
 
@@ -90,6 +90,8 @@ def test_tabs_by_mouse_keyboard_and_address(page, files):
     assert shown == ["leaderboard"]
     choose(page, "throughput")
     assert [tab for tab in TABS if page.locator(f"#{tab}").is_visible()] == ["throughput"]
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#cards").is_visible() and page.url.endswith("#cards")
     page.keyboard.press("ArrowRight")
     assert page.locator("#settings").is_visible() and page.url.endswith("#settings")
     page.keyboard.press("ArrowRight")  # round to the first

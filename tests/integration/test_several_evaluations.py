@@ -91,7 +91,7 @@ def test_the_same_again_takes_its_place(store, causal_folder, caplog):
     with mlflow.start_run() as active:
         first = evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/")
         assert "already" not in caplog.text
-        again = evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/")
+        again = evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/", report_examples=1, max_examples=2)
     assert "has this evaluation already" in caplog.text
     run_id = active.info.run_id
     assert children(run_id) == [("evaluations/x", "random", "FINISHED"), ("evaluations/x", "saliency", "FINISHED")]

@@ -51,6 +51,22 @@ PROMPT = ["<bos>", "tom", "has", "a", "blue", "car", ".", "what", "color", "is",
 ANSWER = ["blue", "paint", "."]
 
 
+CARD = {
+    "method": "occlusion", "part": "occlusion", "family": "perturbation", "definition": "Score <b>minus</b> score.",
+    "source": "Zeiler and Fergus 2014", "objective": {"step_function": "probability", "options": {}}, "options": {},
+    "baseline_name": "unk", "baselines": [{"id": 1, "text": "<unk>", "norm_percentile": 93.9}],
+    "reduction": "sum over dimensions", "samples": {"n_steps": "auto", "n_steps_used": 40.0},
+    "residual": {"completeness_error": 0.003, "own": None}, "promises_to_add_up": True,
+    "cost": {"declared": "L + 1 forwards", "forward_passes": 26.0, "backward_passes": 0.0, "seconds": 0.5},
+    "status": "gated", "reason": "x" * 60, "same_as": "", "rank": None, "blind_spots": "One token at a time.",
+    "gates": [
+        {"gate": g, "passed": p, "value": 0.4, "limit": 0.0, "p_holm": None, "n": 12, "why": "too few examples"}
+        for g, p in (("control", False), ("randomisation", None), ("completeness", True))
+    ],
+}  # fmt: skip
+"""A card as `attriflow.evaluation.cards` makes them."""
+
+
 def board(rows=None):
     rows = rows or [
         ("occlusion", "perturbation", 1.0, (0.8, 0.1, 0.5), 22.4),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from view_data import ANSWER, DIRECTIONS, HOSTILE, PROMPT, Page, board, causal, metric_table, step_table
+from view_data import ANSWER, CARD, DIRECTIONS, HOSTILE, PROMPT, Page, board, causal, metric_table, step_table
 
 from attriflow.evaluation.significance import comparison_table, summary_table
 from attriflow.views.common import compact
@@ -81,6 +81,25 @@ def test_report_escapes_hostile_text():
     assert "onerror" not in {name for _, attrs in page.elements for name in attrs}
     assert len(page.all("img")) == 1
     assert not set(html) & {"\x00", "\u202e"}
+
+
+def test_report_has_a_card_for_each_method():
+    text = " ".join(Page(report(cards=[CARD])).texts["main"].split())
+    for shown in (
+        "occlusion gated, not ranked", "Score <b>minus</b> score.", "<unk> (id 1; norm above 93.9% of the vocabulary)",
+        "n steps: auto, n steps used: 40", "0.003 of the sum", "per example 26 forward passes; 0.5 s in all",
+        "✗ control missed: 0.400, must be above 0, n=12", "randomisation: not tested (too few examples)",
+        "Blind spots One token at a time.",
+    ):  # fmt: skip
+        assert shown in text, shown
+
+
+def test_why_a_row_has_no_rank_stands_below_its_name():
+    rows = board()
+    rows["gates_failed"] = rows["status"].map({"ok": "control (-0.22)"}).fillna("")
+    rows.loc[rows["status"] == "ok", ["status", "rank"]] = "gated", None
+    page = Page(report(leaderboard=rows))
+    assert "gate not passed: control (-0.22)" in page.texts["small"] and "not ranked" not in page.texts["thead"]
 
 
 def test_report_shows_every_method_on_every_example():

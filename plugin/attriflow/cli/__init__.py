@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from attriflow.errors import AttriflowError, printable
 
@@ -19,15 +23,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from attriflow.cli.app import app
 
     given = list(sys.argv[1:] if arguments is None else arguments)
+    pressed = list[bool]()
     try:
-        code = app([a for a in given if a != "--debug"] or ["--help"], prog_name="attriflow", standalone_mode=False)
+        with _noticing(pressed):
+            code = app([a for a in given if a != "--debug"] or ["--help"], prog_name="attriflow", standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if "--debug" in given:
             traceback.print_exception(error)
+        if pressed:  # an import that is interrupted raises whatever its package makes of that
+            sys.exit(130)
         sys.exit(_report(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _noticing(pressed: list[bool]) -> Iterator[None]:
+    """Within the block, Ctrl-C is noted in a list, and interrupts as usual."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        pressed.append(True)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _report(error: Exception) -> int:

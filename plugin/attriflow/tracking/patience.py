@@ -61,13 +61,11 @@ def quick() -> Iterator[None]:
 
 def away(error: BaseException | None) -> str:
     """Why a store could not be reached, in a few words; empty for errors of other kinds."""
-    import requests
-
     while error is not None:
-        if isinstance(error, (requests.ConnectionError, requests.Timeout, ConnectionError)):
+        if isinstance(error, ConnectionError) or _of_requests(error, "ConnectionError", "Timeout"):
             found = re.search(r"Connection refused|Connection reset|timed out|Name or service not known", str(error))
             return found[0].lower() if found else type(error).__name__
-        if isinstance(error, requests.exceptions.RetryError) and (found := _TOO_MANY.search(str(error))):
+        if _of_requests(error, "RetryError") and (found := _TOO_MANY.search(str(error))):
             return f"HTTP {found[1]}"
         if isinstance(error, MlflowException) and error.get_http_status_code() in _AWAY:
             text = str(error)
@@ -76,6 +74,11 @@ def away(error: BaseException | None) -> str:
                 return f"HTTP {error.get_http_status_code()}" if "locked" not in text else "the database is locked"
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _of_requests(error: BaseException, *names: str) -> bool:
+    """Whether an error is one of requests', which MLflow brings along."""
+    return any(c.__name__ in names and c.__module__ == "requests.exceptions" for c in type(error).__mro__)
 
 
 def patiently(call: Callable[[], T], uri: str, seconds: float, then: str = "") -> T:

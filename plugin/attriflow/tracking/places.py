@@ -25,6 +25,16 @@ IDENTITY = "attriflow.evaluation"
 """Tag of an evaluation, in its folder: what tells it from others."""
 ROOT = "evaluations"
 _FOLDER = re.compile(rf"{ROOT}/(?!\.+$)[\w.-]+")
+_NO_VALUES = (
+    "inputs",
+    "rationale",
+    "contrast_target",
+    "contrast_source",
+    "max_examples",
+    "report_examples",
+    "fail_fast",
+)
+"""Settings that no value depends on, once it is known which rows there are."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def identity_of(evaluation: Evaluation, model: str) -> str:
         weights_digest(evaluation.model.model),
         model,
         dataclasses.asdict(evaluation.data),
-        evaluation.config.as_dict(),
+        {k: v for k, v in evaluation.config.as_dict().items() if k not in _NO_VALUES},
     ]
     return hashlib.sha256(json.dumps(facts, default=repr, sort_keys=True).encode()).hexdigest()[:16]
 

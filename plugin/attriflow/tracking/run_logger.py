@@ -39,13 +39,13 @@ class LoggedRun:
 @contextmanager
 def new_run(tracking_uri: str | None, experiment: str | None) -> Iterator[LoggedRun]:
     """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses."""
-    if tracking_uri is not None:
-        mlflow.set_tracking_uri(tracking_uri)
-    uri = mlflow.get_tracking_uri()
-    check_store(uri, experiment)
-    if experiment is not None:
-        mlflow.set_experiment(experiment)
     with terminable():
+        if tracking_uri is not None:
+            mlflow.set_tracking_uri(tracking_uri)
+        uri = mlflow.get_tracking_uri()
+        check_store(uri, experiment)
+        if experiment is not None:
+            mlflow.set_experiment(experiment)
         run = mlflow.start_run()
         try:
             yield LoggedRun(run.info.run_id, uri)
