@@ -109,7 +109,7 @@ def test_the_suite_measures(tmp_path):
     assert {b["name"] for b in recorded["benchmarks"]} == set(numbers)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_scaling_curves_are_fitted(tmp_path):
     scaling = str(BENCHMARKS / "scaling.py")
     printed = run(tmp_path, scaling, "--quick", "--rounds", "1", "--out", "new")

@@ -69,7 +69,7 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], capsys: pytest.C
         (("models:/m-1", "DATA", "--methods", "salincy"), "did you mean 'saliency'"),
         (("models:/m-1", "DATA", "--device", "gpu"), "there is no device 'gpu' here"),
         (("models:/m-1", "demo/nope"), "demo/recall, demo/translate"),
-        (("models:/m-1", "TEXT"), "expected a file that ends in .csv, .json, .jsonl, .parquet"),
+        (("models:/m-1", "TEXT"), "expected a file that ends in .csv, .tsv, .json, .jsonl or .parquet"),
     ],
 )
 def test_a_mistake_is_one_line(

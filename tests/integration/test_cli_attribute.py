@@ -276,7 +276,7 @@ class TestDataset:
         assert run(*given, "-a", "dummy", "--resume") == 0
         assert "was complete already" in capsys.readouterr().err
         assert run(*given, "-a", "saliency", "--resume") == 1
-        assert "made from other data or with other options" in capsys.readouterr().err
+        assert 'method was "dummy", now "saliency"' in capsys.readouterr().err
 
     def test_a_name_after_config_is_the_data_sets_configuration(self, data, capsys):
         """As Inseq's short form; files have no configurations."""

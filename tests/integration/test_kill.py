@@ -29,9 +29,9 @@ def killed(folder: Path, trials: int, rows: int, *options: str) -> list[dict]:
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
-    found = killed(tmp_path, 12, 96, "-a", "saliency")  # up to two kills each
+    found = killed(tmp_path, 6, 96, "-a", "saliency")  # up to two kills each
     lines = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["row"] for line in lines] == list(range(96))
     moments = [rows for trial in found for rows in trial["rows at each kill"]]
     print("rows done when killed:", moments)
-    assert len(moments) >= 15 and len(set(moments)) >= 3  # a multiple of 32 rows is done, or none, or all
+    assert len(moments) >= 7 and len(set(moments)) >= 2  # a multiple of 32 rows is done, or none, or all

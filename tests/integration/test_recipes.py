@@ -60,6 +60,7 @@ def test_planted_evidence(tmp_path):
     assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
 
 
+@pytest.mark.sweep  # tests/integration/test_bad_explainers.py looks at more of it
 def test_bad_explainers(tmp_path):
     printed = run(tmp_path, "bad_explainers.py", "--examples", "12", "--out", "table.md")
     marks, gates = printed.strip().split("\n\n")[-2:]

@@ -90,7 +90,7 @@ def check_whole(client, run_id):
     assert all(c.data.metrics["aopc_compr"] == run.data.metrics[f"{c.info.run_name}/aopc_compr"] for c in children)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_server_that_comes_back(server, causal_folder, monkeypatch, capfd):
     monkeypatch.setenv("ATTRIFLOW_PATIENCE", "100")
     info = attriflow.log_model(causal_folder)

@@ -92,8 +92,6 @@ def fuzzed(few: int, many: int, *strategies: Any) -> Callable[[Callable[..., Non
     """A test of a property with a few examples, the same ones every time, and with many among the slow tests."""
 
     def decorate(property_: Callable[..., None]) -> Callable[[int], None]:
-        checked = given(*strategies)(property_)
-
         @pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.slow)])
         def test(examples: int) -> None:
             rules = settings(
@@ -103,7 +101,7 @@ def fuzzed(few: int, many: int, *strategies: Any) -> Callable[[Callable[..., Non
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 OUTCOMES.clear()
-                rules(checked)()
+                rules(given(*strategies)(property_))()  # rules are for a property that has none yet
             calls = sum(OUTCOMES.values())
             print(f"\n{property_.__name__}: {examples} examples, {calls} calls, {OUTCOMES[False]} refused in one line")
 

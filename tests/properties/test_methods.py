@@ -258,7 +258,7 @@ def test_completeness(model, name, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", in_turn("attention", "deeplift", "lime", "reagent", "smooth_grad"))
+@pytest.mark.parametrize("method", in_turn("attention", "lime", "reagent", "smooth_grad"))
 def test_memory_does_not_grow_over_200_calls(tokenizers, method):
     """Neither tensors that stay alive nor memory of the process, as hooks or caches that pile up would show."""
     m = attriflow.load_model(build("llama-gqa", num_hidden_layers=1), tokenizer=tokenizers["gpt2"])

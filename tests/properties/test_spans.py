@@ -294,7 +294,7 @@ def test_from_the_command_line(tmp_path, capsys):
     assert [t.text for t in attriflow.load(path)[0].targets] == ["has a", "has a"]
     text = f"{TestWhichSpans.PROMPT} <think> tom has a car . </think> red"
     given = [*given[:3], text, *given[4:]]
-    assert run("-o", str(path), "--reasoning", "think", "--hops", "2") == 0
+    assert run("-o", str(path), "--overwrite", "--reasoning", "think", "--hops", "2") == 0
     assert [t.text for t in attriflow.load(path)[0].targets] == ["direct", "hop 1", "hop 2", "all hops"]
     assert run("--reasoning", "think", "--target-spans", "all") == 1
     assert "--target-spans has no place beside it" in capsys.readouterr().err

@@ -107,12 +107,16 @@ def same(a, b):
 def test_every_aggregator_makes_a_new_attribution(name, kind, extra, start):
     """Consistent (its constructor checks), the one given untouched, twice the same, and loadable."""
     given = make(kind, extra, start, turns=((0, 5), (5, 8)))
+    if name == "hops":  # for explanations of spans
+        given = given.replace(spans=tuple((given.start + i, given.start + i + 1) for i in range(len(given.targets))))
     kept = copy.deepcopy(given)
     options = NEEDED.get(name, lambda a: {})(given)
     out = given.aggregate(name, **options)
     same(given, kept)
     same(out, given.aggregate(name, **options))
     assert out is not given
+    if name == "hops":  # its steps are no tokens
+        return
     if name != "scores":
         assert out.axes == given.axes
     decoder = [t for t in out.inputs if t.segment != "source"]

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from attriflow.errors import AttriflowError, InputError, check_keywords
 from attriflow.kernels.annotations import check_value, hints_of
@@ -29,7 +29,10 @@ class _Checked:
     def __post_init__(self) -> None:
         hints = hints_of(type(self))
         for name in (f.name for f in fields(self)):
-            check_value(name.replace("_", " "), getattr(self, name), hints[name])
+            value, kinds = getattr(self, name), (hints[name], *get_args(hints[name]))
+            if isinstance(value, float) and not value.is_integer() and float not in kinds:
+                raise InputError(f"{name} must be a positive whole number, not {value:g}")
+            check_value(name.replace("_", " "), value, hints[name])
 
 
 @dataclass(frozen=True, kw_only=True)

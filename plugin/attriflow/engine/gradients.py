@@ -320,8 +320,9 @@ class Gradients:
     def _shortened(self, rows: Rows, steps: slice) -> Rows:
         """The rows without what comes after the prefix of a range of steps, and without what does not change."""
         width, reads = self._prefix(steps), self._reads(steps)
-        # an example's tokens beyond the range may have got in with those of another one
-        query, places = (q[:, reads].clamp(max=width - 1) for q in (rows.query, rows.planned))
+        query, places = rows.query[:, reads], rows.planned[:, reads]
+        if self.bound.spans is not None:  # an example's tokens beyond the range may have got in with those of another
+            query, places = query.clamp(max=width - 1), places.clamp(max=width - 1)
         if self.sites is not None or (width == self.bound.ids("target").shape[1] and not self.unchanged):
             return dataclasses.replace(rows, query=query, places=places)
         cut: dict[str, Any] = {
