@@ -33,7 +33,7 @@ def method_cards(evaluation: Evaluation, leaderboard: pd.DataFrame, gates: pd.Da
     results = {r.name: r for r in evaluation.results}
     shorter = _Percentiles(evaluation.model)
     objective = evaluation.config.as_dict()["attributed_fn"]
-    arguments = dict(evaluation.config.attributed_fn_args)
+    arguments = _plain(evaluation.config.attributed_fn_args)
     return [
         _card(results[name], row, [g for g in tested if g["method"] == name], shorter)
         | {"objective": {"step_function": objective, "options": arguments}}
@@ -117,6 +117,10 @@ def _plain(value: Any) -> Any:
     """As JSON has it."""
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 

@@ -32,6 +32,8 @@ _NO_VALUES = (
     "max_examples",
     "report_examples",
     "fail_fast",
+    "device_map",
+    "max_memory",
 )
 """Settings that no value depends on, once it is known which rows there are."""
 _FOLDER = re.compile(rf"{ROOT}/(?!\.+$)[\w.-]+")
