@@ -275,7 +275,7 @@ def app_runs(studio: Studio) -> bytes:
     with studio.app_tab("Runs", height=900) as page:
         page.get_by_label("Evaluation").click()
         page.get_by_role("option").first.click()
-        page.locator("#leaderboard").get_by_text("occlusion").first.wait_for()
+        page.locator("#leaderboard").get_by_text("occlusion").locator("visible=true").first.wait_for()
         return _settled(page)
 
 
