@@ -10,6 +10,14 @@ import attriflow.cli.app
 from attriflow.cli import main
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    """Who was started in the background, or by nohup, is deaf to some signals."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_an_interrupted_import_is_an_interruption(monkeypatch, capsys, swallowed):
     def app(*_arguments, **_settings):
