@@ -269,6 +269,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="length of an undisturbed evaluation; measured by default")
     parser.add_argument("--away", type=int, nargs="+", default=[8, 60, 0])
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell are deaf to it
     with tempfile.TemporaryDirectory(prefix="reliability-") as folder:
         print(COMMANDS[options.command](options, Path(folder)))
 
