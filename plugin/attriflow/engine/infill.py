@@ -70,7 +70,7 @@ class Fills:
         """Cumulative distribution of every decoder token but the first, `[position, vocab]`, without special tokens."""
         if example.source:
             raise InputError(
-                "perturbation 'infill_model' draws what a decoder expects, and an encoder's tokens have no such "
+                "'infill_model' draws what a decoder expects, and an encoder's tokens have no such "
                 "distribution; use 'infill'"
             )
         model, ids = self.model, torch.tensor([[t.id for t in example.target[: example.stop - 1]]])
