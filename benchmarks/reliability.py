@@ -26,34 +26,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from killed_runs import start as started
 
 METHODS = ("saliency", "occlusion", "attention", "random", "lime")
 EVALUATE = ["evaluate", "demo/recall", "demo/recall", "--targets", "target", "--inputs", "input", "--max-examples", "3"]
 EVALUATE += ["--rationale", "rationale", "--methods", ",".join(METHODS), "--step-functions", "probability"]
 EVALUATE += ["--no-throughput", "--device", "cpu"]
 TABLES = {"leaderboard.json", "scores.parquet", "report.html"}
-
-
-def started(command: Sequence[str], log: Path) -> int:
-    """A fork that runs a command; its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        with log.open("wb") as f:
-            os.dup2(f.fileno(), 1)
-            os.dup2(f.fileno(), 2)
-        from attriflow.cli import main
-
-        main(command)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        os._exit(code)
 
 
 def ended(pid: int) -> int:
@@ -124,7 +108,7 @@ def stopped_evaluations(
     os.chdir(folder)
     begin, trials, whole = time.perf_counter(), options.trials, options.seconds
     if whole is None:
-        code = ended(started(command, folder / "log"))
+        code = ended(started(list(command), folder / "log"))
         if code:
             sys.exit(f"exit code {code}: {(folder / 'log').read_text(errors='replace')[-2000:]}")
         whole = time.perf_counter() - begin
@@ -133,7 +117,7 @@ def stopped_evaluations(
         if options.minutes is not None and time.perf_counter() - begin > 60 * options.minutes:
             break
         kind, moment, since = kinds[i % len(kinds)], draw.uniform(0.0, whole), int(time.time() * 1000)
-        pid = started(command, folder / "log")
+        pid = started(list(command), folder / "log")
         time.sleep(moment)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, kind)
@@ -269,6 +253,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="length of an undisturbed evaluation; measured by default")
     parser.add_argument("--away", type=int, nargs="+", default=[8, 60, 0])
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell are deaf to it
     with tempfile.TemporaryDirectory(prefix="reliability-") as folder:
         print(COMMANDS[options.command](options, Path(folder)))
 

@@ -28,6 +28,7 @@ def started(folder: Path, *arguments: str, until: str = "attriflow is at ") -> t
     """The command in a process of its own, and the word that follows what it says (its address)."""
     # background jobs of a shell ignore the interrupt, and what they start inherits that
     awake = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    awake += "; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # nohup has it ignored
     log, code = folder / "app.log", f"{awake}; from attriflow.cli import main; main()"
     with log.open("wb") as out:
         process = subprocess.Popen(

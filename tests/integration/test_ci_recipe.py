@@ -65,7 +65,7 @@ def test_evaluate_validate_and_check(tmp_path, capsys):
     assert "Passed" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.sweep  # it measures time
 def test_a_method_that_is_really_broken_fails(tmp_path):
     """A method that does its work eight times, and one that returns its scores in random order."""
     script = FOLDER.parents[1] / "benchmarks" / "regression_checks.py"

@@ -135,6 +135,24 @@ def test_an_interruption_loses_nothing_that_was_known(causal_folder: Path, faili
     assert all(r.info.status != "RUNNING" for r in children(run.info.run_id).values())
 
 
+@pytest.mark.usefixtures("store")
+def test_an_interruption_while_a_method_is_logged(causal_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attriflow.tracking import recorder
+
+    usual, calls = recorder.affordable, list[int]()
+
+    def once(shapes: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return usual(shapes)
+
+    monkeypatch.setattr(recorder, "affordable", once)
+    with mlflow.start_run() as run, pytest.raises(KeyboardInterrupt):
+        evaluate(causal_folder, methods=["random", "saliency"])
+    assert {name: r.info.status for name, r in children(run.info.run_id).items()} == {"random": "FINISHED"}
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -103,7 +103,8 @@ def test_custom_method(tmp_path):
     assert [line.split()[0] for line in printed.splitlines()] == ["occlusion", "saliency", "recency", "random"]
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(32, marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("examples", [32])
 def test_leaderboard(tmp_path, examples):
     printed = run(tmp_path, "leaderboard.py", "--examples", str(examples))
     assert "recall-damaged" in printed and "logged to run" in printed
@@ -150,6 +151,7 @@ def test_every_picture_is_made():
     assert not [name for name in made if f"({name}.png)" not in pages]
 
 
+@pytest.mark.sweep
 def test_gpu_throughput(tmp_path):
     """On whatever device there is."""
     printed = run(

@@ -242,6 +242,7 @@ with _ended_by_signals(), _own_folder():
 def test_the_folder_goes_on_any_signal(tmp_path):
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
     awake = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    awake += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup has it ignored
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", awake + SCRIPT], env={**os.environ, "TMPDIR": str(tmp_path)},

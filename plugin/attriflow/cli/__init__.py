@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from attriflow.errors import AttriflowError, printable
+from attriflow.kernels.stopping import heard, raise_once_more
 
 __all__ = ["main"]
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _noticing(pressed: list[bool]) -> Iterator[None]:
-    """Within the block, Ctrl-C is noted in a list, and interrupts as usual."""
+    """Within the block, Ctrl-C is noted in a list, and interrupts, also where errors are ignored."""
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -48,13 +49,14 @@ def _noticing(pressed: list[bool]) -> Iterator[None]:
 
     def interrupt(number: int, frame: Any) -> None:
         pressed.append(True)
-        signal.default_int_handler(number, frame)
+        raise_once_more(KeyboardInterrupt())
 
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        heard()
 
 
 def _report(error: Exception) -> int:

@@ -331,6 +331,8 @@ class Recorder:
             if result.name not in self._finished:
                 result.status, result.reason, result.values = "failed", reason, {}
                 steps.append(partial(self._stop_method, result, status))
+            elif result.name in self._children:  # while it was being logged
+                steps.append(partial(self._finish_method, result))
         if self.evaluation.results:
             steps.append(self._log_all)
         for step in steps:

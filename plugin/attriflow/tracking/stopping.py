@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from attriflow.errors import reason_of
+from attriflow.kernels.stopping import heard, raise_once_more
 
 TERMINATED = 128 + int(signal.SIGTERM)
 """Exit status of a process that was told to stop, as shells and schedulers report it."""
@@ -18,25 +19,30 @@ TERMINATED = 128 + int(signal.SIGTERM)
 def terminable() -> Iterator[None]:
     """Within the block, SIGTERM (a scheduler's time limit, `timeout`, a container's end) raises `SystemExit(143)`.
 
-    Only where nobody handles it otherwise, and in the main thread, which alone may.
+    Where it is ignored (see `kernels.stopping`), it and Ctrl-C are raised again. Only where nobody handles them
+    otherwise, and in the main thread, which alone may.
     """
     here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _stop)
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    ours = {number: handler for number, handler in usual.items() if here and signal.getsignal(number) is handler}
+    for number in ours:
+        signal.signal(number, _stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        if ours:
+            heard()
 
 
-def _stop(*_: Any) -> None:
-    raise SystemExit(TERMINATED)
+def _stop(number: int, _frame: Any) -> None:
+    raise_once_more(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED))
 
 
 def why(error: BaseException) -> str:
-    """What ended an evaluation before its time, in words."""
+    """What ended an evaluation before its time, in words; it has arrived, then."""
+    heard()
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)"
     if isinstance(error, SystemExit):
