@@ -13,15 +13,18 @@ from torch import Tensor
 
 from attriflow.engine.bound import Bound
 from attriflow.engine.infill import DRAWS, INFILLS, Fills
+from attriflow.engine.masked import NONE
 from attriflow.errors import InputError, UnknownNameError, unknown
 from attriflow.models.base import LanguageModel
 from attriflow.models.batch import pad
+from attriflow.types import Infill
 
-One = Literal["unk", "pad", "mask", "eos", "bos", "zero", "mean", "infill", "infill_model"] | int
-OneToken = Literal["unk", "pad", "mask", "eos", "bos", "infill", "infill_model"] | int
+One = Literal["unk", "pad", "mask", "eos", "bos", "zero", "mean", Infill] | int
+OneToken = Literal["unk", "pad", "mask", "eos", "bos", Infill] | int
 Baseline = One | Sequence[One]
-"""What stands for an absent token: its name, no embedding or the mean one, a token id, or tokens that are drawn from the
-text itself ("infill") or from what the model expects there ("infill_model"); of several, and of draws, the mean score."""
+"""What stands for an absent token: its name, no embedding or the mean one, a token id, or tokens that are drawn (see
+`infill`): from the text itself ("infill"), from what the model expects there ("infill_model") or from what a masked
+language model does ("masked_lm"). Of several, and of draws, the mean score."""
 TokenBaseline = OneToken | Sequence[OneToken]
 """A `Baseline` of tokens."""
 NAMES: tuple[str, ...] = get_args(get_args(One)[0])
@@ -96,14 +99,19 @@ def _used(bound: Bound, baseline: Baseline) -> int:
 def baseline_ids(bound: Bound, block: str, baseline: Baseline | Draw) -> Tensor:
     """Token ids that stand for absent tokens, `[batch, position]` on the host; see `baseline_embeddings`."""
     ids = bound.planned_ids(block)
-    absent = _drawn(bound, block, baseline) if isinstance(baseline, Draw) else _used(bound, baseline)
-    return torch.where(_kept(bound, block, ids), ids, absent)
+    keep = _kept(bound, block, ids)
+    if not isinstance(baseline, Draw):
+        return torch.where(keep, ids, _used(bound, baseline))
+    drawn = _drawn(bound, block, baseline)
+    if bool(((drawn == NONE) & ~keep).any()):
+        drawn = torch.where(drawn == NONE, _used(bound, "unk"), drawn)
+    return torch.where(keep, ids, drawn)
 
 
 def _drawn(bound: Bound, block: str, draw: Draw) -> Tensor:
     """Ids of a draw, `[batch, position]` on the host: of an example, the same in any batch."""
     if (draw.how, block) not in bound.infilled:
-        made = [Fills(bound.model, [example], bound.counter)(0, draw.how) for example in bound.examples]
+        made = [Fills(bound.model, [example], bound.counter, own=True)(0, draw.how) for example in bound.examples]
         for side, name in enumerate(("source", "target")):
             rows = [[fills[k][side] for fills in made] for k in range(DRAWS)]
             bound.infilled[draw.how, name] = torch.stack([pad(row, 0)[0] for row in rows])

@@ -115,7 +115,7 @@ def make_job(
 
 def over_baselines(method: Callable[[Engine], Any]) -> Callable[[Engine], Any]:
     """A method with several baselines as the mean over them, unless it draws from them itself."""
-    given = getattr(method, "baseline", None)
+    given: Any = getattr(method, "baseline", None)
     ours = given is not None and hints_of(type(method)).get("baseline") in (Baseline, TokenBaseline)
     if not ours or getattr(method, "draws_baselines", False):
         return method
