@@ -163,7 +163,9 @@ def scores(task: str, examples: int, methods: Any, metric: str, **options: Any) 
     chosen = EvaluationConfig.from_dict(settings, columns=list(features), targets="target").methods
     # few points and samples, as in the demo: the texts are short
     settings["method_options"] = {
-        name: {k: v for k, v in known.info(name).meta["demo"].items() if k != "reduction"} for name in chosen
+        name: {k: v for k, v in known.info(name).meta["demo"].items() if k != "reduction"}
+        for name in chosen
+        if name in known  # rows such as input_x_gradient.norm have options of their own
     }
     config = EvaluationConfig.from_dict(settings, columns=list(features), targets="target")
     evaluation = Evaluation(explained(task), EvaluationData.from_frame(features, config, targets), config)

@@ -50,7 +50,14 @@ def test_context_reliance(tmp_path):
 
 def test_planted_evidence(tmp_path):
     printed = run(
-        tmp_path, "planted_evidence.py", "--examples", "6", "--methods", "deeplift,random", "--out", "table.md"
+        tmp_path,
+        "planted_evidence.py",
+        "--examples",
+        "6",
+        "--methods",
+        "deeplift,random,input_x_gradient.norm",
+        "--out",
+        "table.md",
     )
     rows = {
         line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("| `")

@@ -51,6 +51,8 @@ class EvaluationConfig:
         attributed_fn: Step function whose value is explained, or a callable.
         attributed_fn_args: Its options.
         method_options, step_function_options, metric_options: Name -> options.
+        masked_lm: Folder or Hugging Face name of the masked language model that the perturbation and the baseline
+            "masked_lm" draw from, see `attriflow.use_masked_lm`.
         generation_args: Arguments of `model.generate`, for data without targets.
         attribute_target: Encoder-decoders: also give credit to the target prefix.
         batch_size: Examples per batch; "auto" lets the engine choose.
@@ -85,6 +87,7 @@ class EvaluationConfig:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     step_function_options: Mapping[str, Any] = field(default_factory=dict)
     metric_options: Mapping[str, Any] = field(default_factory=dict)
+    masked_lm: str | None = None
     generation_args: Mapping[str, Any] = field(default_factory=dict)
     attribute_target: bool = False
     batch_size: int | Literal["auto"] = "auto"
