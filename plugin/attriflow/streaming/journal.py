@@ -59,7 +59,7 @@ class Journal:
         Raises:
             InputError: What is there was made from other data or with other options, is damaged, or is in use.
         """
-        before = self._read_state()
+        before, existed = self._read_state(), self.target.exists()
         begun = before is not None and before["rows"] > 0  # a run that failed before its first row is none
         if before is not None and begun and resume:
             self._go_on(before)
@@ -68,7 +68,7 @@ class Journal:
                 f"{self.part} is from a run that was interrupted: pass --resume to go on with it, or --overwrite to "
                 "begin anew"
             )
-        there = resume and self.target.exists()
+        there = resume and existed
         if there and finished(self.target) == self.run:
             if not (begun and self.part.exists()):
                 self.state.unlink(missing_ok=True)  # killed between the last two steps of `finish`
@@ -84,6 +84,9 @@ class Journal:
         with told(self.part):
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._lock()
+        if self._overtaken(before, existed):
+            self.rows = self.failed = self.size = 0
+            return self.open(resume, finished)
         found = self._file.seek(0, os.SEEK_END)
         if found < self.size:
             raise InputError(f"{self.part} is damaged: {found} bytes, where {self.state.name} says {self.size}")
@@ -115,8 +118,8 @@ class Journal:
                 put(self.part, self.target, overwrite=self.overwrite)
         else:
             write(self.records(), self.target, self.run, overwrite=self.overwrite)
-            self.part.unlink()
-        self.state.unlink()
+            self.part.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)  # a process that came to resume may have taken it away
 
     def __enter__(self) -> Journal:
         return self
@@ -143,6 +146,25 @@ class Journal:
         self._file = file
         for path in (self.target, self.part, self.state):
             clear(path)
+
+    def _overtaken(self, before: Mapping[str, Any] | None, existed: bool) -> bool:
+        """Whether another process went on, or finished, between a look and the lock; then the lock is given up.
+
+        Args:
+            before: The state as it was read.
+            existed: Whether the finished file was there.
+        """
+        try:
+            same = os.path.samestat(os.fstat(self._file.fileno()), self.part.stat())
+        except FileNotFoundError:
+            same = False
+        if same and (self._read_state(), self.target.exists()) == (before, existed):
+            return False
+        if same and not self.part.stat().st_size:
+            self.part.unlink()  # made by the lock, where the other process had taken it away
+        self._file.close()
+        self._file = None
+        return True
 
     def _read_state(self) -> dict[str, Any] | None:
         """What an earlier process wrote, if there was one."""
