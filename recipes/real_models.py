@@ -191,6 +191,8 @@ def settings(name: str, points: int | str = "auto", again: int = 6) -> dict:
     options = {part.name: dict(part.meta["demo"]) for part in methods}
     options |= {m.name: {**options[m.name], "target_layer": layer} for m in methods if "target_layer" in m.options}
     options["integrated_gradients"]["n_steps"] = points
+    if name == "annalog":
+        options["context_cite"]["unit"] = "token"  # a molecule is one word
     made = {
         "inputs": "input",
         "metrics": "all",
