@@ -24,7 +24,7 @@ EVALUATIONS = "attriflow.evaluations"
 IDENTITY = "attriflow.evaluation"
 """Tag of an evaluation, in its folder: what tells it from others."""
 ROOT = "evaluations"
-_NO_VALUES = (
+NO_VALUES = (
     "inputs",
     "rationale",
     "contrast_target",
@@ -94,7 +94,7 @@ def identity_of(evaluation: Evaluation, model: str) -> str:
         weights_digest(evaluation.model.model),
         model,
         dataclasses.asdict(evaluation.data),
-        {k: v for k, v in evaluation.config.as_dict().items() if k not in _NO_VALUES},
+        {k: v for k, v in evaluation.config.as_dict().items() if k not in NO_VALUES},
     ]
     return hashlib.sha256(json.dumps(facts, default=repr, sort_keys=True).encode()).hexdigest()[:16]
 
