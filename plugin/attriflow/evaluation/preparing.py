@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from attriflow.engine.masked import use_masked_lm
 from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, encoded
-from attriflow.evaluation.rationale import rationale_matrix
+from attriflow.evaluation.rationale import in_template, rationale_matrix
 from attriflow.evaluation.results import StepScores
 from attriflow.evaluation.work import Work
 from attriflow.models.contrast import add_foil
@@ -48,6 +49,8 @@ class Prepared:
     def _prepare(self) -> None:
         """Tokenise or generate; a row that cannot be explained is left out of `data` and noted there."""
         config = self.config
+        if config.masked_lm is not None:
+            use_masked_lm(self.model, config.masked_lm)
         examples, self.data = encoded(
             self.model,
             self.data,
@@ -81,6 +84,8 @@ class Prepared:
         """Evidence as bool `[step, input]`; None where a row has none."""
         row = (self.data.rationales or {i: None})[i]
         try:
+            if row is not None and not isinstance(given := self.data.inputs[i], str):
+                row = in_template(row, given, example.input_text)
             return None if row is None else rationale_matrix(row, example, self.config.attribute_target)
         except InputError:
             if self.data.targets is not None:

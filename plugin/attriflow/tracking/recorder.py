@@ -31,8 +31,8 @@ from attriflow.tracking.artifacts import AttributionsArtifact, part_name
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
-from attriflow.tracking.places import EVALUATIONS, IDENTITY, choose, identity_of
-from attriflow.tracking.resuming import WORK, opened, place_of, remove_at_exit
+from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
+from attriflow.tracking.resuming import WORK, begun, opened, remove_at_exit
 from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
@@ -98,8 +98,14 @@ class Recorder:
         if self.keeper.remote:
             experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
             self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
-        self.place = place_of(found.data.tags, choose(found.data.tags, prefix, self.identity), resume)
-        self.work = evaluation.work = opened(evaluation, self.names.get("model", ""), found, self.place, resume)
+        ours = begun(found.data.tags, prefix, self.identity) if resume else None
+        self.place = ours or claim(client, self.keeper.ask, run_id, prefix, self.identity)
+        if self.place.ended and not resume:
+            raise InputError(
+                f"run {run_id} has this evaluation already (same model, rows and settings): its metrics would be there "
+                "twice. Take its results from there, evaluate in another run, or give it another 'metric_prefix'"
+            )
+        self.work = evaluation.work = opened(evaluation, self.names.get("model", ""), found, self.place, ours)
         self.resume = self.keeper.resumed = resume and bool(self.place.prefix or not self.place.others)
         self.known = set(found.data.metrics) if self.resume else set[str]()
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
@@ -126,6 +132,7 @@ class Recorder:
             self._log_all()
             if self.keeper.gone and self.mlflow_logs_metrics:
                 self.run.metrics(self.metrics)
+            self.run.tags({ENDED: "yes"})
         except BaseException as error:
             self._save_what_is_known(error)
             raise
@@ -235,15 +242,14 @@ class Recorder:
         if place.again:
             if not self.resume:
                 _logger.warning(
-                    "the run has this evaluation already (same model, rows and settings): its files are replaced, and "
-                    "its metrics get another value"
+                    "the run has this evaluation already (same model, rows and settings), but not to its end: its "
+                    "files are replaced, its nested runs are taken up again ('resume' goes on where it stood)"
                 )
             self.run.untag(STALE)
         elif place.others:
             apart = "" if place.prefix else "; its metrics go by the same names: metric_prefix tells them apart"
             _logger.warning("the run has evaluations already (%s): this one is in %s%s", others, place.folder, apart)
         whole = RunLogger(self.run.run_id, keeper=self.keeper)
-        known = [*place.others, place.folder]
         facts: dict[str, Any] = {
             "settings": self.config.as_dict(),
             **{what: self.names[what] for what in ("model", "data") if what in self.names},
@@ -254,11 +260,13 @@ class Recorder:
         except AwayError:
             raise
         except Exception as error:
+            if not place.again:
+                whole.untag([place.claim[0]])
             raise InputError(
                 f"cannot log files to run {self.run.run_id}: {reason_of(error)}. Nothing has been computed"
             ) from error
         if not place.again:
-            whole.tags({EVALUATIONS: known, "attriflow.device": str(self.evaluation.model.device)})
+            whole.tags(dict([place.claim]) | {"attriflow.device": str(self.evaluation.model.device)})
         prefix = {"attriflow.metric_prefix": place.prefix} if place.prefix else {}
         self.run.tags({IDENTITY: self.identity, WORK: str(self.work.folder), **prefix})
 

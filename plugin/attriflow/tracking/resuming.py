@@ -21,9 +21,9 @@ from mlflow.tracking import MlflowClient
 
 from attriflow.errors import InputError
 from attriflow.evaluation.identity import data_digests, weights_digest
-from attriflow.evaluation.work import BLOCK, WorkFolder
+from attriflow.evaluation.work import BLOCK, NAME, WorkFolder
 from attriflow.tracking.keeping import FOLDER
-from attriflow.tracking.places import NO_VALUES, Place, folders, within
+from attriflow.tracking.places import ENDED, NO_VALUES, Place, choose, claims_of, folders, within
 from attriflow.tracking.stopping import status_of
 from attriflow.versions import COMPUTING, versions
 
@@ -53,28 +53,41 @@ def decisive(evaluation: Evaluation, model: str) -> dict[str, Any]:
     }
 
 
-def place_of(tags: Mapping[str, str], chosen: Place, resume: bool) -> Place:
-    """Where the evaluation lies: as chosen, or the last one of the run where another was begun that goes on."""
-    known = folders(tags)
-    if not resume or chosen.again or not known:
+def begun(tags: Mapping[str, str], prefix: str, identity: str) -> Place | None:
+    """The place of the evaluation that an earlier process began in a run with these tags; None where there is none.
+
+    That is the same evaluation, or the last one, which then has something to say about what differs.
+    """
+    chosen, known = choose(tags, prefix, identity), folders(tags)
+    if chosen.again:
         return chosen
-    begun = [f for f in known if WORK in within(tags, f)] or known
-    return Place(begun[-1], chosen.prefix, True, tuple(f for f in known if f != begun[-1]))
+    if known:
+        last = [f for f in known if WORK in within(tags, f)] or known
+        return Place(last[-1], prefix, True, others=tuple(f for f in known if f != last[-1]))
+    claims = sorted(claims_of(tags).items(), key=lambda item: item[1]["began"])  # killed before it logged more
+    return Place(claims[-1][1]["folder"], prefix, claim=(claims[-1][0], tags[claims[-1][0]])) if claims else None
 
 
-def opened(evaluation: Evaluation, model: str, run: Run, place: Place, resume: bool) -> WorkFolder:
+def opened(evaluation: Evaluation, model: str, run: Run, place: Place, ours: Place | None) -> WorkFolder:
     """The folder of an evaluation.
 
+    Args:
+        evaluation: What is evaluated.
+        model: The model's name.
+        run: The run.
+        place: Where the evaluation lies in it.
+        ours: The same where it was begun by an earlier process, and goes on.
+
     Raises:
-        InputError: `resume`, and there is nothing to go on with, or what decides the numbers has changed.
+        InputError: There is nothing to go on with, or what decides the numbers has changed.
     """
     told = within(run.data.tags, place.folder).get(WORK)
-    folder = Path(told) if resume and told else _folder(run, place)
-    begun = folder.is_dir()
-    if resume and not begun and folders(run.data.tags):
-        why = "it is finished" if run.info.status == "FINISHED" else f"{folder} is not there"
+    folder = Path(told) if ours and told else _folder(run, place)
+    there = (folder / f"{NAME}.state").is_file()
+    if ours is not None and ours.again and not there:
+        why = "it is finished" if ENDED in within(run.data.tags, place.folder) else f"{folder} is not there"
         raise InputError(f"there is nothing to resume in run {run.info.run_id}: {why}")
-    return WorkFolder(folder, decisive(evaluation, model), resume and begun)
+    return WorkFolder(folder, decisive(evaluation, model), ours is not None and there)
 
 
 def remove_at_exit(folder: Path) -> None:
