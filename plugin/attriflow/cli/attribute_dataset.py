@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,16 @@ from attriflow.cli.console import console, say
 from attriflow.cli.options import DatasetOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attriflow.output import AttributionOutput
     from attriflow.streaming import Summary
     from attriflow.types import Attribution
 
 BATCHES = 16
 """Batches per window: rows of a window are sorted by length, and are lost together when the process is killed."""
+TOLD = 4
+"""Workers that are told of one by one."""
 REPORTED = 10
 """Failed rows that are reported one by one."""
 
@@ -33,7 +39,9 @@ def attribute_dataset(options: DatasetOptions) -> None:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from attriflow import streaming
     from attriflow.datasets import open_dataset
+    from attriflow.workers import check_engine
 
+    check_engine(options.engine, options.workers, options.ray_address)
     streaming.check_targets(options.output, options.viz_path, resume=options.resume, overwrite=options.overwrite)
     rows = open_dataset(
         options.dataset_name,
@@ -54,7 +62,7 @@ def attribute_dataset(options: DatasetOptions) -> None:
     with _hint(options):
         summary = streaming.attribute_dataset(
             rows,
-            lambda: explainer(load(options), options, show_progress=False),
+            functools.partial(_loaded, options),
             fields=fields,
             output=options.output,
             page=options.viz_path,
@@ -65,8 +73,16 @@ def attribute_dataset(options: DatasetOptions) -> None:
             settings=_settings(options),
             on_window=None if options.hide_attributions else _show,
             on_failure=_Failures(),
+            engine=options.engine,
+            workers=options.workers,
+            address=options.ray_address,
         )
     _say_what_was_done(summary, [str(path) for path in (options.output, options.viz_path) if path is not None])
+
+
+def _loaded(options: DatasetOptions) -> Callable[..., AttributionOutput]:
+    """What explains texts, in whichever process."""
+    return explainer(load(options), options, show_progress=False)
 
 
 def _show(attributions: list[Attribution]) -> None:
@@ -96,9 +112,19 @@ def _say_what_was_done(summary: Summary, written: list[str]) -> None:
     failed = f", {summary.failed:,} failed" if summary.failed else ""
     before = f" ({summary.resumed:,} before)" if summary.resumed else ""
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
-    say(f"{summary.rows:,} rows{before}{failed}; {speed:,.1f} rows/s")
+    say(f"{summary.rows:,} rows{before}{failed}; {speed:,.1f} rows/s{_workers(summary)}")
     if written:
         say(f"wrote {' and '.join(written)}")
+
+
+def _workers(summary: Summary) -> str:
+    """What each worker did, where there were several or they were elsewhere; the slowest and the fastest of many."""
+    pace = sorted((speed, name) for name, speed in summary.pace.items())
+    if not pace or pace[0][1] == "local":
+        return ""
+    told = pace if len(pace) <= TOLD else [pace[0], pace[-1]]
+    each = (", " if len(pace) <= TOLD else " to ").join(f"{speed:,.1f} ({name})" for speed, name in told)
+    return f"; {len(pace)} workers, rows/s while they worked: {each}"
 
 
 @contextlib.contextmanager
