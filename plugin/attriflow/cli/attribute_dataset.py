@@ -17,8 +17,9 @@ from attriflow.cli.options import DatasetOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from attriflow.datasets import Rows
     from attriflow.output import AttributionOutput
-    from attriflow.streaming import Summary
+    from attriflow.streaming import Fields, Summary
     from attriflow.types import Attribution
 
 BATCHES = 16
@@ -35,14 +36,40 @@ def attribute_dataset(options: DatasetOptions) -> None:
     Memory is bounded, and --resume goes on after an interruption.
     """
     prepare(options, contrasted=bool(options.contrast_targets_field or options.contrast_sources_field))
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from attriflow import streaming
-    from attriflow.datasets import open_dataset
     from attriflow.workers import check_engine
 
     check_engine(options.engine, options.workers, options.ray_address)
     streaming.check_targets(options.output, options.viz_path, resume=options.resume, overwrite=options.overwrite)
+    rows, fields = opened(options)
+    with _hint(options):
+        summary = streaming.attribute_dataset(
+            rows,
+            functools.partial(loaded, options),
+            fields=fields,
+            output=options.output,
+            page=options.viz_path,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            strict=options.strict,
+            window=window(options),
+            settings=_settings(options),
+            on_window=None if options.hide_attributions else _show,
+            on_failure=_Failures(),
+            engine=options.engine,
+            workers=options.workers,
+            address=options.ray_address,
+        )
+    _say_what_was_done(summary, [str(path) for path in (options.output, options.viz_path) if path is not None])
+
+
+def opened(options: DatasetOptions) -> tuple[Rows, Fields]:
+    """The data set, and which of its columns hold what."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    from attriflow import streaming
+    from attriflow.datasets import open_dataset
+
     rows = open_dataset(
         options.dataset_name,
         options.dataset_config,
@@ -59,28 +86,15 @@ def attribute_dataset(options: DatasetOptions) -> None:
         contrast_targets=options.contrast_targets_field,
         contrast_sources=options.contrast_sources_field,
     ).resolved(rows.columns)
-    with _hint(options):
-        summary = streaming.attribute_dataset(
-            rows,
-            functools.partial(_loaded, options),
-            fields=fields,
-            output=options.output,
-            page=options.viz_path,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            strict=options.strict,
-            window=(options.batch_size or 8) * BATCHES,
-            settings=_settings(options),
-            on_window=None if options.hide_attributions else _show,
-            on_failure=_Failures(),
-            engine=options.engine,
-            workers=options.workers,
-            address=options.ray_address,
-        )
-    _say_what_was_done(summary, [str(path) for path in (options.output, options.viz_path) if path is not None])
+    return rows, fields
 
 
-def _loaded(options: DatasetOptions) -> Callable[..., AttributionOutput]:
+def window(options: DatasetOptions) -> int:
+    """Rows that are explained together."""
+    return (options.batch_size or 8) * BATCHES
+
+
+def loaded(options: DatasetOptions) -> Callable[..., AttributionOutput]:
     """What explains texts, in whichever process."""
     return explainer(load(options), options, show_progress=False)
 

@@ -43,7 +43,7 @@ class Meter:
             self._bar.update(self._task, completed=self.done, speed=f"{speed:,.1f}/s")
         elif self.show and now - self._last >= LINE_EVERY:
             self._last = now
-            left = _duration((self.total - self.done) / speed)
+            left = duration((self.total - self.done) / speed)
             share = 100 * self.done / max(1, self.total)
             print(
                 f"{self.done:,} of {self.total:,} rows ({share:.1f}%), {speed:,.1f} rows/s, {left} left",
@@ -68,7 +68,8 @@ class Pace:
         return {worker: rows / max(seconds, 1e-9) for worker, (rows, seconds) in self._done.items()}
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In minutes, or in hours and minutes."""
     minutes = round(seconds / 60)
     return (
         f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else "under a minute"
