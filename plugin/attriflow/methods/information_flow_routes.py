@@ -11,8 +11,10 @@ from torch import Tensor
 
 from attriflow.engine import Engine, Scores
 from attriflow.engine.memory import fits
-from attriflow.errors import UnsupportedModelError
+from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.kernels.attention import for_heads
 from attriflow.kernels.positions import at
+from attriflow.methods._internals.mixing import Edges
 from attriflow.methods._internals.recording import record_layers
 from attriflow.methods._internals.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
 from attriflow.models.base import Rows
@@ -55,14 +57,22 @@ class InformationFlowRoutes:
         return_remainder: Add the step score `remainder`: the step's value minus the sum of scores. It holds the biases,
             for functions that are not linear in $h_t$ the linearisation, and without `attribute_target` what comes from
             the target tokens of encoder-decoders.
+        threshold: Routes are followed no further from positions that less than this share of a step's flow comes by:
+            what comes there counts for the token there. 0 follows all; 0.001 is faster on long texts.
     """
 
     return_remainder: bool = False
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the options before any model runs."""
+        if not 0 <= self.threshold < 1:
+            raise InputError(f"threshold must be from 0 to below 1, not {self.threshold}")
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
         flow = trace(engine)
-        scores = {b: s for b, s in flow.routed().items() if b in engine.blocks}
+        scores = {b: s for b, s in flow.routed(self.threshold).items() if b in engine.blocks}
         if not self.return_remainder:
             return Scores(scores)
         return Scores(scores, step_scores={"remainder": flow.values - sum(s.sum(-1) for s in scores.values())})
@@ -91,7 +101,7 @@ class Flow:
     attended: dict[int, Tensor]
     constant: Tensor
 
-    def routed(self) -> dict[str, Tensor]:
+    def routed(self, threshold: float = 0.0) -> dict[str, Tensor]:
         """Contributions by input token, block -> `[batch, step, position]`: from the last layer down to the inputs."""
         batch, query = self.engine.batch, self.engine.batch.query
         target = self.linear.new_zeros(*query.shape, batch.target_ids.shape[1])
@@ -102,25 +112,24 @@ class Flow:
             if time == 0:
                 break
             unit = self.stream.decoder[time - 1]
-            own, shares = _shares(unit)
-            added = self.attended.get(unit.index, 0)
+            target, moved = _edges(unit).back(target, threshold)
+            moved += self.attended.get(unit.index, 0)
             if unit.role == "cross":
-                source = (0 if source is None else source) + target @ shares + added
-                target = target * own.unsqueeze(1)
+                source = moved if source is None else source + moved
             else:
-                target = target @ shares + target * own.unsqueeze(1) + added
+                target += moved
         if source is None:
             return {"target": target}
         for unit in reversed(self.stream.encoder):
-            own, shares = _shares(unit)
-            source = source @ shares + source * own.unsqueeze(1)
+            own, moved = _edges(unit).back(source, threshold)
+            source = own + moved
         return {"target": target, "source": source}
 
 
-def _shares(unit: Unit) -> tuple[Tensor, Tensor]:
-    if unit.own is None or unit.shares is None:
+def _edges(unit: Unit) -> Edges:
+    if unit.edges is None:
         raise UnsupportedModelError("the output of an attention layer is not added to the state that it belongs to")
-    return unit.own, unit.shares
+    return unit.edges
 
 
 def trace(engine: Engine, odd: frozenset[int] = frozenset()) -> Flow:
@@ -227,7 +236,8 @@ def _attention(flow: Flow, unit: Unit, c: Tensor) -> None:
     assert unit.weight is not None and unit.weights is not None and unit.values is not None  # noqa: S101
     assert unit.gap is not None  # noqa: S101
     by_head = torch.einsum("bto,hdo->bhtd", c, unit.weight)
-    _add(flow.attended, unit.index, (unit.weights * (by_head @ unit.values.mT)).sum(1))
+    values = for_heads(unit.values, by_head)
+    _add(flow.attended, unit.index, (unit.weights * (by_head @ values.mT)).sum(1))
     _add(flow.rests, unit.index + 1, (unit.gap * by_head.transpose(1, 2).flatten(2)).sum(-1))
     if unit.bias is not None:
         flow.constant.add_(c @ unit.bias)

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from attriflow.engine import Engine
 from attriflow.kernels.positions import at
 from attriflow.kernels.transfer import home
-from attriflow.methods._internals.mixing import Affine, mixing
+from attriflow.methods._internals.mixing import Affine, Edges
 from attriflow.methods._internals.recording import Layer
 from attriflow.models.blocks import is_norm
 
@@ -98,10 +98,9 @@ class Unit:
 
     Attributes:
         role, index: Which it is; `index` counts the layers of its side.
-        own: Share of each position's own state in its new state, `[batch, position]`.
-        shares: Share of each attended token, `[batch, position, attended]`; `own` and `shares` sum to 1.
+        edges: Shares of each position's own state and of each attended token in its new state.
         weights, values, weight, bias: Of decoder layers: attention `[batch, head, step, attended]` of the query
-            positions, values by head, output projection by head and its bias.
+            positions, values `[batch, key-value head, attended, dim]`, output projection by head and its bias.
         gap: Of decoder layers: what the projection read beyond the heads' outputs (a gate),
             `[batch, step, head * dim]`.
     """
@@ -110,8 +109,7 @@ class Unit:
     index: int
     order: int
     layer: Layer | None = None
-    own: Tensor | None = None
-    shares: Tensor | None = None
+    edges: Edges | None = None
     weights: Tensor | None = None
     values: Tensor | None = None
     weight: Tensor | None = None
@@ -283,7 +281,7 @@ class Stream(TorchFunctionMode):
         if first is None or second is None:
             return None
         node = Sum(order=next(self._number), terms=(first, second), sign=sign)
-        pending = [n for n in (first, second) if n.pending is not None and n.pending.own is None]
+        pending = [n for n in (first, second) if n.pending is not None and n.pending.edges is None]
         if len(pending) == 1:
             unit, other = pending[0].pending, second if pending[0] is first else first
             assert unit is not None  # noqa: S101
@@ -332,8 +330,8 @@ class Stream(TorchFunctionMode):
             side.append(unit)
             if side is self.decoder:
                 query, call = self.engine.batch.query, layer.call
-                unit.weights = self._kept(at(call.weights, query, 2))
-                unit.values = self._kept(layer.values(self.engine.dtype))
+                unit.weights = self._kept(call.at(query))
+                unit.values = self._kept(call.value)
                 unit.weight = self._kept(layer.weight)
                 unit.bias = None if layer.bias is None else self._kept(layer.bias)
                 unit.gap = self._kept(at(layer.given, query, 1) - at(call.output.flatten(2), query, 1))
@@ -342,7 +340,7 @@ class Stream(TorchFunctionMode):
     # -- mixing -----------------------------------------------------------------------------------------------------
 
     def _mix(self, unit: Unit, node: Node, residual: Tensor) -> None:
-        """Shares of the state before and of the attended tokens in the state after an attention layer."""
+        """Note what the state after an attention layer is made of."""
         with self._own_work():
             maps: list[Scaled] = []
             while not isinstance(node, Attended):
@@ -351,8 +349,7 @@ class Stream(TorchFunctionMode):
                 node = next(n for n in node.parts if n.pending is unit)
             state = self._canonical(residual)
             assert state is not None and unit.layer is not None  # noqa: S101
-            own, shares = mixing(unit.layer, [(m.affine, m.scale) for m in maps], state.to(self.engine.dtype))
-            unit.own, unit.shares = self._kept(own), self._kept(shares)
+            unit.edges = Edges.of(unit.layer, [(m.affine, m.scale) for m in maps], state.to(self.engine.dtype))
             unit.layer = None
 
 
