@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(eq=False, kw_only=True)
 class Rest(Node):
-    """Embeddings, MLP outputs and everything else: its rows `[batch, step, hidden]` at the query positions.
+    """Embeddings, MLP outputs and everything else: its rows `[batch, token, hidden]` where tokens are read.
 
     `time` says after how many of the decoder's attention layers it came.
     """
@@ -99,10 +99,9 @@ class Unit:
     Attributes:
         role, index: Which it is; `index` counts the layers of its side.
         edges: Shares of each position's own state and of each attended token in its new state.
-        weights, values, weight, bias: Of decoder layers: attention `[batch, head, step, attended]` of the query
-            positions, values `[batch, key-value head, attended, dim]`, output projection by head and its bias.
+        bias: Of decoder layers: that of the output projection.
         gap: Of decoder layers: what the projection read beyond the heads' outputs (a gate),
-            `[batch, step, head * dim]`.
+            `[batch, token, head * dim]`, where tokens are read.
     """
 
     role: str
@@ -110,9 +109,6 @@ class Unit:
     order: int
     layer: Layer | None = None
     edges: Edges | None = None
-    weights: Tensor | None = None
-    values: Tensor | None = None
-    weight: Tensor | None = None
     bias: Tensor | None = None
     gap: Tensor | None = None
 
@@ -242,7 +238,7 @@ class Stream(TorchFunctionMode):
             full = self._canonical(tensor if shape is None else tensor.expand(shape))
             if full is None:
                 return None
-            query = self.engine.batch.query
+            query = self.engine.read.query
             rows = None
             if full.shape[1] == self.engine.batch.target_ids.shape[1]:
                 rows = self._kept(at(full, query, 1))
@@ -329,10 +325,7 @@ class Stream(TorchFunctionMode):
             unit = Unit(layer.role, len(side), next(self._number), layer)
             side.append(unit)
             if side is self.decoder:
-                query, call = self.engine.batch.query, layer.call
-                unit.weights = self._kept(call.at(query))
-                unit.values = self._kept(call.value)
-                unit.weight = self._kept(layer.weight)
+                query, call = self.engine.read.query, layer.call
                 unit.bias = None if layer.bias is None else self._kept(layer.bias)
                 unit.gap = self._kept(at(layer.given, query, 1) - at(call.output.flatten(2), query, 1))
             self._put(layer.output, Attended(order=next(self._number), unit=unit, pending=unit))
