@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from attriflow.engine.job import of_a_span
 from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.chance import chance
 from attriflow.evaluation.changes import target_function
@@ -41,6 +42,7 @@ from attriflow.measuring.cost import measure, old_objects_uncollected
 from attriflow.models.contrast import add_foil
 from attriflow.progress import track
 from attriflow.registry import PartInfo, methods, metrics, step_functions
+from attriflow.texts.target_spans import with_spans
 from attriflow.types import Attribution, Example
 
 if TYPE_CHECKING:
@@ -77,8 +79,8 @@ class Evaluation:
 
     @property
     def n_tokens(self) -> int:
-        """Explained tokens in the data set."""
-        return sum(e.n_steps for e in self.examples)
+        """Explained tokens in the data set, alone or in spans."""
+        return sum(e.n_tokens for e in self.examples)
 
     def run(self) -> Iterator[Event]:
         """Encode (or generate), then step functions, then every method with its metrics."""
@@ -166,6 +168,8 @@ class Evaluation:
         wrong: dict[int, str] = {}
         for i, example in enumerate(examples):
             try:
+                if config.target_spans is not None:
+                    example = with_spans(example, config.target_spans, config.span_value)
                 found = self._with_foil(i, example)
                 self.rationales.append(self._match_rationale(i, found))
                 self.examples.append(found)
@@ -266,7 +270,10 @@ class Evaluation:
         parts = [metrics.info(n) for n in config.metrics]
         reexplainer = None
         if any("reexplain" in part.meta["needs"] for part in parts):
-            other_target, reason = target_function(config.attributed_fn, config.attributed_fn_args)
+            arguments = config.attributed_fn_args
+            if config.target_spans is not None:
+                arguments = of_a_span(config.attributed_fn, arguments, config.span_value)
+            other_target, reason = target_function(config.attributed_fn, arguments)
             reexplainer = Reexplainer(
                 self.model,
                 self.examples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attriflow.engine.job import step_tokens
 from attriflow.evaluation.results import MethodResult, StepScores
 from attriflow.registry import PartInfo, metrics
 from attriflow.statistics import ranking
@@ -169,12 +170,12 @@ def scores_table(results: Iterable[MethodResult], examples: Sequence[Example]) -
     """
     import pandas as pd
 
-    rows = []
+    rows, texts = [], _names(examples)
     for result in results:
         for metric, values in result.values.items():
-            for i, (found, example) in enumerate(zip(values, examples, strict=True)):
+            for i, (found, names) in enumerate(zip(values, texts, strict=True)):
                 for step, value in enumerate(found.values):
-                    place = (step, _token(example, step)) if found.per_step else (None, None)
+                    place = (step, names[step]) if found.per_step else (None, None)
                     rows.append((i, *place, result.name, metric, value, found.skipped.get(step)))
     frame = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
     return frame.astype({"example": "int64", "step": "Int64", "value": "float64"})
@@ -184,27 +185,29 @@ def curves_table(results: Iterable[MethodResult], examples: Sequence[Example]) -
     """The curves behind areas (and cascades), one row per example, step, method, metric and point."""
     import pandas as pd
 
-    rows = []
+    rows, texts = [], _names(examples)
     for result in results:
         for metric, values in result.values.items():
-            for i, (found, example) in enumerate(zip(values, examples, strict=True)):
+            for i, (found, names) in enumerate(zip(values, texts, strict=True)):
                 for step, curve in found.curves.items():
-                    place = (step, _token(example, step)) if found.per_step else (None, None)
+                    place = (step, names[step]) if found.per_step else (None, None)
                     rows += [(i, *place, result.name, metric, x, y) for x, y in curve]
     frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
     return frame.astype({"example": "int64", "step": "Int64", "x": "float64", "y": "float64"})
 
 
-def _token(example: Example, step: int) -> str:
-    return example.target[example.start + step].text
+def _names(examples: Sequence[Example]) -> list[list[str]]:
+    """What each step of each example is called: the text of its token, or of its span."""
+    return [[token.text for token in step_tokens(example)] for example in examples]
 
 
 def step_scores_table(step_scores: Iterable[StepScores], examples: Sequence[Example]) -> pd.DataFrame:
     """One row per example, step and step function."""
     import pandas as pd
 
+    texts = _names(examples)
     rows = [
-        (i, step, _token(examples[i], step), scores.name, value, scores.unit)
+        (i, step, texts[i][step], scores.name, value, scores.unit)
         for scores in step_scores
         for i, values in enumerate(scores.values)
         for step, value in enumerate(values)
