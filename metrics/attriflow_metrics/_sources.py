@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 from torch import Tensor
@@ -37,6 +37,7 @@ class FromSources(Answer):
     """
 
     unit: Unit = "token"
+    in_nats: ClassVar[bool] = True
 
     def answer(self, attribution: Attribution) -> tuple[Step, str]:
         """The explanation by sources, or why there is nothing to measure."""
@@ -53,9 +54,9 @@ class FromSources(Answer):
         sources = Sources(WHOLE, step.inputs, scores, tuple(map(tuple, members.values())))
         return sources, self.undefined(sources) or ""
 
-    def reduced(self, log_probabilities: Tensor) -> Tensor:
+    def reduced(self, total: Tensor, n_tokens: int) -> Tensor:
         """The log-probability of the response, `[variant]`."""
-        return log_probabilities.sum(-1)
+        return total
 
     def without(self, step: Step, gone: Iterable[int]) -> Ask:
         """The input without some sources, given by their numbers."""
