@@ -2,8 +2,8 @@
 
     python recipes/inseq_files.py tests/data/golden/models tests/data/inseq
 
-Each file is saved by Inseq; `expected.npz` holds the numbers that Inseq reads back from it (its own tokens and positions
-in `expected.json`). The environment is the one of the benchmarks of peers (`benchmarks/peers/environments.py`).
+Each file is saved by Inseq; `expected.npz` holds the numbers that Inseq reads back from it, `expected.json` its tokens and
+positions. The environment is the one of the benchmarks of peers (`benchmarks/peers/environments.py`).
 """
 
 from __future__ import annotations

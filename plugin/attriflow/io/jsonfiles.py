@@ -33,7 +33,7 @@ def read(path: Path) -> Iterator[Record]:
     if inseqfiles.is_document(content):
         yield from map(to_record, inseqfiles.attributions(content))
         return
-    if isinstance(content, dict) and ("cti_scores" in content or "results" in content):
+    if isinstance(content, dict) and ("cti_scores" in content or "context" in str(content.get("format"))):
         raise InputError(f"{path} holds context attributions: attriflow.context.load reads them")
     if not isinstance(content, dict) or "attributions" not in content:
         raise InputError(f"{path} is a JSON file, but not one that attriflow wrote")
