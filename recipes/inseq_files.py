@@ -2,8 +2,9 @@
 
     python recipes/inseq_files.py tests/data/golden/models tests/data/inseq
 
-Each file is saved by Inseq; `expected.npz` holds the numbers that Inseq reads back from it, `expected.json` its tokens and
-positions. The environment is the one of the benchmarks of peers (`benchmarks/peers/environments.py`).
+Each file is saved by Inseq; `expected.npz` holds the numbers that Inseq reads back from it, `expected.json` its tokens
+and positions, and `scripts.json` what the scripts beside them leave. The environment is the one of the benchmarks of
+peers (`benchmarks/peers/environments.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import inseq
 import numpy as np
 from inseq.commands.attribute_context.attribute_context import AttributeContextArgs, attribute_context_with_model
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data" / "inseq"))
+from scripts import DOCUMENTED, WRITTEN
 
 TEXTS = {"gpt2": ("ki nakol temo", "ki nakol temo pari mitemi"), "bart": ("ki nakol temo", "pari mitemi")}
 OTHER = {"gpt2": "ki nakol temo pari kana", "bart": "pari kana"}
@@ -74,7 +79,7 @@ def main(models: Path, folder: Path) -> None:
         model_name_or_path=str(models / "gpt2"),
         input_context_text="ki nakol kana",
         input_current_text="pari mitemi",
-        output_current_text="kana mitemi",
+        output_current_text="ki mitemi",
         attributed_fn="contrast_prob_diff",
         attribution_method="saliency",
         context_sensitivity_std_threshold=0.0,
@@ -82,6 +87,31 @@ def main(models: Path, folder: Path) -> None:
         save_path=str(folder / "context.json"),
     )
     attribute_context_with_model(args, inseq.load_model(str(models / "gpt2"), "saliency", device="cpu"))
+    found = {name: left_by(code, models) for name, code in {**DOCUMENTED, **WRITTEN}.items()}
+    text = json.dumps(found, separators=(",", ":"), ensure_ascii=False).replace("},", "},\n") + "\n"
+    (folder / "scripts.json").write_text(text, encoding="utf-8")
+
+
+def left_by(code, models):
+    """What a script leaves in `result`, or the error that it ends with; tensors as lists, NaN as null."""
+    with TemporaryDirectory() as folder:
+        given = {"GPT2": str(models / "gpt2"), "BART": str(models / "bart"), "FOLDER": folder}
+        try:
+            exec(code, given)
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:100]}
+    return {"result": plain(given["result"])}
+
+
+def plain(value):
+    """As JSON has it."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return (None if value != value else float(f"{value:.7g}")) if isinstance(value, float) else value
 
 
 def of_sequence(name, sequence, arrays):

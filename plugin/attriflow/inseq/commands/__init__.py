@@ -1,0 +1,1 @@
+"""Inseq's commands as functions."""
