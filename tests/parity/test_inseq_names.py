@@ -33,7 +33,12 @@ def ours(code):
     return "\n".join("import attriflow.inseq as inseq" if line == "import inseq" else line for line in lines)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+ALWAYS = (*scripts.DOCUMENTED, *list(scripts.WRITTEN)[::5])
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in SCRIPTS]
+)
 def test_script(name, tmp_path, capsys):
     given = {"GPT2": str(MODELS / "gpt2"), "BART": str(MODELS / "bart"), "FOLDER": str(tmp_path)}
     known = set(step_functions.names())
@@ -155,7 +160,9 @@ def test_readable_tokens_and_options_by_other_names(model):
         **given,
     )[0]
     assert [t.token for t in raw.source] == ["<s>", "ki", "Ġnakol", "Ġt", "emo", "</s>"]
-    assert [t.token for t in clean.source] == ["<s>", "ki", "nakol", "t", "emo", "</s>"]
+    assert [t.token for t in clean.source] == ["<s>", "ki", " nakol", " t", "emo", "</s>"]
+    split = raw.aggregate("vnorm").aggregate("split", split_pattern="Ġt")
+    assert [t.token for t in split.source] == ["<s>", "ki nakol", "Ġt", "emo", "</s>"]
     assert not torch.allclose(raw.source_attributions, clean.source_attributions)
     assert raw.source[1] == "ki" and raw.source[1] == 31 and raw.source[1] == TokenWithId("ki", 31)
 

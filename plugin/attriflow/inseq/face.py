@@ -215,14 +215,12 @@ class ModelFace:
         return self.convert_ids_to_tokens(ids, skip_special_tokens)
 
     def clean_tokens(self, tokens: Any, skip_special_tokens: bool = False, as_targets: bool = False) -> Any:
-        """Readable texts of raw tokens, of one row or of several."""
-        if tokens and not isinstance(tokens[0], str) and isinstance(tokens[0], (list, tuple)):
+        """What raw tokens stand for, spaces included; of one row or of several."""
+        if tokens and isinstance(tokens[0], (list, tuple)):
             return [self.clean_tokens(row, skip_special_tokens, as_targets) for row in tokens]
-        words = [str(t) for t in tokens if not (skip_special_tokens and str(t) in self.special_tokens)]
-        return [
-            w if w in self.special_tokens else self.tokenizer.convert_tokens_to_string([w]).strip(" ") or w
-            for w in words
-        ]
+        special = self.special_tokens
+        words = [str(t) for t in tokens if not (skip_special_tokens and str(t) in special)]
+        return [w if w in special else self.tokenizer.convert_tokens_to_string([w]) or w for w in words]
 
     def generate(
         self,

@@ -24,6 +24,10 @@ from attriflow.models.generation import beginning_with
 from attriflow.registry import methods, step_functions
 from attriflow.types import Attribution, Example, Token
 
+__all__ = [
+    "AttributionModel", "HuggingfaceDecoderOnlyModel", "HuggingfaceEncoderDecoderModel", "HuggingfaceModel",
+    "list_supported_frameworks", "load_model", "register_model_config",
+]  # fmt: skip
 FRAMEWORKS = ("hf_transformers",)
 OPTIONS = {"method": "quadrature"}
 """Names in `attribution_args` that are others here."""
@@ -41,7 +45,17 @@ def load_model(
     tokenizer_kwargs: Mapping[str, Any] | None = None,
     **method_options: Any,
 ) -> AttributionModel:
-    """Load a model as `attriflow.load_model` does; options that the method does not take are ignored with a warning."""
+    """Load a model as `attriflow.load_model` does; options that the method does not take are ignored with a warning.
+
+    Args:
+        model: A name, a folder, a model object or an MLflow URI.
+        attribution_method: The default method; None is possible.
+        framework: "hf_transformers".
+        tokenizer: The same: a tokenizer or its name.
+        device: The same.
+        model_kwargs, tokenizer_kwargs: The same; `attn_implementation` may be any, attention is read all the same.
+        **method_options: Default options of the method.
+    """
     check_choice("framework", framework, FRAMEWORKS)
     kept = _kept(attribution_method, method_options, f"method {attribution_method!r}")
     loaded = native.load_model(
@@ -104,14 +118,27 @@ class AttributionModel(ModelFace):
         """Explain texts, with Inseq's arguments; options that nothing takes are ignored with a warning.
 
         Args:
+            input_texts, generated_texts: The same; several forced texts of a decoder-only model are one batch.
+            method: The same; unknown names say the nearest.
+            override_default_attribution: The same: `method` becomes the model's default.
+            attr_pos_start, attr_pos_end: The same; the end is exclusive for encoder-decoders, too, and the start never
+                lies in the prompt of a decoder-only model.
+            show_progress: The same; a bar is shown in terminals on anything over two seconds.
+            pretty_progress: No effect: there is one kind of progress bar.
+            output_step_attributions: The same: `step_attributions` are the columns of the scores.
+            attribute_target: The same; ignored with a warning for decoder-only models.
+            step_scores: The same.
+            include_eos_baseline: The same.
+            attributed_fn: The same: a name, or a function of `StepFunctionArgs`; None is `default_attributed_fn_id`.
+            device: The same: the model moves there for this call.
+            batch_size: The same; by length when None.
+            generate_from_target_prefix: The same; ignored with a warning for decoder-only models.
+            skip_special_tokens: The same.
             clean_special_chars: Readable tokens in place of raw ones ("Ġhat", "▁hat").
-            pretty_progress: Has no effect.
-            **options: Of the method, of the attributed function and of step scores; `attribution_args`,
-                `attributed_fn_args` and `step_scores_args` hold such; contrastive texts as in attriflow.
-            input_texts, generated_texts, method, override_default_attribution, attr_pos_start, attr_pos_end,
-                show_progress, output_step_attributions, attribute_target, step_scores, include_eos_baseline,
-                attributed_fn, device, batch_size, generate_from_target_prefix, skip_special_tokens, generation_args:
-                As in Inseq.
+            generation_args: The same; ignored with a warning beside `generated_texts`.
+            **options: Of the method, of the attributed function and of step scores, by name or in `attribution_args`
+                (captum's `method` is `quadrature`), `attributed_fn_args` and `step_scores_args`; `contrast_sources`,
+                `contrast_targets`, `contrast_targets_alignments`, `contrast_force_inputs`.
         """
         name = method or self.native.method
         if name is None:
@@ -158,7 +185,7 @@ class AttributionModel(ModelFace):
         examples = [self._example(a, skip_special_tokens) for a in out]
         foils = self._foils(out, examples, given, skip_special_tokens)
         sequences = [
-            FeatureAttributionSequenceOutput.of(a, {} if clean_special_chars else self._entries(a, e), e.target, f)
+            FeatureAttributionSequenceOutput.of(a, self._entries(a, e, clean_special_chars), e.target, f)
             for a, e, f in zip(out, examples, foils, strict=True)
         ]
         asked = {ALIASES[s]: s for s in names_of(step_scores) if s in ALIASES}
@@ -254,11 +281,14 @@ class AttributionModel(ModelFace):
         made = add_contrasts(self.native.wrapped, [a.input_text for a in out], moved, sources, targets, pairs, skip)
         return [None if e.contrast is None else self.convert_ids_to_tokens(list(e.contrast.ids), False) for e in made]
 
-    def _entries(self, a: Attribution, example: Example) -> dict[Token, str]:
-        """Token -> its entry in the vocabulary."""
+    def _entries(self, a: Attribution, example: Example, clean: bool) -> dict[Token, str]:
+        """Token -> its entry in the vocabulary, or what that stands for."""
         tokens = [t for t in {*a.inputs, *a.targets, *example.target} if t.id >= 0]
-        return dict(zip(tokens, self.tokenizer.convert_ids_to_tokens([t.id for t in tokens]), strict=True))
+        raw = self.tokenizer.convert_ids_to_tokens([t.id for t in tokens])
+        return dict(zip(tokens, self.clean_tokens(raw) if clean else raw, strict=True))
 
+
+HuggingfaceModel = HuggingfaceDecoderOnlyModel = HuggingfaceEncoderDecoderModel = AttributionModel
 
 _SELF_SCORED = ("attention", "value_zeroing")
 

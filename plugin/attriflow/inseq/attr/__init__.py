@@ -20,4 +20,4 @@ _HOMES = {
     ),
 }  # fmt: skip
 __all__ = [name for names in _HOMES.values() for name in names]
-__getattr__ = facade(__name__, _HOMES)
+__getattr__ = facade(__name__, _HOMES, ("step_functions",))

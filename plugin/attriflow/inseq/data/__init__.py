@@ -41,4 +41,4 @@ _HOMES = {
     "attriflow.inseq.data.batch": ("BatchEncoding", "DecoderOnlyBatch", "EncoderDecoderBatch"),
 }  # fmt: skip
 __all__ = [name for names in _HOMES.values() for name in names]
-__getattr__ = facade(__name__, _HOMES)
+__getattr__ = facade(__name__, _HOMES, ("aggregator", "attribution", "batch", "viz"))

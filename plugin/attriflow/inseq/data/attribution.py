@@ -144,13 +144,25 @@ class FeatureAttributionSequenceOutput:
         return [(t.token, t.id) for t in (*self.source, *self.target)], self.attr_pos_start
 
     def aggregate(self, aggregator: Any = None, aggregate_fn: Any = None, **options: Any) -> Any:
-        """Aggregate as attriflow does, with Inseq's names, classes, pipelines and options."""
+        """Aggregate as attriflow does.
+
+        Args:
+            aggregator: A name, a class, a list of them, pairs with functions, an `AggregatorPipeline`; None is Inseq's
+                default of the method.
+            aggregate_fn: The same: a function or its name, or one per aggregator.
+            **options: `normalize`, `rescale`, `select_idx`, `paired_attr`, `source_spans`, `target_spans`,
+                `aggregate_source`, `aggregate_target`, `vnorm_ord` and what else attriflow's aggregators take;
+                `do_pre_aggregation_checks`, `do_post_aggregation_checks`, `special_chars` and `is_suffix_symbol` have
+                no effect; others are ignored with a warning.
+        """
         steps = steps_of(self._aggregator if aggregator is None else aggregator, aggregate_fn)
         if not steps:
             return copy.copy(self)
         given = options_of(steps, options)
         if isinstance(given.get("paired_attr"), FeatureAttributionSequenceOutput):
             given["paired_attr"] = given["paired_attr"].to_attribution()
+        if isinstance(given.get("split_pattern"), str):  # of raw tokens in Inseq, of the text here
+            given["split_pattern"] = given["split_pattern"].replace("Ġ", " ").replace("▁", " ")
         own = self.to_attribution()
         return self._with(own, own.aggregate(steps, **given))
 
@@ -217,7 +229,14 @@ class FeatureAttributionSequenceOutput:
         return self
 
     def show(self, aggregator: Any = None, do_aggregation: bool = True, **options: Any) -> str | None:
-        """Show aggregated scores (options of the view: see `attriflow.show_attributions`; others of aggregators)."""
+        """Show aggregated scores.
+
+        Args:
+            aggregator: See `aggregate`.
+            do_aggregation: The same: False shows scores as they are.
+            **options: `min_val`, `max_val`, `max_show_size`, `show_dim`, `slice_dims`, `display`, `return_html`;
+                `return_figure` returns what notebooks show; others go to the aggregator.
+        """
         return show_attributions(self, aggregator=aggregator, do_aggregation=do_aggregation, **options)
 
     def show_granular(self, **options: Any) -> str | None:
@@ -406,7 +425,17 @@ class FeatureAttributionOutput:
         split_sequences: bool = False,
         scores_precision: str = "float32",
     ) -> None:
-        """Write JSON that Inseq and attriflow read (with `split_sequences` a file per text, "out_0.json", ...)."""
+        """Write JSON that Inseq and attriflow read.
+
+        Args:
+            path: The same.
+            overwrite: The same: a file that exists is an error without it.
+            compress: The same: gzip.
+            ndarray_compact: No effect: step attributions are not written, as every column of scores is one.
+            use_primitives: The same: without names of classes; attriflow reads this, too.
+            split_sequences: The same: a file per text, "out_0.json", ...
+            scores_precision: "float32", "float16" or "float8".
+        """
         del ndarray_compact  # of step attributions, which are not written: every column of scores is one
         parts = [self]
         if split_sequences:
@@ -421,7 +450,12 @@ class FeatureAttributionOutput:
 
     @staticmethod
     def load(path: str | Path, decompress: bool = False) -> FeatureAttributionOutput:
-        """Read what Inseq or `save` wrote; compressed files are known by their first bytes."""
+        """Read what Inseq or `save` wrote.
+
+        Args:
+            path: The same; files with step attributions are read, too, which Inseq itself cannot.
+            decompress: No effect: compressed files are known by their first bytes.
+        """
         del decompress
         info, sequences, steps = read(Path(path))
         out = []
