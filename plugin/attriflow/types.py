@@ -21,10 +21,8 @@ _COSTS = ("batch_size", "seconds", "forward_rows", "forward_calls", "backward_ro
 
 Segment = Literal["source", "prompt", "generated"]
 SpanValue = Literal["sum", "mean"]
-Perturbation = (
-    Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"]
-    | int
-)
+Infill = Literal["infill", "infill_model", "masked_lm"]
+Perturbation = Literal["delete", "mask", Infill, "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"] | int
 """What removing a token means, see `Rescore`."""
 
 
@@ -219,8 +217,9 @@ class Rescore(Protocol):
             how: "delete" the token (later tokens move up); "mask" it out of attention (positions kept); replace it by
                 the tokenizer's "unk", "pad", "eos", "bos" or "mask_token" or by the token with an id ("baseline" is
                 "unk", and what stands in for it, as in methods); "infill" it: the mean probability over 4 draws from
-                the tokens of all examples, or for "infill_model" from what the model expects there after the tokens
-                before it; or "soft": zero each element of its embedding by chance.
+                the tokens of all examples, for "infill_model" from what the model expects there after the tokens
+                before it, for "masked_lm" from what a masked language model expects in its place (see
+                `attriflow.use_masked_lm`); or "soft": zero each element of its embedding by chance.
             draw: Number of the draw of "soft"; the same one uses the same random numbers for all inputs and methods.
 
         Returns:

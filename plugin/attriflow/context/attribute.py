@@ -17,7 +17,7 @@ from attriflow.context.split import Ask
 from attriflow.engine.job import contrast_kind
 from attriflow.errors import InputError
 from attriflow.output import AttributionOutput
-from attriflow.texts.tokens import decode
+from attriflow.texts.tokens import decode, special_ids
 from attriflow.types import Attribution, Contrast, Example
 from attriflow.versions import versions
 
@@ -239,7 +239,7 @@ def _one(
     at = pair.contextual.start + pair.steps[place]
     before = pair.contextless.start + pair.steps[place]
     allowed = set(model.tokenizer.convert_tokens_to_ids(list(settings.special_tokens_to_keep)) or ())
-    hidden = set(model.tokenizer.all_special_ids) - allowed
+    hidden = special_ids(model.tokenizer) - allowed
 
     def text(ids: Sequence[int]) -> str:
         return decode(model.tokenizer, [i for i in ids if i not in hidden], special=True).strip(" ")

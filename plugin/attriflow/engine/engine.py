@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow.engine.baselines import Baseline, baseline_embeddings
+from attriflow.engine.baselines import Baseline, Draw, baseline_embeddings
 from attriflow.engine.bound import Bound, Embed, Reduce, Sites
 from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
@@ -45,7 +45,7 @@ class Engine(Bound):
         """Further passes over the rows of a call."""
         return EnginePasses(self, rows, steps)
 
-    def baseline_embeddings(self, block: str, baseline: Baseline = "unk") -> Tensor:
+    def baseline_embeddings(self, block: str, baseline: Baseline | Draw = "unk") -> Tensor:
         """Embeddings that stand for absent tokens, `[batch, position, hidden]` (see `baselines.baseline_ids`)."""
         return baseline_embeddings(self, block, baseline)
 

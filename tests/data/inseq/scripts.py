@@ -389,11 +389,11 @@ def margin(args, k: int = 2):
     top = logits.topk(k, dim=-1).values
     return top[:, 0] - top[:, k - 1]
 
-inseq.register_step_function(margin, "margin", overwrite=True)
+inseq.register_step_function(margin, "my_margin", overwrite=True)
 model = inseq.load_model(GPT2, "saliency")
-out = model.attribute("ki nakol temo", "ki nakol temo pari mitemi", attributed_fn="margin", step_scores=["margin"], k=3, show_progress=False)
+out = model.attribute("ki nakol temo", "ki nakol temo pari mitemi", attributed_fn="my_margin", step_scores=["my_margin"], k=3, show_progress=False)
 direct = model.attribute("ki nakol temo", "ki nakol temo pari mitemi", attributed_fn=margin, show_progress=False)
-result = {"scores": out[0].target_attributions, "margin": out[0].step_scores["margin"], "direct": direct[0].target_attributions}
+result = {"scores": out[0].target_attributions, "margin": out[0].step_scores["my_margin"], "direct": direct[0].target_attributions}
 """,
     "logits as the target": """
 import inseq

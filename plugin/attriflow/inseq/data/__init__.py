@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from attriflow.inseq.data.attribution import FeatureAttributionOutput as FeatureAttributionOutput
     from attriflow.inseq.data.attribution import FeatureAttributionSequenceOutput as FeatureAttributionSequenceOutput
     from attriflow.inseq.data.attribution import FeatureAttributionStepOutput as FeatureAttributionStepOutput
-    from attriflow.inseq.data.attribution import TokenWithId as TokenWithId
     from attriflow.inseq.data.attribution import merge_attributions as merge_attributions
     from attriflow.inseq.data.batch import BatchEncoding as BatchEncoding
     from attriflow.inseq.data.batch import DecoderOnlyBatch as DecoderOnlyBatch
     from attriflow.inseq.data.batch import EncoderDecoderBatch as EncoderDecoderBatch
+    from attriflow.inseq.data.tokens import TokenWithId as TokenWithId
     from attriflow.inseq.data.viz import show_attributions as show_attributions
     from attriflow.inseq.data.viz import show_granular_attributions as show_granular_attributions
     from attriflow.inseq.data.viz import show_token_attributions as show_token_attributions
@@ -34,9 +34,10 @@ _HOMES = {
         "SequenceAttributionAggregator", "SubwordAggregator",
     ),
     "attriflow.inseq.data.attribution": (
-        "FeatureAttributionOutput", "FeatureAttributionSequenceOutput", "FeatureAttributionStepOutput", "TokenWithId",
+        "FeatureAttributionOutput", "FeatureAttributionSequenceOutput", "FeatureAttributionStepOutput",
         "merge_attributions",
     ),
+    "attriflow.inseq.data.tokens": ("TokenWithId",),
     "attriflow.inseq.data.viz": ("show_attributions", "show_granular_attributions", "show_token_attributions"),
     "attriflow.inseq.data.batch": ("BatchEncoding", "DecoderOnlyBatch", "EncoderDecoderBatch"),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor
 from attriflow.aggregation._sides import UNKNOWN, sides_of
 from attriflow.inseq.data.aggregator import options_of, steps_of
 from attriflow.inseq.data.files import read, write
+from attriflow.inseq.data.tokens import TokenWithId
 from attriflow.inseq.data.viz import show_attributions, show_granular_attributions, show_token_attributions
 from attriflow.io.inseqfiles import StoredSequence, attribution_of
 from attriflow.kernels.equality import same
@@ -22,30 +23,6 @@ from attriflow.output import AttributionOutput
 from attriflow.types import Attribution, Token
 
 Raw = Callable[[Token], str]
-
-
-@dataclass(eq=False)
-class TokenWithId:
-    """A token and its id (-1: of several); equal to a text, an id or another token that says the same."""
-
-    token: str
-    id: int
-
-    def __str__(self) -> str:
-        """The token."""
-        return self.token
-
-    def __eq__(self, other: object) -> bool:
-        """Compare with a text, an id or a token."""
-        if isinstance(other, str):
-            return self.token == other
-        if isinstance(other, int):
-            return self.id == other
-        return isinstance(other, TokenWithId) and (self.token, self.id) == (other.token, other.id)
-
-    def __hash__(self) -> int:
-        """Of token and id."""
-        return hash((self.token, self.id))
 
 
 @dataclass(eq=False, repr=False)
