@@ -135,10 +135,15 @@ def wired(task: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
             squares += 1
         for i, word in enumerate(words):
             model.lm_head.weight[i] = LOGIT * f.read(f"answer {word}") / f.scale(squares)
+    return model, word_tokenizer(words)
+
+
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """One token per word, `SPECIALS` among them."""
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     named = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
-    return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
 
 def explained(task: str) -> attriflow.AttributionModel:

@@ -195,9 +195,16 @@ def register_step_function(
 
     Returns:
         The function, or the decorator.
-    """
-    from attriflow.registry import step_functions
 
+    Raises:
+        AttriflowError: The name is taken, or `aggregate_map` names something that does not exist.
+    """
+    from attriflow.registry import aggregation_functions, aggregators, step_functions
+
+    for aggregator, function in dict(aggregate_map or {}).items():
+        aggregators.info(aggregator)
+        if not callable(function):
+            aggregation_functions.info(function)
     if fn is None:
         return lambda function: register_step_function(function, identifier, overwrite, aggregate_map, **meta)
     known = {"stepwise": False, **meta, **({} if aggregate_map is None else {"aggregate_map": dict(aggregate_map)})}

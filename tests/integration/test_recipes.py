@@ -67,6 +67,13 @@ def test_planted_evidence(tmp_path):
     assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
 
 
+def test_planted_hops(tmp_path):
+    printed = run(tmp_path, "planted_hops.py", "--examples", "2", "--methods", "occlusion")
+    (row,) = (line for line in printed.splitlines() if line.startswith("| `"))
+    cells = [tuple(map(float, cell.split("→"))) for cell in row.split("|")[2:-1]]
+    assert all(hopped == 1 > direct for direct, hopped in cells[:-1]) and cells[-1] == (1, 1)
+
+
 @pytest.mark.sweep  # tests/integration/test_bad_explainers.py looks at more of it
 def test_bad_explainers(tmp_path):
     printed = run(tmp_path, "bad_explainers.py", "--examples", "12", "--out", "table.md")

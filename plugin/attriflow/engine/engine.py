@@ -18,15 +18,16 @@ from attriflow.engine.baselines import Baseline, Draw, baseline_embeddings
 from attriflow.engine.bound import Bound, Embed, Reduce, Sites
 from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
+from attriflow.engine.passes import CHANGEABLE as OF_INPUTS
 from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
 from attriflow.errors import AttriflowError, InputError, UnsupportedModelError, check_keywords, out_of_memory
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import AttentionRecord, attentions_returned, interface_works, listen
-from attriflow.models.base import BLOCKS, Rows
+from attriflow.models.base import Rows
 from attriflow.types import Passes
 
-CHANGEABLE = (*(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask")), "encoder_states")
+CHANGEABLE = (*OF_INPUTS, "encoder_states")
 """Fields of `Rows` that versions of a batch may differ in."""
 
 

@@ -283,8 +283,8 @@ def make_objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any
     """What is explained, and its name."""
     if callable(fn):
         bound = (lambda forward: fn(forward, **args)) if args else fn
-        stepwise = getattr(fn, "stepwise", False) is True
-        return Objective(bound, stepwise=stepwise), getattr(fn, "__name__", type(fn).__name__)
+        stepwise, passes = (getattr(fn, name, False) is True for name in ("stepwise", "passes"))
+        return Objective(bound, stepwise=stepwise, passes=passes), getattr(fn, "__name__", type(fn).__name__)
     info = step_functions.info(fn)
     stepwise, passes = bool(info.meta.get("stepwise", True)), bool(info.meta.get("passes", False))
     logarithm = info.meta.get("span") == "prod" and bool(args.get("logprob"))

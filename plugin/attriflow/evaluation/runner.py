@@ -22,7 +22,7 @@ from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, encoded
 from attriflow.evaluation.multiverse import Multiverse
 from attriflow.evaluation.planning import Plan, make_plan, say
-from attriflow.evaluation.rationale import rationale_matrix, rationale_size
+from attriflow.evaluation.rationale import in_template, rationale_matrix, rationale_size
 from attriflow.evaluation.reexplaining import Reexplainer, spread
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import (
@@ -190,6 +190,8 @@ class Evaluation:
         """Evidence as bool `[step, input]`; None where a row has none."""
         row = (self.data.rationales or {i: None})[i]
         try:
+            if row is not None and not isinstance(given := self.data.inputs[i], str):
+                row = in_template(row, given, example.input_text)
             return None if row is None else rationale_matrix(row, example, self.config.attribute_target)
         except InputError:
             if self.data.targets is not None:

@@ -186,6 +186,7 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
         **config.as_dict(),
         "model": f"{names['model']} ({kind})" if "model" in names else kind,
         "model_name_or_uri": model.name,
+        **({"registered_as": names["registered"]} if "registered" in names else {}),
         **({"data": names["data"]} if "data" in names else {}),
         "device": ", ".join(places_of(model.model, model.wrapped.devices)),
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -29,7 +29,7 @@ from attriflow.tracking.artifacts import AttributionsArtifact
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
-from attriflow.tracking.places import EVALUATIONS, IDENTITY, choose, identity_of
+from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
 from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
@@ -50,6 +50,8 @@ def record(
     model_id: str | None = None,
     names: Mapping[str, str] | None = None,
     prefix: str = "",
+    *,
+    returned: bool = False,
 ) -> EvaluationResult:
     """Evaluate and log to a run, result by result.
 
@@ -58,21 +60,23 @@ def record(
         data: The rows.
         config: Checked settings.
         run_id: The run to log to.
-        model_id: The logged model's id, when MLflow knows it.
-        names: Names of "model" and "data" for the report.
+        model_id: The logged model's id.
+        names: Names of "model" and "data" for the report, and what the model is "registered" as.
         prefix: Opens the names of the run's metrics, and names the folder of the evaluation.
+        returned: Whether MLflow logs the metrics that are returned, see `Recorder`.
     """
-    return Recorder(Evaluation(model, data, config), run_id, model_id, names, prefix).record()
+    return Recorder(Evaluation(model, data, config), run_id, model_id, names, prefix, returned=returned).record()
 
 
 class Recorder:
     """Logs the events of an evaluation.
 
-    Who logs the parent run's metrics: if MLflow knows the model's id, it logs whatever metrics an evaluator returns,
-    to the run and to the model, once all evaluators are done. Logging them here as well would give every metric a
-    second point, and points cannot be deleted. So with a model id they are returned and left to MLflow; without one
-    they are logged here at once. Either way each method's nested run gets its metrics the moment they exist, and if
-    the evaluation is broken off, MLflow will not log anything, so what is known by then is logged here.
+    Who logs the parent run's metrics: if MLflow finds the model's id in the URI, it logs whatever metrics an evaluator
+    returns, to the run and to the model, once all evaluators are done. Logging them here as well would give every
+    metric a second point, and points cannot be deleted. So then they are returned and left to MLflow; else
+    (models:/NAME@ALIAS, runs:/, models that nobody logged) they are logged here at once, to the run and to a model
+    whose id is known. Either way each method's nested run gets its metrics the moment they exist, and if the evaluation
+    is broken off, MLflow will not log anything, so what is known by then is logged here.
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class Recorder:
         model_id: str | None = None,
         names: Mapping[str, str] | None = None,
         prefix: str = "",
+        *,
+        returned: bool = False,
     ) -> None:
         self.evaluation, self.config = evaluation, evaluation.config
         self.names = dict(names or {})
@@ -92,10 +98,15 @@ class Recorder:
         if self.keeper.remote:
             experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
             self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
-        self.place = choose(found.data.tags, prefix, self.identity)
+        self.place = claim(client, self.keeper.ask, run_id, prefix, self.identity)
+        if self.place.ended:
+            raise InputError(
+                f"run {run_id} has this evaluation already (same model, rows and settings): its metrics would be there "
+                "twice. Take its results from there, evaluate in another run, or give it another 'metric_prefix'"
+            )
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
-        self.mlflow_logs_metrics = model_id is not None
+        self.mlflow_logs_metrics = returned
         self.metrics: dict[str, float] = {}
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
@@ -115,7 +126,8 @@ class Recorder:
                 self._log_event(event)
             self._log_all()
             if self.keeper.gone and self.mlflow_logs_metrics:
-                self.run.metrics(self.metrics)
+                self.run.metrics(self.metrics, self.model_id)
+            self.run.tags({ENDED: "yes"})
         except BaseException as error:
             self._save_what_is_known(error)
             raise
@@ -156,7 +168,7 @@ class Recorder:
         named = {key_of(f"{self.place.prefix}{k}"): float(v) for k, v in values.items()}
         self.metrics |= named
         if not self.mlflow_logs_metrics:
-            self.run.metrics(named)
+            self.run.metrics(named, self.model_id)
 
     def _log_attributions(self, result: MethodResult) -> None:
         name = key_of(result.name).replace("/", "_")
@@ -203,18 +215,17 @@ class Recorder:
         place, others = self.place, ", ".join(f or "the first one" for f in self.place.others)
         if place.again:
             _logger.warning(
-                "the run has this evaluation already (same model, rows and settings): its files are replaced, and its "
-                "metrics get another value"
+                "the run has this evaluation already (same model, rows and settings), but not to its end: its files "
+                "are replaced, its nested runs are taken up again"
             )
             self.run.untag(STALE)
         elif place.others:
             apart = "" if place.prefix else "; its metrics go by the same names: metric_prefix tells them apart"
             _logger.warning("the run has evaluations already (%s): this one is in %s%s", others, place.folder, apart)
         whole = RunLogger(self.run.run_id, keeper=self.keeper)
-        known = [*place.others, place.folder]
         facts: dict[str, Any] = {
             "settings": self.config.as_dict(),
-            **{what: self.names[what] for what in ("model", "data") if what in self.names},
+            **{what: self.names[what] for what in ("model", "registered", "data") if what in self.names},
             "versions": versions(PACKAGES),
         }
         try:
@@ -222,15 +233,19 @@ class Recorder:
         except AwayError:
             raise
         except Exception as error:
+            if not place.again:
+                whole.untag([place.claim[0]])
             raise InputError(
                 f"cannot log files to run {self.run.run_id}: {reason_of(error)}. Nothing has been computed"
             ) from error
         if not place.again:
-            whole.tags({EVALUATIONS: known, "attriflow.device": str(self.evaluation.model.device)})
+            whole.tags(dict([place.claim]) | {"attriflow.device": str(self.evaluation.model.device)})
         self.run.tags({IDENTITY: self.identity, **({"attriflow.metric_prefix": place.prefix} if place.prefix else {})})
 
     def _log_settings(self) -> None:
         model = self.evaluation.model
+        if self.model_id is not None and not self.mlflow_logs_metrics:
+            self.run.evaluates(self.model_id)
         conflicts = self.run.params({f"attriflow.{k}": v for k, v in self.config.as_dict().items()})
         if conflicts:
             _logger.warning("this run has other values already for the params %s; kept as tags", sorted(conflicts))
@@ -244,6 +259,7 @@ class Recorder:
                 "attriflow.model_name": self.names.get("model", model.name),
                 "attriflow.weights": weights_digest(model.model),
                 **({} if self.model_id is None else {"attriflow.model_id": self.model_id}),
+                **({"attriflow.registered_model": self.names["registered"]} if "registered" in self.names else {}),
                 "attriflow.seed": self.config.seed,
             }
         )
@@ -326,7 +342,7 @@ class Recorder:
         reason, status = stopping.why(error), stopping.status_of(error)
         steps: list[Callable[[], object]] = [partial(self.run.tags, {"attriflow.stopped": reason})]
         if self.mlflow_logs_metrics:
-            steps.append(partial(self.run.metrics, self.metrics))
+            steps.append(partial(self.run.metrics, self.metrics, self.model_id))
         for result in self.evaluation.results:
             if result.name not in self._finished:
                 result.status, result.reason, result.values = "failed", reason, {}
