@@ -114,7 +114,7 @@ class Tables:
             comparisons=significance.comparison_table(scores, directions, seed=seed),
             agreement=agreement_table(magnitudes, seed=seed) if len(magnitudes) > 1 else None,
             scores=scores,
-            curves=tables.curves_table([*evaluation.results, *filter(None, [evaluation.chance])], evaluation.examples),
+            curves=tables.curves_table(evaluation.curves(), evaluation.examples),
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
             cards=method_cards(evaluation, board, passing),
