@@ -135,8 +135,8 @@ def test_a_scorer_alone(model, rows):
         (lambda m: genai.evidence(m, top=-1), "top must be at least 0"),
         (lambda m: genai.evidence(m)(inputs={"a": "x", "b": "y"}, outputs="z"), "inputs has 2 texts.*a, b"),
         (lambda m: genai.evidence(m, prompt="c")(inputs={"a": "x"}, outputs="z"), "no 'c' in inputs; there are a"),
-        (lambda m: genai.evidence(m)(inputs={"a": "x"}, outputs=3), "expected a text in outputs, not 3"),
-        (lambda m: genai.evidence(m)(inputs={"a": "who ?"}, outputs=" "), "nothing to explain"),
+        (lambda m: genai.evidence(m)(inputs={"a": "x"}, outputs=3), "the answer in outputs must be a text.*not 3"),
+        (lambda m: genai.evidence(m)(inputs={"a": "who ?"}, outputs=" "), "must be a text that is not empty"),
     ],
 )
 def test_mistakes_are_named(model, call, message):

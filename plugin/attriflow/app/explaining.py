@@ -12,6 +12,7 @@ from attriflow.errors import AttriflowError, InputError, check_keywords
 from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.registry import methods as method_registry
 from attriflow.registry import step_functions
+from attriflow.texts.chats import of_cell
 
 if TYPE_CHECKING:
     from attriflow.app.models import Models
@@ -41,7 +42,7 @@ class Request(_Checked):
 
     Attributes:
         model: Name, path or URI.
-        text: Prompt or source.
+        text: Prompt or source; or a chat, as the JSON of its messages.
         methods: Names of attribution methods.
         attributed_fn: Name of the step function that is explained.
         step_scores: Names of those that are recorded.
@@ -117,6 +118,7 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
 
     if not request.text.strip():
         raise InputError("there is no text to explain")
+    given = of_cell("the text", request.text)
     if not request.methods:
         raise InputError("choose at least one method")
     functions = [request.attributed_fn, *request.step_scores]
@@ -131,7 +133,7 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
         "contrast_sources": request.contrast_source,
     }
     keywords: dict[str, Any] = {name: text for name, text in texts.items() if text.strip()}
-    if not model.is_encoder_decoder:
+    if not model.is_encoder_decoder and isinstance(given, str):
         whole = {name: _continued(request.text, keywords[name]) for name in list(texts)[:2] if name in keywords}
         keywords.update(whole)
     if "generated_texts" not in keywords:
@@ -140,7 +142,7 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
     for name in track(request.methods):
         try:
             out = model.attribute(
-                request.text,
+                given,
                 method=name,
                 attributed_fn=request.attributed_fn,
                 step_scores=list(request.step_scores),

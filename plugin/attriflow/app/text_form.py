@@ -24,7 +24,7 @@ def text_form(
         label: What the button says.
     """
     fields = Fields(model=model)
-    fields["text"] = text("Text", example["text"], lines=3)
+    fields["text"] = text("Text", example["text"], lines=3, placeholder="a text, or the messages of a chat as JSON")
     fields["methods"] = names(methods, "Methods", chosen)
     fields["attributed_fn"] = names(step_functions, "Step function to explain", "probability")
     fields["step_scores"] = names(step_functions, "Step scores", ["probability", "entropy"])

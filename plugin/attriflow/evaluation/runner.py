@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from attriflow.engine.masked import use_masked_lm
 from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.chance import chance
 from attriflow.evaluation.changes import target_function
@@ -21,7 +22,7 @@ from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, encoded
 from attriflow.evaluation.multiverse import Multiverse
 from attriflow.evaluation.planning import Plan, make_plan, say
-from attriflow.evaluation.rationale import rationale_matrix, rationale_size
+from attriflow.evaluation.rationale import in_template, rationale_matrix, rationale_size
 from attriflow.evaluation.reexplaining import Reexplainer, spread
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import (
@@ -156,6 +157,8 @@ class Evaluation:
     def _prepare(self) -> None:
         """Tokenise or generate; a row that cannot be explained is left out of `data` and noted there."""
         config = self.config
+        if config.masked_lm is not None:
+            use_masked_lm(self.model, config.masked_lm)
         examples, self.data = encoded(
             self.model,
             self.data,
@@ -187,6 +190,8 @@ class Evaluation:
         """Evidence as bool `[step, input]`; None where a row has none."""
         row = (self.data.rationales or {i: None})[i]
         try:
+            if row is not None and not isinstance(given := self.data.inputs[i], str):
+                row = in_template(row, given, example.input_text)
             return None if row is None else rationale_matrix(row, example, self.config.attribute_target)
         except InputError:
             if self.data.targets is not None:
