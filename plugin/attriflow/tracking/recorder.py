@@ -26,6 +26,7 @@ from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking import patience, stopping
 from attriflow.tracking.artifacts import AttributionsArtifact
+from attriflow.tracking.examples import evidence, examples_table
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
 _logger = logging.getLogger(__name__)
+SHOWN = 10_000
+"""Most rows of a table that is there as JSON, too."""
 PACKAGES = (*COMPUTING, "mlflow", "ferret-xai")
 
 
@@ -111,6 +114,7 @@ class Recorder:
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
         self._finished = set[str]()
+        self._evidence: dict[str, list[str]] = {}
         self._magnitudes: dict[str, list[np.ndarray]] = {}
 
     def record(self) -> EvaluationResult:
@@ -197,6 +201,7 @@ class Recorder:
             child.tags({"attriflow.reason": result.reason})
             _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
         if result.ok:
+            self._evidence[result.name] = [evidence(a) for a in result.attributions]
             compared = affordable([tuple(a.scores.shape[:2]) for a in result.attributions])
             self._magnitudes[result.name] = [magnitudes(a) for a in result.attributions[:compared]]
         result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
@@ -295,6 +300,7 @@ class Recorder:
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
         frames = {
+            "examples": ("examples.json", examples_table(evaluation, self._evidence)),
             "leaderboard": ("leaderboard.json", found.leaderboard),
             "gates": ("gates.json", found.gates),
             **({"redundancy": ("redundancy.json", found.redundancy)} if len(found.redundancy) else {}),
@@ -315,9 +321,11 @@ class Recorder:
             frames["curves"] = ("curves.parquet", found.curves)
         numbers = dict(enumerate(evaluation.data.numbers))
         for name, (path, frame) in frames.items():
-            if evaluation.data.failed and "example" in frame:
+            if evaluation.data.failed and "example" in frame and name != "examples":
                 frame = frame.assign(example=frame["example"].map(numbers))  # numbers of rows in the data
             self.artifacts[name] = self.run.table(path, frame)
+            if path.endswith(".parquet") and len(frame) <= SHOWN:  # which the viewer of artifacts does not open
+                self.run.table(path.replace(".parquet", ".json"), frame)
         self._log_spent()
         rounds = {r.name: [float(f"{x:.4g}") for x in r.cost.rounds] for r in evaluation.results if r.cost is not None}
         if any(rounds.values()):
