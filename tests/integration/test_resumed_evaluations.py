@@ -41,7 +41,10 @@ def points(run_id):
     return {key: len(client.get_metric_history(run_id, key)) for key in client.get_run(run_id).data.metrics}
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["in its run", "in another run"])
+@pytest.mark.parametrize(
+    "inside",
+    [pytest.param(True, id="in its run"), pytest.param(False, id="in another run", marks=pytest.mark.sweep)],
+)
 def test_it_goes_on_in_its_run(store, broken_off, inside, monkeypatch):
     uri, run_id = broken_off
     client, explained = MlflowClient(), []
