@@ -100,7 +100,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Every attribution, plots, a report and a leaderboard are logged to a run.
     """
-    from attriflow.tracking.evaluate import evaluate as run
+    from attriflow.tracking.command import evaluate as run
 
     found = run(
         options.model,

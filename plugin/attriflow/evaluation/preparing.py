@@ -19,6 +19,7 @@ from attriflow.evaluation.results import StepScores
 from attriflow.evaluation.work import Work
 from attriflow.models.contrast import add_foil
 from attriflow.registry import step_functions
+from attriflow.texts.target_spans import with_spans
 from attriflow.types import Example
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Prepared:
 
     @property
     def n_tokens(self) -> int:
-        """Explained tokens in the data set."""
-        return sum(e.n_steps for e in self.examples)
+        """Explained tokens in the data set, alone or in spans."""
+        return sum(e.n_tokens for e in self.examples)
 
     def _prepare(self) -> None:
         """Tokenise or generate; a row that cannot be explained is left out of `data` and noted there."""
@@ -61,6 +62,8 @@ class Prepared:
         wrong: dict[int, str] = {}
         for i, example in enumerate(examples):
             try:
+                if config.target_spans is not None:
+                    example = with_spans(example, config.target_spans, config.span_value)
                 found = self._with_foil(i, example)
                 self.rationales.append(self._match_rationale(i, found))
                 self.examples.append(found)

@@ -160,7 +160,7 @@ class VariantScorer:
             return True
         removable, position = self._layout(index)
         step = self.examples[index].n_steps - 1 if variant.step is None else variant.step
-        return gone == int((removable & (position < self.examples[index].start + step)).sum())
+        return gone == int((removable & (position < self.examples[index].positions(step)[1] - 1)).sum())
 
     def _canonical(self, index: int, variant: Variant) -> tuple[Key, Variant]:
         removable, position = self._layout(index)
@@ -173,7 +173,7 @@ class VariantScorer:
         keep[~removable] = 1
         if variant.step is not None:
             # what lies beyond a step's prefix is cut anyway
-            keep[position >= self.examples[index].start + variant.step] = 1
+            keep[position >= self.examples[index].positions(variant.step)[1] - 1] = 1
         draw = variant.draw if soft else 0
         code = keep.tobytes() if soft else np.packbits(keep).tobytes()
         key = (index, -1 if variant.step is None else variant.step, variant.how, draw, code)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from attriflow.engine.job import of_a_span
 from attriflow.errors import reason_of
 from attriflow.evaluation.chance import RANDOM_TOKENS, chance, curved
 from attriflow.evaluation.changes import target_function
@@ -195,7 +196,10 @@ class Evaluation(Prepared):
         parts = [metrics.info(n) for n in config.metrics]
         reexplainer = None
         if any("reexplain" in part.meta["needs"] for part in parts):
-            other_target, reason = target_function(config.attributed_fn, config.attributed_fn_args)
+            arguments = config.attributed_fn_args
+            if config.target_spans is not None:
+                arguments = of_a_span(config.attributed_fn, arguments, config.span_value)
+            other_target, reason = target_function(config.attributed_fn, arguments)
             reexplainer = Reexplainer(
                 self.model,
                 self.examples,
@@ -400,7 +404,7 @@ class Evaluation(Prepared):
             attributions, cost = measure(
                 lambda: self._explain(method, examples),
                 lambda: self.model.teacher_forced(examples, batch_size=config.explicit_batch_size),
-                n_tokens=sum(e.n_steps for e in examples),
+                n_tokens=sum(e.n_tokens for e in examples),
                 places=self.model.wrapped.devices,
                 throughput=config.throughput,
                 warm_up=None if number or method in self._tried else warm_up,

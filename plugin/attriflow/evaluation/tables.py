@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attriflow.engine.job import step_tokens
 from attriflow.evaluation.results import ExampleValues, MethodResult, StepScores
 from attriflow.registry import PartInfo, metrics
 from attriflow.statistics import ranking
@@ -179,11 +180,11 @@ def scores_table(results: Iterable[MethodResult], examples: Sequence[Example]) -
 
     Metrics that give one number for a whole explanation have no step and no token.
     """
-    rows = _Rows()
+    rows = _Rows(examples)
     values, skipped = array("d"), list[str | None]()
     for method, metric, i, found in each_value(results):
         for step, value in enumerate(found.values):
-            rows.add(i, step if found.per_step else None, examples[i], method, metric)
+            rows.add(i, step if found.per_step else None, method, metric)
             values.append(math.nan if value is None else value)
             skipped.append(found.skipped.get(step))
     return rows.frame(SCORE_COLUMNS, value=values, skipped=skipped)
@@ -191,11 +192,11 @@ def scores_table(results: Iterable[MethodResult], examples: Sequence[Example]) -
 
 def curves_table(values: Iterable[Valued], examples: Sequence[Example]) -> pd.DataFrame:
     """The curves behind areas (and cascades), one row per example, step, method, metric and point."""
-    rows, x, y = _Rows(), array("d"), array("d")
+    rows, x, y = _Rows(examples), array("d"), array("d")
     for method, metric, i, found in values:
         for step, curve in found.curves.items():
             for point in curve:
-                rows.add(i, step if found.per_step else None, examples[i], method, metric)
+                rows.add(i, step if found.per_step else None, method, metric)
                 x.append(point[0])
                 y.append(point[1])
     return rows.frame(CURVE_COLUMNS, x=x, y=y)
@@ -204,14 +205,15 @@ def curves_table(values: Iterable[Valued], examples: Sequence[Example]) -> pd.Da
 class _Rows:
     """The first columns of tables that may have millions of rows: numbers without objects, texts that are shared."""
 
-    def __init__(self) -> None:
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._names = _names(examples)
         self.example, self.step = array("q"), list[int | None]()
         self.token, self.method, self.metric = list[str | None](), list[str](), list[str]()
 
-    def add(self, i: int, step: int | None, example: Example, method: str, metric: str) -> None:
+    def add(self, i: int, step: int | None, method: str, metric: str) -> None:
         self.example.append(i)
         self.step.append(step)
-        self.token.append(None if step is None else _token(example, step))
+        self.token.append(None if step is None else self._names[i][step])
         self.method.append(method)
         self.metric.append(metric)
 
@@ -230,16 +232,18 @@ class _Rows:
         return pd.DataFrame({**columns, **arrays}, columns=list(names))
 
 
-def _token(example: Example, step: int) -> str:
-    return example.target[example.start + step].text
+def _names(examples: Sequence[Example]) -> list[list[str]]:
+    """What each step of each example is called: the text of its token, or of its span."""
+    return [[token.text for token in step_tokens(example)] for example in examples]
 
 
 def step_scores_table(step_scores: Iterable[StepScores], examples: Sequence[Example]) -> pd.DataFrame:
     """One row per example, step and step function."""
     import pandas as pd
 
+    texts = _names(examples)
     rows = [
-        (i, step, _token(examples[i], step), scores.name, value, scores.unit)
+        (i, step, texts[i][step], scores.name, value, scores.unit)
         for scores in step_scores
         for i, values in enumerate(scores.values)
         for step, value in enumerate(values)

@@ -53,6 +53,8 @@ def record(
     model_id: str | None = None,
     names: Mapping[str, str] | None = None,
     prefix: str = "",
+    *,
+    returned: bool = False,
     resume: bool = False,
 ) -> EvaluationResult:
     """Evaluate and log to a run, result by result.
@@ -62,22 +64,25 @@ def record(
         data: The rows.
         config: Checked settings.
         run_id: The run to log to.
-        model_id: The logged model's id, when MLflow knows it.
-        names: Names of "model" and "data" for the report.
+        model_id: The logged model's id.
+        names: Names of "model" and "data" for the report, and what the model is "registered" as.
         prefix: Opens the names of the run's metrics, and names the folder of the evaluation.
+        returned: Whether MLflow logs the metrics that are returned, see `Recorder`.
         resume: Go on with the evaluation that an earlier process began in this run.
     """
-    return Recorder(Evaluation(model, data, config), run_id, model_id, names, prefix, resume).record()
+    evaluation = Evaluation(model, data, config)
+    return Recorder(evaluation, run_id, model_id, names, prefix, returned=returned, resume=resume).record()
 
 
 class Recorder:
     """Logs the events of an evaluation.
 
-    Who logs the parent run's metrics: if MLflow knows the model's id, it logs whatever metrics an evaluator returns,
-    to the run and to the model, once all evaluators are done. Logging them here as well would give every metric a
-    second point, and points cannot be deleted. So with a model id they are returned and left to MLflow; without one
-    they are logged here at once. Either way each method's nested run gets its metrics the moment they exist, and if
-    the evaluation is broken off, MLflow will not log anything, so what is known by then is logged here.
+    Who logs the parent run's metrics: if MLflow finds the model's id in the URI, it logs whatever metrics an evaluator
+    returns, to the run and to the model, once all evaluators are done. Logging them here as well would give every
+    metric a second point, and points cannot be deleted. So then they are returned and left to MLflow; else
+    (models:/NAME@ALIAS, runs:/, models that nobody logged) they are logged here at once, to the run and to a model
+    whose id is known. Either way each method's nested run gets its metrics the moment they exist, and if the evaluation
+    is broken off, MLflow will not log anything, so what is known by then is logged here.
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class Recorder:
         model_id: str | None = None,
         names: Mapping[str, str] | None = None,
         prefix: str = "",
+        *,
+        returned: bool = False,
         resume: bool = False,
     ) -> None:
         self.evaluation, self.config = evaluation, evaluation.config
@@ -112,7 +119,7 @@ class Recorder:
         self.known = set(found.data.metrics) if self.resume else set[str]()
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
-        self.mlflow_logs_metrics = model_id is not None
+        self.mlflow_logs_metrics = returned
         self.metrics: dict[str, float] = {}
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
@@ -133,7 +140,7 @@ class Recorder:
                 self._log_event(event)
             self._log_all()
             if self.keeper.gone and self.mlflow_logs_metrics:
-                self.run.metrics(self.metrics)
+                self.run.metrics(self.metrics, self.model_id)
             self.run.tags({ENDED: "yes"})
         except BaseException as error:
             self._save_what_is_known(error)
@@ -184,7 +191,7 @@ class Recorder:
         named = {key_of(f"{self.place.prefix}{k}"): float(v) for k, v in values.items()}
         self.metrics |= named
         if not self.mlflow_logs_metrics:
-            self.run.metrics(named)
+            self.run.metrics(named, self.model_id)
 
     def _log_attributions(self, result: MethodResult) -> None:
         name, logged = key_of(result.name).replace("/", "_"), unit_of("logged explanations", result.name)
@@ -254,7 +261,7 @@ class Recorder:
         whole = RunLogger(self.run.run_id, keeper=self.keeper)
         facts: dict[str, Any] = {
             "settings": self.config.as_dict(),
-            **{what: self.names[what] for what in ("model", "data") if what in self.names},
+            **{what: self.names[what] for what in ("model", "registered", "data") if what in self.names},
             "versions": versions(PACKAGES),
         }
         try:
@@ -276,6 +283,8 @@ class Recorder:
 
     def _log_settings(self) -> None:
         model = self.evaluation.model
+        if self.model_id is not None and not self.mlflow_logs_metrics:
+            self.run.evaluates(self.model_id)
         conflicts = self.run.params({f"attriflow.{k}": v for k, v in self.config.as_dict().items()})
         if conflicts:
             _logger.warning("this run has other values already for the params %s; kept as tags", sorted(conflicts))
@@ -289,6 +298,7 @@ class Recorder:
                 "attriflow.model_name": self.names.get("model", model.name),
                 "attriflow.weights": weights_digest(model.model),
                 **({} if self.model_id is None else {"attriflow.model_id": self.model_id}),
+                **({"attriflow.registered_model": self.names["registered"]} if "registered" in self.names else {}),
                 "attriflow.seed": self.config.seed,
             }
         )
@@ -371,7 +381,7 @@ class Recorder:
         reason, status = stopping.why(error), stopping.status_of(error)
         steps: list[Callable[[], object]] = [partial(self.run.tags, {"attriflow.stopped": reason})]
         if self.mlflow_logs_metrics:
-            steps.append(partial(self.run.metrics, self.metrics))
+            steps.append(partial(self.run.metrics, self.metrics, self.model_id))
         for result in self.evaluation.results:
             if result.name not in self._finished:
                 result.status, result.reason, result.values = "failed", reason, {}

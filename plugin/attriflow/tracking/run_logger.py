@@ -109,10 +109,15 @@ class RunLogger:
         """End the run."""
         self.keeper.send(do="finish", run=self.run_id, status=status)
 
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Log metrics, one point each, to the run only."""
+    def metrics(self, values: Mapping[str, float], model_id: str | None = None) -> None:
+        """Log metrics, one point each, to the run, and to a logged model."""
         named = {key_of(k): float(v) for k, v in values.items()}
-        self.keeper.send(do="metrics", run=self.run_id, values=named, time=int(time.time() * 1000))
+        link = {} if model_id is None else {"model_id": model_id}
+        self.keeper.send(do="metrics", run=self.run_id, values=named, time=int(time.time() * 1000), **link)
+
+    def evaluates(self, model_id: str) -> None:
+        """Make it known that the run is about a logged model."""
+        self.keeper.send(do="model", run=self.run_id, model_id=model_id)
 
     def params(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Log params and return those that the run already has with another value, which MLflow cannot change."""

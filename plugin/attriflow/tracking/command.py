@@ -56,10 +56,11 @@ def evaluate(
     from attriflow.tracking.run_logger import new_run
 
     with quiet(), new_run(tracking_uri, experiment, resume) as run:
+        from attriflow.tracking.lineage import dataset_of
+
         result = mlflow.models.evaluate(
             model_uri(model) if resume is None else resumed_uri(model, resume),
-            frame,
-            targets=targets,
+            dataset_of(frame, data, split, dataset_config, targets),
             model_type="text-attribution",
             evaluators="attriflow",
             evaluator_config={**config, **({} if resume is None else {"resume": resume})},
@@ -68,15 +69,22 @@ def evaluate(
 
 
 def model_uri(model: str) -> str:
-    """An MLflow URI as it is; anything else is logged first, so that the run says what was evaluated."""
+    """An MLflow URI as it is; anything else is logged, once per experiment, so that the run says what was evaluated."""
     from attriflow.models.loading import is_mlflow_uri
 
     if is_mlflow_uri(model):
         return model
+    import mlflow
+
     from attriflow.model import load_model
+    from attriflow.tracking.lineage import CONTENT, content_of, logged_before
     from attriflow.tracking.log_model import log_model
 
-    return log_model(load_model(model, device="cpu"), name=_logged_name(model)).model_uri
+    content, active = content_of(model), mlflow.active_run()
+    if content and active is not None and (known := logged_before(active.info.experiment_id, content)):
+        return known
+    tags = {CONTENT: content} if content else None
+    return log_model(load_model(model, device="cpu"), name=_logged_name(model), tags=tags).model_uri
 
 
 def resumed_uri(model: str, run_id: str) -> str:
