@@ -26,7 +26,7 @@ def evaluate(rows: int, folder: Path) -> dict[str, float]:
     import pandas as pd
     import torch
 
-    from attriflow.tracking.evaluate import evaluate as run
+    from attriflow.tracking.command import evaluate as run
 
     torch.set_num_threads(1)
     data = folder / "rows.csv"
