@@ -1,4 +1,4 @@
-"""Peak memory of an evaluation of many rows, everything that it logs included. A number of docs/evaluation.md.
+"""Peak memory of an evaluation of many rows, everything that it logs included.
 
 python benchmarks/evaluation_memory.py 10000    # rows, 5 cheap methods, 6 metrics; prints seconds and the peak
 
