@@ -115,7 +115,9 @@ class Recorder:
                 f"run {run_id} has this evaluation already (same model, rows and settings): its metrics would be there "
                 "twice. Take its results from there, evaluate in another run, or give it another 'metric_prefix'"
             )
-        self.work = evaluation.work = opened(evaluation, self.names.get("model", ""), found, self.place, ours)
+        self._open = partial(opened, evaluation, self.names.get("model", ""), found, self.place, ours)
+        if ours is not None:  # what differs is told before anything is replaced
+            self.work = evaluation.work = self._open()
         self.resume = self.keeper.resumed = resume and bool(self.place.prefix or not self.place.others)
         self.known = set(found.data.metrics) if self.resume else set[str]()
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
@@ -134,7 +136,7 @@ class Recorder:
             self._log_place()
             self._log_settings()
         except BaseException:
-            self.work.close()
+            self.evaluation.work.close()
             self.keeper.close()
             raise
         try:
@@ -277,6 +279,8 @@ class Recorder:
             raise InputError(
                 f"cannot log files to run {self.run.run_id}: {reason_of(error)}. Nothing has been computed"
             ) from error
+        if not self.evaluation.work.lasting:
+            self.work = self.evaluation.work = self._open()
         if not place.again:
             whole.tags(dict([place.claim]) | {"attriflow.device": str(self.evaluation.model.device)})
         prefix = {"attriflow.metric_prefix": place.prefix} if place.prefix else {}
