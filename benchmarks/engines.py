@@ -98,9 +98,8 @@ def compare(rows: int, rounds: int) -> None:
     one, *others = [run.results for engine, each in runs.items() if "2 threads" not in engine for run in each]
     same = all(results == one for results in others)
     print(f"{rows} rows in units of {ROWS}, {rounds} rounds; the same bytes from all with one thread each: {same}")
-    print(
-        "| engine (workers) | rows/s | against the first | in the work | start (s) |\n| --- | ---: | ---: | ---: | ---: |"
-    )
+    print("| engine (workers) | rows/s | against the first | in the work | start (s) |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for engine, workers in ENGINES.items():
         each = runs[engine]
         speed = [run.units * ROWS / run.wall for run in each]

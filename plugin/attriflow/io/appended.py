@@ -59,17 +59,32 @@ class Appended:
 
     def begin(self, *others: Path) -> None:
         """Lock the file, clear up after killed processes (of `others`, too) and cut off what does not count."""
+        self.lock(*others)
+        self.start()
+
+    def lock(self, *others: Path) -> None:
+        """The first half of `begin`: nothing that was written is touched."""
         with told(self.part):
             self.part.parent.mkdir(parents=True, exist_ok=True)
             self._lock()
         for path in (*others, self.part, self.state):
             clear(path)
+
+    def start(self) -> None:
+        """The second half of `begin`."""
         found = self._file.seek(0, os.SEEK_END)
         if found < self.size:
             raise InputError(f"{self.part} is damaged: {found} bytes, where {self.state.name} says {self.size}")
         self._write_state()
         self._file.truncate(self.size)
         self._file.seek(self.size)
+
+    def is_there(self) -> bool:
+        """Whether the locked file still has its name: who finishes takes it away."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.part.stat())
+        except FileNotFoundError:
+            return False
 
     def append(self, data: bytes, **more: int) -> None:
         """Write a block; it is safe when this returns. `more`: by how much the counts grow."""

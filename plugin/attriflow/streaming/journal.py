@@ -61,7 +61,7 @@ class Journal(Appended):
         Raises:
             InputError: What is there was made from other data or with other options, is damaged, or is in use.
         """
-        before = self.read_state()
+        before, existed = self.read_state(), self.target.exists()
         begun = before is not None and before["rows"] > 0  # a run that failed before its first row is none
         if before is not None and begun and resume:
             self.go_on(before, self.target)
@@ -70,7 +70,7 @@ class Journal(Appended):
                 f"{self.part} is from a run that was interrupted: pass --resume to go on with it, or --overwrite to "
                 "begin anew"
             )
-        there = resume and self.target.exists()
+        there = resume and existed
         if there and finished(self.target) == self.run:
             if not (begun and self.part.exists()):
                 self.state.unlink(missing_ok=True)  # killed between the last two steps of `finish`
@@ -83,7 +83,11 @@ class Journal(Appended):
         check_outputs([self.part, self.state], overwrite=True)
         if before is None and self.part.exists() and self.part.stat().st_size:
             raise InputError(f"{self.part} is in the way, and not from a run of attriflow: choose another output")
-        self.begin(self.target)
+        self.lock(self.target)
+        if self._overtaken(before, existed):
+            self.counts, self.size = dict.fromkeys(self.counts, 0), 0
+            return self.open(resume, finished)
+        self.start()
         return True
 
     def commit(self, block: Sequence[str], rows: int, failed: int) -> None:
@@ -105,8 +109,8 @@ class Journal(Appended):
                 put(self.part, self.target, overwrite=self.overwrite)
         else:
             write(self.records(), self.target, self.run, overwrite=self.overwrite)
-            self.part.unlink()
-        self.state.unlink()
+            self.part.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)  # a process that came to resume may have taken it away
 
     def __enter__(self) -> Journal:
         return self
@@ -117,6 +121,20 @@ class Journal(Appended):
         if kind is not None and not self.rows:  # nothing that the corrected command would have to go on with
             self.remove()
         self.close()
+
+    def _overtaken(self, before: Mapping[str, Any] | None, existed: bool) -> bool:
+        """Whether another process went on, or finished, between a look and the lock; then the lock is given up.
+
+        Args:
+            before: The state as it was read.
+            existed: Whether the finished file was there.
+        """
+        if self.is_there() and (self.read_state(), self.target.exists()) == (before, existed):
+            return False
+        if self.is_there() and not self.part.stat().st_size:
+            self.part.unlink()  # made by the lock, where the other process had taken it away
+        self.close()
+        return True
 
 
 def _settings_of(path: Path) -> Mapping[str, Any] | None:

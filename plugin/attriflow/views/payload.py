@@ -177,6 +177,7 @@ def _first_steps(attribution: Attribution, steps: int) -> Attribution:
         targets=attribution.targets[:steps],
         norms=None,
         step_scores={name: values[:steps] for name, values in attribution.step_scores.items()},
+        spans=None if attribution.spans is None else attribution.spans[:steps],
     )
 
 
