@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import InputError
-from attriflow.types import Attribution, MetricValues, Perturbation, Rescore, Variant
+from attriflow.types import Attribution, Infill, MetricValues, Perturbation, Rescore, Variant
 from attriflow_metrics._steps import NO_INPUT, Step, removable, select
 
-How = Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token"] | int
+How = Literal["delete", "mask", Infill, "baseline", "unk", "pad", "eos", "bos", "mask_token"] | int
 """What removing a token may mean, see `Rescore`."""
 MODEL_NAN = "the model's score is NaN"
 TOO_SMALL = "the span is too improbable for a number; of span_value='mean', probabilities are those of a token"

@@ -60,6 +60,14 @@ class AttributionOutput(ShownAttributions, Sequence[Attribution]):
             raise InputError(f"outputs are compared one to one: {len(self)} and {len(others)} attributions")
         return AttributionOutput(a - b for a, b in zip(self, others, strict=True))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the attributions are equal (see `Attribution`)."""
+        return self.attributions == other.attributions if isinstance(other, AttributionOutput) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Of the attributions."""
+        return hash(self.attributions)
+
     def __repr__(self) -> str:
         """Method, number of examples, shapes."""
         shapes = ", ".join(str(tuple(a.scores.shape)) for a in self.attributions[:4])

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from attriflow.doors import ShownAttributions, opened
-from attriflow.errors import InputError
+from attriflow.errors import InputError, changed_by
+from attriflow.kernels.equality import same
+
+_COSTS = ("batch_size", "seconds", "forward_rows", "forward_calls", "backward_rows")
 
 Segment = Literal["source", "prompt", "generated"]
 SpanValue = Literal["sum", "mean"]
-Perturbation = (
-    Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"]
-    | int
-)
+Infill = Literal["infill", "infill_model", "masked_lm"]
+Perturbation = Literal["delete", "mask", Infill, "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"] | int
 """What removing a token means, see `Rescore`."""
 
 
+@changed_by("dataclasses.replace(token, {name}=...)")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
     """A token of a sequence.
@@ -136,7 +138,30 @@ class Example:
 
 
 class Passes(Protocol):
-    """Further passes over the input of a `Forward`, read at the same steps."""
+    """The input of a `Forward` and further passes over it, read at the same steps.
+
+    A row is an example of the batch, or a changed version of one.
+    """
+
+    def ids(self, block: str = "target") -> Tensor:
+        """Token ids, `[row, position]`, padded on the right; of the target all but the last, which is never read."""
+        ...
+
+    def embeddings(self, block: str = "target") -> Tensor:
+        """Input embeddings as the model read them, `[row, position, width]`."""
+        ...
+
+    def positions(self) -> Tensor:
+        """The decoder position that each step is read at, `[row, step]`: the last token of its prefix."""
+        ...
+
+    def hidden_states(self) -> Sequence[Tensor]:
+        """States at the steps before the first decoder layer and after each, `[row, step, width]`; one more pass."""
+        ...
+
+    def again(self, **changes: Tensor) -> Forward:
+        """One more pass with other ids, embeddings or masks (`target_ids`, `source_embeds`, ...) in their places."""
+        ...
 
     def dropout(self, n: int) -> Sequence[Forward]:
         """`n` passes with dropout, seeded; a warning when the model has none."""
@@ -197,8 +222,9 @@ class Rescore(Protocol):
             how: "delete" the token (later tokens move up); "mask" it out of attention (positions kept); replace it by
                 the tokenizer's "unk", "pad", "eos", "bos" or "mask_token" or by the token with an id ("baseline" is
                 "unk", and what stands in for it, as in methods); "infill" it: the mean probability over 4 draws from
-                the tokens of all examples, or for "infill_model" from what the model expects there after the tokens
-                before it; or "soft": zero each element of its embedding by chance.
+                the tokens of all examples, for "infill_model" from what the model expects there after the tokens
+                before it, for "masked_lm" from what a masked language model expects in its place (see
+                `attriflow.use_masked_lm`); or "soft": zero each element of its embedding by chance.
             draw: Number of the draw of "soft"; the same one uses the same random numbers for all inputs and methods.
 
         Returns:
@@ -225,6 +251,7 @@ class Reexplain(Protocol):
         ...
 
 
+@changed_by("dataclasses.replace(provenance, {name}=...)")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """How an attribution came to be; enough to make it again.
@@ -271,9 +298,12 @@ class Provenance:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
+@changed_by("attribution.replace({name}=...)")
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attribution(ShownAttributions):
     """The explanation of one generated sequence by one method.
+
+    Two are equal when their tokens, scores (NaN equals NaN) and provenance are, apart from what they cost.
 
     Attributes:
         scores: `[step, input, ...]`; NaN where the input is not visible to the step, 0 where it has no effect.
@@ -335,6 +365,16 @@ class Attribution(ShownAttributions):
                     f"sequence score '{name}' has shape {shape}, expected [token, token"
                     f"{''.join(f', {axis}' for axis in self.axes[2:])}]"
                 )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether everything but the cost is equal."""
+        if not isinstance(other, Attribution):
+            return NotImplemented
+        return same(self, other, leave_out=_COSTS)
+
+    def __hash__(self) -> int:
+        """Of the tokens and texts."""
+        return hash((self.inputs, self.targets, self.input_text, self.target_text))
 
     @property
     def visible(self) -> Tensor:

@@ -50,7 +50,14 @@ def test_context_reliance(tmp_path):
 
 def test_planted_evidence(tmp_path):
     printed = run(
-        tmp_path, "planted_evidence.py", "--examples", "6", "--methods", "deeplift,random", "--out", "table.md"
+        tmp_path,
+        "planted_evidence.py",
+        "--examples",
+        "6",
+        "--methods",
+        "deeplift,random,input_x_gradient.norm",
+        "--out",
+        "table.md",
     )
     rows = {
         line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("| `")
@@ -58,6 +65,13 @@ def test_planted_evidence(tmp_path):
     assert [float(cell.split()[0]) for cell in rows["`deeplift`"]] == [1.0] * 5
     assert all(float(cell.split()[0]) < 0.5 for cell in rows["`random`"])
     assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
+
+
+def test_planted_hops(tmp_path):
+    printed = run(tmp_path, "planted_hops.py", "--examples", "2", "--methods", "occlusion")
+    (row,) = (line for line in printed.splitlines() if line.startswith("| `"))
+    cells = [tuple(map(float, cell.split("→"))) for cell in row.split("|")[2:-1]]
+    assert all(hopped == 1 > direct for direct, hopped in cells[:-1]) and cells[-1] == (1, 1)
 
 
 @pytest.mark.sweep  # tests/integration/test_bad_explainers.py looks at more of it

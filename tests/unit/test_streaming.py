@@ -295,6 +295,40 @@ class TestResume:
         with pytest.raises(InputError, match="another process is writing"):
             run(data, interrupted, resume=True, on_window=lambda _: run(data, interrupted, resume=True))
 
+    @pytest.mark.parametrize("begun", [True, False])
+    def test_another_process_finishes_before_the_lock(self, begun, interrupted, data, tmp_path, monkeypatch):
+        out = interrupted
+        if not begun:
+            for name in ("out.jsonl.part", "out.jsonl.state"):
+                (tmp_path / name).unlink()
+        lock = Journal._lock
+
+        def late(journal):
+            monkeypatch.setattr(Journal, "_lock", lock)
+            run(data, out, resume=True)
+            lock(journal)
+
+        monkeypatch.setattr(Journal, "_lock", late)
+        summary = run(data, out, resume=True, on_window=lambda _: pytest.fail("did it again"))
+        assert summary.finished_before and summary.resumed == 40 and len(io.load(out)) == 37
+        monkeypatch.setattr(Journal, "_lock", late)
+        with pytest.raises(InputError, match="exists already"):
+            run(data, out := tmp_path / "third.jsonl", on_window=lambda _: pytest.fail("did it again"))
+        assert left(tmp_path) == ["data.csv", "out.jsonl", "third.jsonl"]
+
+    def test_another_process_looks_while_one_finishes(self, data, tmp_path, monkeypatch):
+        out, unlink, found = tmp_path / "out.jsonl", Path.unlink, []
+
+        def slow(path, *arguments, **options):
+            if path.name == "out.jsonl.state" and not found:
+                found.append(None)
+                found[0] = run(data, out, resume=True)
+            unlink(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "unlink", slow)
+        assert not run(data, out).finished_before and found[0].finished_before
+        assert left(tmp_path) == ["data.csv", "out.jsonl"]
+
     def test_finished(self, data, tmp_path):
         for suffix in SUFFIXES:
             out = tmp_path / f"out{suffix}"

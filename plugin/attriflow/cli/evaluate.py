@@ -60,6 +60,9 @@ class EvaluateOptions(RowsOptions):
         None
     )
     metric_options: Annotated[dict[str, Any] | None, json_option("Metric -> options", panel=_PARTS)] = None
+    masked_lm: Annotated[
+        str | None, option("Masked language model that 'masked_lm' draws from.", "--masked-lm", panel=_PARTS)
+    ] = None
     attribute_target: Annotated[
         bool,
         option(

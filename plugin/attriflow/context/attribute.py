@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attriflow.aggregation._pipeline import unnormalized
 from attriflow.context.prepare import Pair, prepare
 from attriflow.context.result import ContextAttribution, ContextCues, ContextOutput, cues_of
 from attriflow.context.selection import select, threshold
@@ -194,7 +195,8 @@ def _cues(
             contrast_force_inputs=forced,
             **dict(settings.attribution_kwargs),
         )
-        reduced = AttributionOutput(attributions).aggregate(settings.aggregators, **settings.aggregator_options)
+        options = settings.aggregator_options
+        reduced = AttributionOutput(attributions).aggregate(unnormalized(settings.aggregators, options), **options)
         if show is not None:
             show(reduced)
         for (i, ks), attribution in zip(group, reduced, strict=True):

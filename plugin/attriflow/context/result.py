@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from attriflow.context.selection import select, threshold
 from attriflow.datasets.limits import whole_json
 from attriflow.doors import ShownContext
-from attriflow.errors import InputError, reason_of
+from attriflow.errors import InputError, changed_by, reason_of
 from attriflow.io import write_content
 from attriflow.kernels.annotations import check_value, hints_of
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT = "attriflow.context/1"
 
 
+@changed_by("dataclasses.replace(cues, {name}=...)")
 @dataclass(frozen=True, kw_only=True)
 class ContextCues:
     """Scores of the context of one sensitive token (contextual cues imputation, CCI).
@@ -47,6 +48,7 @@ class ContextCues:
     output_cues: list[int] = field(default_factory=list)
 
 
+@changed_by("dataclasses.replace(attribution, {name}=...)")
 @dataclass(frozen=True, kw_only=True)
 class ContextAttribution(ShownContext):
     """Context reliance of one text.
@@ -117,6 +119,14 @@ class ContextOutput(ShownContext, Sequence[ContextAttribution]):
     def __iter__(self) -> Iterator[ContextAttribution]:
         """Results in order."""
         return iter(self.items)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the results are equal."""
+        return self.items == other.items if isinstance(other, ContextOutput) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Of the texts."""
+        return hash(tuple((item.input_current, item.output_current) for item in self))
 
     def __repr__(self) -> str:
         """How many tokens are sensitive."""

@@ -55,6 +55,8 @@ class EvaluationConfig:
         attributed_fn: Step function whose value is explained, or a callable.
         attributed_fn_args: Its options.
         method_options, step_function_options, metric_options: Name -> options.
+        masked_lm: Folder or Hugging Face name of the masked language model that the perturbation and the baseline
+            "masked_lm" draw from, see `attriflow.use_masked_lm`.
         generation_args: Arguments of `model.generate`, for data without targets.
         target_spans: Explain spans of the targets, each as one step: "all", "sentence", "turn", "answer", ranges or a
             pattern (see `attriflow.texts.target_spans.find_spans`), the same for all rows; None: tokens.
@@ -92,6 +94,7 @@ class EvaluationConfig:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     step_function_options: Mapping[str, Any] = field(default_factory=dict)
     metric_options: Mapping[str, Any] = field(default_factory=dict)
+    masked_lm: str | None = None
     generation_args: Mapping[str, Any] = field(default_factory=dict)
     target_spans: Any = None
     span_value: SpanValue = "sum"

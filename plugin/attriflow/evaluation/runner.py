@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from attriflow.engine.job import of_a_span
+from attriflow.engine.masked import use_masked_lm
 from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.chance import chance
 from attriflow.evaluation.changes import target_function
@@ -158,6 +159,8 @@ class Evaluation:
     def _prepare(self) -> None:
         """Tokenise or generate; a row that cannot be explained is left out of `data` and noted there."""
         config = self.config
+        if config.masked_lm is not None:
+            use_masked_lm(self.model, config.masked_lm)
         examples, self.data = encoded(
             self.model,
             self.data,

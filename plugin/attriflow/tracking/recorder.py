@@ -29,7 +29,7 @@ from attriflow.tracking.artifacts import AttributionsArtifact
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
-from attriflow.tracking.places import EVALUATIONS, IDENTITY, choose, identity_of
+from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
 from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
@@ -92,7 +92,12 @@ class Recorder:
         if self.keeper.remote:
             experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
             self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
-        self.place = choose(found.data.tags, prefix, self.identity)
+        self.place = claim(client, self.keeper.ask, run_id, prefix, self.identity)
+        if self.place.ended:
+            raise InputError(
+                f"run {run_id} has this evaluation already (same model, rows and settings): its metrics would be there "
+                "twice. Take its results from there, evaluate in another run, or give it another 'metric_prefix'"
+            )
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
         self.mlflow_logs_metrics = model_id is not None
@@ -116,6 +121,7 @@ class Recorder:
             self._log_all()
             if self.keeper.gone and self.mlflow_logs_metrics:
                 self.run.metrics(self.metrics)
+            self.run.tags({ENDED: "yes"})
         except BaseException as error:
             self._save_what_is_known(error)
             raise
@@ -203,15 +209,14 @@ class Recorder:
         place, others = self.place, ", ".join(f or "the first one" for f in self.place.others)
         if place.again:
             _logger.warning(
-                "the run has this evaluation already (same model, rows and settings): its files are replaced, and its "
-                "metrics get another value"
+                "the run has this evaluation already (same model, rows and settings), but not to its end: its files "
+                "are replaced, its nested runs are taken up again"
             )
             self.run.untag(STALE)
         elif place.others:
             apart = "" if place.prefix else "; its metrics go by the same names: metric_prefix tells them apart"
             _logger.warning("the run has evaluations already (%s): this one is in %s%s", others, place.folder, apart)
         whole = RunLogger(self.run.run_id, keeper=self.keeper)
-        known = [*place.others, place.folder]
         facts: dict[str, Any] = {
             "settings": self.config.as_dict(),
             **{what: self.names[what] for what in ("model", "data") if what in self.names},
@@ -222,11 +227,13 @@ class Recorder:
         except AwayError:
             raise
         except Exception as error:
+            if not place.again:
+                whole.untag([place.claim[0]])
             raise InputError(
                 f"cannot log files to run {self.run.run_id}: {reason_of(error)}. Nothing has been computed"
             ) from error
         if not place.again:
-            whole.tags({EVALUATIONS: known, "attriflow.device": str(self.evaluation.model.device)})
+            whole.tags(dict([place.claim]) | {"attriflow.device": str(self.evaluation.model.device)})
         self.run.tags({IDENTITY: self.identity, **({"attriflow.metric_prefix": place.prefix} if place.prefix else {})})
 
     def _log_settings(self) -> None:
