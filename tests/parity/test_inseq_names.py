@@ -167,6 +167,16 @@ def test_readable_tokens_and_options_by_other_names(model):
     assert raw.source[1] == "ki" and raw.source[1] == 31 and raw.source[1] == TokenWithId("ki", 31)
 
 
+def test_context_in_its_layout():
+    """Inseq's JSON, back and forth, and its page."""
+    from attriflow.inseq.commands.attribute_context import AttributeContextOutput, visualize_attribute_context
+
+    recorded = json.loads((DATA / "context.json").read_text(encoding="utf-8"))
+    found = AttributeContextOutput.from_dict(recorded)
+    assert found.to_dict() == recorded and found.info.has_input_context
+    assert "nakol" in visualize_attribute_context(found, show_viz=False, return_html=True)
+
+
 def test_made_by_hand():
     """A sequence needs no model: scores and tokens that somebody else made are aggregated and shown."""
     tokens = [TokenWithId(t, i) for i, t in enumerate(["Ġa", "Ġb", "Ġc"])]
