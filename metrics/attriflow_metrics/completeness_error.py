@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ FUNCTIONS: Mapping[str, Callable[[float], float]] = {
     "surprisal": lambda lp: -lp / math.log(2),
     "perplexity": lambda lp: math.exp(-lp),
 }
+ADDITIVE = ("probability", "crossentropy", "surprisal")
+"""Those that add up over a span; probabilities as their logarithms."""
 TOKENS: Mapping[str, How] = {
     "unk": "baseline", "pad": "pad", "eos": "eos", "bos": "bos", "mask": "mask_token",
 }  # fmt: skip
@@ -54,8 +57,10 @@ class CompletenessError(Removal):
 
     Skipped: "not applicable: ... does not promise completeness", "not applicable: the method's baseline is no single
     token", "not applicable: the method gives credit to tokens that metrics leave in place", "not applicable:
-    completeness is checked for probability, crossentropy, surprisal, perplexity" (another function was attributed), "no
-    input to remove", "scores are not finite", "the model's score is NaN".
+    completeness is checked for probability, crossentropy, surprisal, perplexity" (another function was attributed),
+    "not applicable: of spans, completeness is checked for the logarithm of probability, crossentropy, surprisal" (other
+    functions are not told by the probability of a span), "no input to remove", "scores are not finite", "the model's
+    score is NaN".
 
     Attributes:
         perturbation: What stands for the tokens, see `Rescore`; for "baseline" the token that the method was given as
@@ -63,6 +68,7 @@ class CompletenessError(Removal):
     """
 
     perturbation: How = "baseline"
+    in_nats: ClassVar[bool] = True
 
     def steps(self, attribution: Attribution) -> tuple[list[Step], dict[int, str]]:
         """All steps, where the explained function can be told from a log-probability."""
@@ -71,6 +77,8 @@ class CompletenessError(Removal):
             reason = f"{NOT_APPLICABLE}{attribution.provenance.method} does not promise completeness"
         elif self.perturbation == "baseline" and _baseline(attribution.provenance) is None:
             reason = f"{NOT_APPLICABLE}the method's baseline is no single token"
+        elif _function(attribution.provenance) is None and attribution.provenance.span_value:
+            reason = f"{NOT_APPLICABLE}of spans, completeness is checked for the logarithm of {', '.join(ADDITIVE)}"
         elif _function(attribution.provenance) is None:
             reason = f"{NOT_APPLICABLE}completeness is checked for {', '.join(FUNCTIONS)}"
         if reason:
@@ -138,4 +146,6 @@ def _function(provenance: Provenance) -> Callable[[float], float] | None:
     """What was attributed, as a function of the target's log-probability."""
     if provenance.attributed_fn == "probability" and provenance.attributed_fn_args.get("logprob"):
         return lambda lp: lp
+    if provenance.span_value and provenance.attributed_fn not in ADDITIVE[1:]:
+        return None
     return FUNCTIONS.get(provenance.attributed_fn)

@@ -106,6 +106,15 @@ class Example:
         return self.stop - self.start if self.spans is None else len(self.spans)
 
     @property
+    def n_tokens(self) -> int:
+        """Number of explained tokens, in spans or not."""
+        return self.stop - self.start if self.spans is None else sum(stop - first for first, stop in self.spans)
+
+    def positions(self, step: int) -> tuple[int, int]:
+        """Decoder positions `[first, stop)` of a step's tokens."""
+        return (self.start + step, self.start + step + 1) if self.spans is None else self.spans[step]
+
+    @property
     def prompt_length(self) -> int:
         """Decoder tokens that were given: the prompt, or the decoder start token."""
         if self.source:
@@ -223,7 +232,8 @@ class Rescore(Protocol):
             draw: Number of the draw of "soft"; the same one uses the same random numbers for all inputs and methods.
 
         Returns:
-            `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere).
+            `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere). Of a span: the sum of its tokens'
+            log-probabilities, each read after its own changed prefix, or their mean where that is its value.
         """
         ...
 
@@ -254,6 +264,7 @@ class Provenance:
     `backward_rows` (vector-Jacobian products of one sequence each) are this example's share of its batch.
     `foil` holds the token that each explained one was compared with, where there was a contrast, `foil_input` what
     preceded it in the contrastive input, where that was another text, and `foil_text` the whole contrastive target.
+    `span_value` is "sum" or "mean" where steps are spans.
     `baseline_ids` and `baseline_tokens` are the tokens that stood for absent ones; in `options` the baseline has the
     name of the token that was used, also where "unk" had to be another one.
     """
@@ -281,6 +292,7 @@ class Provenance:
     attribute_target: bool = False
     include_eos_baseline: bool = False
     contrast_force_inputs: bool = False
+    span_value: str = ""
     baseline_ids: tuple[int, ...] = ()
     baseline_tokens: tuple[str, ...] = ()
 
