@@ -225,6 +225,11 @@ class FeatureAttributionSequenceOutput:
         return show_token_attributions(self, aggregator=aggregator, do_aggregation=do_aggregation, **options)
 
     @property
+    def granular(self) -> bool:
+        """Whether the last axis is that of embeddings."""
+        return self._attribution is not None and self._attribution.axes[2:3] == ("embedding",)
+
+    @property
     def stop(self) -> int:
         """`attr_pos_end`."""
         return len(self.target) if self.attr_pos_end is None else self.attr_pos_end
