@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, default=6, help="examples that are explained again")
     parser.add_argument("--output", type=Path, default=Path("real-models-output"))
     options = parser.parse_args()
-    from attriflow.tracking.evaluate import evaluate
+    from attriflow.tracking.command import evaluate
 
     folder = build(options.model, options.output)
     data = rows(options.model, options.examples)

@@ -14,7 +14,7 @@ from attriflow_metrics._answer import WHOLE, Answer, answer_step
 from attriflow_metrics._changes import Ask
 from attriflow_metrics._steps import Step
 
-Unit = Literal["token", "word", "sentence", "segment", "turn"]
+Unit = Literal["token", "word", "sentence", "paragraph", "segment", "turn"]
 CONSTANT = "constant scores"
 ONE_SOURCE = "a single source has no order"
 
@@ -31,9 +31,9 @@ class FromSources(Answer):
     """Base of the metrics that ablate sources and read the log-probability of the whole response, in nats.
 
     Attributes:
-        unit: What a source is: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat). Its score
-            is the sum of its tokens' scores; their mean where the method scored units itself, whose tokens have the
-            score of all.
+        unit: What a source is: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn" (chats).
+            Its score is the sum of its tokens' scores; their mean where the method scored units itself, whose tokens
+            have the score of all.
     """
 
     unit: Unit = "token"

@@ -151,6 +151,10 @@ class Passes(Protocol):
         """Input embeddings as the model read them, `[row, position, width]`."""
         ...
 
+    def mask(self, block: str = "target") -> Tensor | None:
+        """1 = token, `[row, position]`; None where nothing is hidden."""
+        ...
+
     def positions(self) -> Tensor:
         """The decoder position that each step is read at, `[row, step]`: the last token of its prefix."""
         ...

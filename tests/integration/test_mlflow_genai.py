@@ -53,6 +53,25 @@ def evaluator_means(model, rows, method, metrics):
     return {name: [v.mean for v in values] for name, values in evaluation.results[0].values.items()}
 
 
+def test_one_line_and_a_model_that_others_may_use(model, rows, capfd):
+    hf, seen = model.model, []
+    before = {name: (id(p), p.requires_grad) for name, p in hf.named_parameters()}
+    scorer = genai.evidence(model, method="deeplift", metrics=["aopc_compr"])
+    for module in hf.modules():
+        module.register_forward_pre_hook(lambda *_: seen.append(1))
+    hooks = [(module, handle) for module in hf.modules() for handle in module._forward_pre_hooks.values()]
+    try:
+        for text, answer in zip(rows["input"], rows["target"], strict=True):
+            scorer(inputs={"question": text}, outputs=answer)
+    finally:
+        for module, _ in hooks:
+            module._forward_pre_hooks.clear()
+    assert not seen  # no pass goes through the user's modules
+    assert {name: (id(p), p.requires_grad) for name, p in hf.named_parameters()} == before
+    said = [line for line in capfd.readouterr().err.splitlines() if "explains" in line or "plan" in line]
+    assert said == ["deeplift: deeplift explains every output, judged by aopc_compr"]
+
+
 def test_generation_and_scores_end_to_end(model, rows, store):
     data = [
         {"inputs": {"question": text}, "expectations": {"rationale": spans}}

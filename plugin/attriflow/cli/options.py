@@ -318,8 +318,32 @@ class TextOptions(AttributeOptions):
     hops: Annotated[int, option("How often the credit of the reasoning is passed on.", min=0, panel=_METHOD)] = 1
 
 
+_WORKERS = "Workers"
+
+
 @dataclass(kw_only=True)
-class DatasetOptions(AttributeOptions):
+class WorkersOptions:
+    """Where the work is done."""
+
+    engine: Annotated[
+        str,
+        option(
+            "local (this process), processes (of this machine) or ray (a cluster; extra ray): the same result.",
+            panel=_WORKERS,
+        ),
+    ] = "local"
+    workers: Annotated[
+        int | None,
+        option("How many; by default one per GPU, or per core where there is none.", min=1, panel=_WORKERS),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        option("Of a running cluster, HOST:PORT; without it, one is started here.", panel=_WORKERS),
+    ] = None
+
+
+@dataclass(kw_only=True)
+class DatasetOptions(AttributeOptions, WorkersOptions):
     """Options of `attribute-dataset`."""
 
     dataset_name: Annotated[

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,41 @@ class VariantScorer:
 
     def release(self) -> None:
         """Forget the scores of changes that depend on an explanation."""
+        self._transient.clear()
+
+    def known(self, since: int = 0) -> dict[str, np.ndarray]:
+        """What is kept for all methods, but for the first `since` changes, as arrays; see `take`."""
+        new = list(self._shared.items())[since:]
+        if not new:
+            return {}
+        keys = [key for key, _ in new]
+        return {
+            "numbers": np.array([(index, step, draw, len(code)) for index, step, _, draw, code in keys]),
+            "how": np.frombuffer(json.dumps([key[2] for key in keys]).encode(), dtype=np.uint8),
+            "codes": np.frombuffer(b"".join(key[4] for key in keys), dtype=np.uint8),
+            "sizes": np.array([len(value) for _, value in new]),
+            "values": torch.cat([value for _, value in new]).numpy(),
+        }
+
+    def take(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep for all methods what `known` gave."""
+        if not arrays:
+            return
+        codes, begin = arrays["codes"].tobytes(), 0
+        hows = json.loads(arrays["how"].tobytes())
+        values = torch.from_numpy(arrays["values"]).split(arrays["sizes"].tolist())
+        for (index, step, draw, length), how, value in zip(arrays["numbers"].tolist(), hows, values, strict=True):
+            self._shared[index, step, how, draw, codes[begin : begin + length]] = value
+            begin += length
+
+    @property
+    def n_known(self) -> int:
+        """Number of changes that are kept for all methods."""
+        return len(self._shared)
+
+    def forget(self) -> None:
+        """Forget all scores."""
+        self._shared.clear()
         self._transient.clear()
 
     def _compute(self, requests: Iterable[tuple[int, Key, Variant]], shared: bool) -> None:

@@ -7,14 +7,18 @@ tokens.
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import AttriflowError, InputError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, evidence_in, reply_of
+from attriflow.evaluation.planning import say, unsaid
 from attriflow.evaluation.results import MethodResult
 from attriflow.evaluation.runner import Evaluation
+from attriflow.registry import metrics as registry
 from attriflow.texts.chats import Chat, of_cell
 
 if TYPE_CHECKING:
@@ -72,6 +76,7 @@ def evidence(
         AttriflowError: A name or option is wrong; nothing has been computed then.
     """
     scorer, feedback = _mlflow()
+    told = threading.Lock()
     settings = {
         "methods": [method],
         "metrics": [metrics] if isinstance(metrics, str) else list(metrics),
@@ -91,6 +96,7 @@ def evidence(
     if top < 0:
         raise InputError(f"top must be at least 0, not {top}")
     label = name or config.methods[0]
+    model = _apart(model, config)
 
     @scorer(name=label)
     def score(inputs: Any, outputs: Any, expectations: Any = None) -> list[Any]:
@@ -98,6 +104,8 @@ def evidence(
         found = expectations.get("rationale") if isinstance(expectations, Mapping) else None
         rationale = evidence_in(given, found, "expectations['rationale']")
         data = EvaluationData(inputs=(given,), targets=(generated,), rationales=(rationale,))
+        if told.acquire(blocking=False):  # never released: one line per scorer, not per row
+            say(f"{label}: {config.methods[0]} explains every output, judged by {', '.join(config.metrics)}")
         result = _evaluated(model, data, config)
         why = _strongest(result.attributions[0], top)
         return [_feedback(feedback, label, metric, result, why) for metric in config.metrics]
@@ -129,6 +137,26 @@ def _mlflow() -> tuple[Any, Any]:
     except ImportError as error:
         raise AttriflowError(f"this version of MLflow has no scorers for mlflow.genai: {error}") from error
     return scorer, Feedback
+
+
+def _apart(model: AttributionModel, config: EvaluationConfig) -> AttributionModel:
+    """The model with modules of its own, which share the weights.
+
+    Methods change modules while they run (hooks, attention, mode); a `predict_fn` that generates with the same model in
+    another thread knows of no lock. Metrics that explain again change weights, too: with them, the model is the same.
+    """
+    from attriflow.model import load_model
+
+    if any("reexplain" in registry.info(name).meta["needs"] for name in config.metrics):
+        return model
+    hf = model.model
+    shared = {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}
+    try:
+        own = load_model(copy.deepcopy(hf, shared), tokenizer=model.tokenizer)
+    except Exception:  # modules that cannot be copied
+        return model
+    own.wrapped.name, own.wrapped.revision = model.wrapped.name, model.wrapped.revision
+    return own
 
 
 def _given(inputs: Any, where: Text) -> str | Chat:
@@ -164,8 +192,9 @@ def _found(value: Any, where: Text, what: str) -> Any:
 
 def _evaluated(model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> MethodResult:
     evaluation = Evaluation(model, data, config)
-    for _ in evaluation.run():
-        pass
+    with unsaid():
+        for _ in evaluation.run():
+            pass
     (result,) = evaluation.results
     if not result.ok:
         raise AttriflowError(result.reason)
