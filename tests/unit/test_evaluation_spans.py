@@ -16,7 +16,7 @@ from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.rationale import parse_rationale
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.runner import Evaluation
-from attriflow.evaluation.tables import curves_table, scores_table, step_scores_table
+from attriflow.evaluation.tables import curves_table, each_value, scores_table, step_scores_table
 from attriflow.registry import metrics
 from attriflow.texts.target_spans import as_json, with_spans
 from attriflow_metrics.ferret import ferret_available
@@ -192,7 +192,7 @@ def test_evidence_step_scores_and_tables_of_spans(models):
     text = "the car is blue ."
     for table in (scores_table(spans.results, spans.examples), step_scores_table(spans.step_scores, spans.examples)):
         assert table.loc[table["example"] == 0, "token"].unique().tolist() == [text]
-    assert set(curves_table([spans.chance], spans.examples)["token"]) == {text, "blue"}
+    assert set(curves_table(each_value([spans.chance]), spans.examples)["token"]) == {text, "blue"}
 
 
 def test_evidence_per_word_is_that_of_the_words_of_a_span(models):
