@@ -111,7 +111,7 @@ def main() -> None:
     import attriflow
     import attriflow.cli.app
     import attriflow.evaluation.runner
-    import attriflow.tracking.evaluate
+    import attriflow.tracking.command
     import attriflow.tracking.recorder
     import attriflow.views.evaluations.report
 

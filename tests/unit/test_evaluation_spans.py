@@ -16,7 +16,7 @@ from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.rationale import parse_rationale
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.runner import Evaluation
-from attriflow.evaluation.tables import curves_table, scores_table, step_scores_table
+from attriflow.evaluation.tables import curves_table, each_value, scores_table, step_scores_table
 from attriflow.registry import metrics
 from attriflow.texts.target_spans import as_json, with_spans
 from attriflow_metrics.ferret import ferret_available
@@ -192,7 +192,7 @@ def test_evidence_step_scores_and_tables_of_spans(models):
     text = "the car is blue ."
     for table in (scores_table(spans.results, spans.examples), step_scores_table(spans.step_scores, spans.examples)):
         assert table.loc[table["example"] == 0, "token"].unique().tolist() == [text]
-    assert set(curves_table([spans.chance], spans.examples)["token"]) == {text, "blue"}
+    assert set(curves_table(each_value([spans.chance]), spans.examples)["token"]) == {text, "blue"}
 
 
 def test_evidence_per_word_is_that_of_the_words_of_a_span(models):
@@ -248,3 +248,18 @@ def test_answers_are_found_per_row_and_rows_without_one_fail_alone(models):
     assert [a.targets[0].text for a in evaluation.results[0].attributions] == ["blue"]
     assert list(evaluation.data.failed) == [1] and "has no answer" in evaluation.data.failed[1]
     assert issubclass(NothingToExplainError, InputError)
+
+
+def test_benchmarks_measure_spans(tmp_path):
+    from attriflow.tracking.benchmark import measure
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "tom has a blue car . what color is the car ?", "target": "the car is blue ."}\n')
+    settings = {"methods": "saliency", "target_spans": "all"}
+    how = {"rounds": (1, 1), "seconds": 0.1, "find_batch": False}
+    found = measure("demo/recall", str(path), settings, targets="target", **how)
+    assert found.counts == {"n_examples": 1, "n_tokens": 5} and len(found.table) == 1
+    (measured,) = found.methods
+    numbers = measured.throughput.numbers()
+    assert numbers["products"] == 1  # of a span, however long
+    assert "floor_forward_equivalents" not in numbers

@@ -28,6 +28,7 @@ from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking import patience, stopping
 from attriflow.tracking.artifacts import AttributionsArtifact, part_name
+from attriflow.tracking.examples import evidence, examples_table
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
 _logger = logging.getLogger(__name__)
+SHOWN = 10_000
+"""Most rows of a table that is there as JSON, too."""
 PACKAGES = (*COMPUTING, "mlflow", "ferret-xai")
 
 
@@ -112,7 +115,9 @@ class Recorder:
                 f"run {run_id} has this evaluation already (same model, rows and settings): its metrics would be there "
                 "twice. Take its results from there, evaluate in another run, or give it another 'metric_prefix'"
             )
-        self.work = evaluation.work = opened(evaluation, self.names.get("model", ""), found, self.place, ours)
+        self._open = partial(opened, evaluation, self.names.get("model", ""), found, self.place, ours)
+        if ours is not None:  # what differs is told before anything is replaced
+            self.work = evaluation.work = self._open()
         self.resume = self.keeper.resumed = resume and bool(self.place.prefix or not self.place.others)
         self.known = set(found.data.metrics) if self.resume else set[str]()
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
@@ -122,6 +127,7 @@ class Recorder:
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
         self._finished = set[str]()
+        self._evidence: dict[str, list[str]] = {}
         self._magnitudes: dict[str, list[np.ndarray]] = {}
 
     def record(self) -> EvaluationResult:
@@ -130,7 +136,7 @@ class Recorder:
             self._log_place()
             self._log_settings()
         except BaseException:
-            self.work.close()
+            self.evaluation.work.close()
             self.keeper.close()
             raise
         try:
@@ -214,6 +220,7 @@ class Recorder:
             shapes = [(e.n_steps, len(e.inputs(self.config.attribute_target))) for e in self.evaluation.examples]
             compared = itertools.islice(self.evaluation.explanations(result.name), affordable(shapes))
             self._magnitudes[result.name] = [magnitudes(a) for a in compared]
+            self._evidence[result.name] = [evidence(a) for a in self.evaluation.explanations(result.name)]
         result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
 
     def _finish_child(self, result: MethodResult) -> None:
@@ -272,6 +279,8 @@ class Recorder:
             raise InputError(
                 f"cannot log files to run {self.run.run_id}: {reason_of(error)}. Nothing has been computed"
             ) from error
+        if not self.evaluation.work.lasting:
+            self.work = self.evaluation.work = self._open()
         if not place.again:
             whole.tags(dict([place.claim]) | {"attriflow.device": str(self.evaluation.model.device)})
         prefix = {"attriflow.metric_prefix": place.prefix} if place.prefix else {}
@@ -330,6 +339,7 @@ class Recorder:
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
         frames = {
+            "examples": ("examples.json", examples_table(evaluation, self._evidence)),
             "leaderboard": ("leaderboard.json", found.leaderboard),
             "gates": ("gates.json", found.gates),
             **({"redundancy": ("redundancy.json", found.redundancy)} if len(found.redundancy) else {}),
@@ -350,9 +360,11 @@ class Recorder:
             frames["curves"] = ("curves.parquet", found.curves)
         numbers = dict(enumerate(evaluation.data.numbers))
         for name, (path, frame) in frames.items():
-            if evaluation.data.failed and "example" in frame:
+            if evaluation.data.failed and "example" in frame and name != "examples":
                 frame = frame.assign(example=frame["example"].map(numbers))  # numbers of rows in the data
             self.artifacts[name] = self.run.table(path, frame)
+            if path.endswith(".parquet") and len(frame) <= SHOWN:  # which the viewer of artifacts does not open
+                self.run.table(path.replace(".parquet", ".json"), frame)
         self._log_spent()
         rounds = {r.name: [float(f"{x:.4g}") for x in r.cost.rounds] for r in evaluation.results if r.cost is not None}
         if any(rounds.values()):
