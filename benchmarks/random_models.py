@@ -20,6 +20,8 @@ from transformers import (
     LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from attriflow.model import AttributionModel
@@ -52,9 +54,9 @@ class Shape:
     """Sizes of a model.
 
     Attributes:
-        kind: "gpt2", "bart" or "llama".
+        kind: "gpt2", "bart", "llama" or "qwen2".
         feed_forward: Width inside the feed-forward blocks; 4 times the width when 0.
-        key_value_heads: Heads of keys and values (llama); as many as heads when 0.
+        key_value_heads: Heads of keys and values (llama, qwen2); as many as heads when 0.
     """
 
     kind: str
@@ -72,6 +74,7 @@ SHAPES = {
     "toy-bart": Shape("bart", layers=4, width=128, heads=4, vocabulary=1000),
     "gpt2-small": Shape("gpt2", layers=12, width=768, heads=12, vocabulary=50257),
     "bart-base": Shape("bart", layers=6, width=768, heads=12, vocabulary=50265),
+    "qwen2-6-layers": Shape("qwen2", 6, 896, 14, 32000, feed_forward=4864, key_value_heads=2, positions=32768),
     "llama-1b": Shape("llama", 16, 2048, 32, 128256, feed_forward=8192, key_value_heads=8),
     "llama-8b": Shape("llama", 32, 4096, 32, 128256, feed_forward=14336, key_value_heads=8),
 }
@@ -92,8 +95,8 @@ def configuration(shape: Shape) -> PretrainedConfig:
             eos_token_id=0,
             initializer_range=deviation,
         )
-    if shape.kind == "llama":
-        return LlamaConfig(
+    if shape.kind in ("llama", "qwen2"):
+        return (LlamaConfig if shape.kind == "llama" else Qwen2Config)(
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
             intermediate_size=inside,
@@ -122,6 +125,7 @@ def configuration(shape: Shape) -> PretrainedConfig:
 CLASSES: dict[str, type[PreTrainedModel]] = {
     "gpt2": GPT2LMHeadModel,
     "llama": LlamaForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
     "bart": BartForConditionalGeneration,
 }
 

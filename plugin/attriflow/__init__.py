@@ -12,6 +12,7 @@ from attriflow.versions import __version__ as __version__
 
 if TYPE_CHECKING:
     from attriflow.engine.masked import use_masked_lm as use_masked_lm
+    from attriflow.engine.proxy import use_proxy as use_proxy
     from attriflow.errors import AttriflowError as AttriflowError
     from attriflow.model import AttributionModel as AttributionModel
     from attriflow.model import load_model as load_model
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attriflow.engine.masked": ("use_masked_lm",),
+    "attriflow.engine.proxy": ("use_proxy",),
     "attriflow.errors": ("AttriflowError",),
     "attriflow.types": ("Attribution", "Forward"),
     "attriflow.model": ("AttributionModel", "load_model"),
@@ -63,6 +65,7 @@ __all__ = [
     "show_granular_attributions",
     "show_token_attributions",
     "use_masked_lm",
+    "use_proxy",
 ]
 
 

@@ -106,6 +106,15 @@ class Example:
         return self.stop - self.start if self.spans is None else len(self.spans)
 
     @property
+    def n_tokens(self) -> int:
+        """Number of explained tokens, in spans or not."""
+        return self.stop - self.start if self.spans is None else sum(stop - first for first, stop in self.spans)
+
+    def positions(self, step: int) -> tuple[int, int]:
+        """Decoder positions `[first, stop)` of a step's tokens."""
+        return (self.start + step, self.start + step + 1) if self.spans is None else self.spans[step]
+
+    @property
     def prompt_length(self) -> int:
         """Decoder tokens that were given: the prompt, or the decoder start token."""
         if self.source:
@@ -136,23 +145,21 @@ class Passes(Protocol):
 
     def ids(self, block: str = "target") -> Tensor:
         """Token ids, `[row, position]`, padded on the right; of the target all but the last, which is never read."""
-        ...
 
     def embeddings(self, block: str = "target") -> Tensor:
         """Input embeddings as the model read them, `[row, position, width]`."""
-        ...
+
+    def mask(self, block: str = "target") -> Tensor | None:
+        """1 = token, `[row, position]`; None where nothing is hidden."""
 
     def positions(self) -> Tensor:
         """The decoder position that each step is read at, `[row, step]`: the last token of its prefix."""
-        ...
 
     def hidden_states(self) -> Sequence[Tensor]:
         """States at the steps before the first decoder layer and after each, `[row, step, width]`; one more pass."""
-        ...
 
     def again(self, **changes: Tensor) -> Forward:
         """One more pass with other ids, embeddings or masks (`target_ids`, `source_embeds`, ...) in their places."""
-        ...
 
     def dropout(self, n: int) -> Sequence[Forward]:
         """`n` passes with dropout, seeded; a warning when the model has none."""
@@ -219,7 +226,8 @@ class Rescore(Protocol):
             draw: Number of the draw of "soft"; the same one uses the same random numbers for all inputs and methods.
 
         Returns:
-            `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere).
+            `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere). Of a span: the sum of its tokens'
+            log-probabilities, each read after its own changed prefix, or their mean where that is its value.
         """
         ...
 
@@ -250,6 +258,7 @@ class Provenance:
     `backward_rows` (vector-Jacobian products of one sequence each) are this example's share of its batch.
     `foil` holds the token that each explained one was compared with, where there was a contrast, `foil_input` what
     preceded it in the contrastive input, where that was another text, and `foil_text` the whole contrastive target.
+    `span_value` is "sum" or "mean" where steps are spans.
     `baseline_ids` and `baseline_tokens` are the tokens that stood for absent ones; in `options` the baseline has the
     name of the token that was used, also where "unk" had to be another one.
     """
@@ -277,6 +286,7 @@ class Provenance:
     attribute_target: bool = False
     include_eos_baseline: bool = False
     contrast_force_inputs: bool = False
+    span_value: str = ""
     baseline_ids: tuple[int, ...] = ()
     baseline_tokens: tuple[str, ...] = ()
 

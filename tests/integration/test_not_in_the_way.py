@@ -126,9 +126,7 @@ def test_autologging_hears_of_nothing(store: str) -> None:
     experiment = [client.get_experiment_by_name("test").experiment_id]
     mlflow.sklearn.autolog(log_models=False, log_datasets=False, silent=True)
     try:
-        model.attribute(
-            "anna has a red hat . what color is the hat ?", "red", method="context_cite", show_progress=False
-        )
+        model.attribute("anna has a red hat .", "anna has a red hat . red", method="context_cite", show_progress=False)
         assert not client.search_runs(experiment) and mlflow.active_run() is None
         Lasso().fit(np.eye(3), np.arange(3.0))
         assert len(client.search_runs(experiment)) == 1  # it does listen

@@ -14,7 +14,8 @@ import attriflow
 from attriflow.engine import Engine
 from attriflow.engine.job import make_objective
 from attriflow.methods.information_flow_routes import trace
-from attriflow.models.attention import interface_works
+from attriflow.models import attention
+from attriflow.models.attention import AttentionCall, interface_works
 
 PROMPTS = ["ki nakol temo dibema te", "la gape pari kana no tedu so Beluki pari"]
 TARGETS = {
@@ -204,6 +205,28 @@ class TestValueNorm:
 
 
 @pytest.mark.parametrize("name", [*READABLE, *MORE])
+def test_by_blocks_of_queries(model, name, monkeypatch):
+    """What long texts run: no weights of a whole layer, the same numbers but for single precision in some softmaxes."""
+    methods = ("attention", "attention_rollout", "value_norm", "value_zeroing", "information_flow_routes")
+    wanted = [attribute(model(name), method) for method in methods]
+    read, blocks = set(), AttentionCall.blocks
+
+    def spy(self, *args, **options):
+        assert self.whole is None, "attention was computed at once"
+        parts = list(blocks(self, *args, **options))
+        read.update(block.rows.start for block, _ in parts)
+        return iter(parts)
+
+    monkeypatch.setattr(attention, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(attention, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(AttentionCall, "blocks", spy)
+    for method, before in zip(methods, wanted, strict=True):
+        for a, b in zip(before, attribute(model(name), method), strict=True):
+            close(a.scores, b.scores, 1e-5 * float(a.scores.nan_to_num().abs().max()))
+    assert len(read) > 2
+
+
+@pytest.mark.parametrize("name", [*READABLE, *MORE])
 class TestFlow:
     def test_parts_make_up_the_readout(self, model, name):
         """Routed contributions and biases sum to readout times state: nothing is lost or counted twice."""
@@ -218,9 +241,11 @@ class TestFlow:
         layers = 4 if m.is_encoder_decoder else 2
         assert sorted(flow.attended) == list(range(layers))
         for unit in flow.stream.decoder + flow.stream.encoder:
-            assert (unit.own >= 0).all()
-            assert (unit.shares >= 0).all()
-            close(unit.own + unit.shares.sum(-1), torch.ones_like(unit.own))
+            batch, width = unit.edges.own.shape
+            own, shares = unit.edges.back(torch.eye(width, dtype=torch.float64).expand(batch, -1, -1))
+            assert (own >= 0).all()
+            assert (shares >= 0).all()
+            close(own.sum(-1) + shares.sum(-1), torch.ones_like(unit.edges.own))
         # each layer moves something, and so do embeddings and MLPs
         assert all(float(a.abs().max()) > 0 for a in flow.attended.values())
         assert float(flow.rests[0].abs().max()) > 0

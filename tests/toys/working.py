@@ -1,7 +1,8 @@
-"""Work for workers, some of which ends them."""
+"""Work for workers, some of which ends them. Light to import, as workers import it."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -24,6 +25,8 @@ class Worker:
             return value**2
         if kind == "sleep":
             time.sleep(value)
+        if kind == "pid":
+            return os.getpid()
         if kind == "raise":
             raise InputError("no such text")
         if kind == "lambda":
@@ -41,7 +44,33 @@ def units_of(tasks: Iterable[tuple[str, Any]]) -> list[Unit]:
     return [Unit(str(i), task) for i, task in enumerate(tasks)]
 
 
-def wait_in_processes() -> None:
-    for done in run_units(Worker, units_of([("square", 2), *[("sleep", 600)] * 4]), engine="processes", workers=2):
-        assert done.result == 4
-        print("begun", flush=True)
+class Lines:
+    """Explains the first texts of a demo data set: (model, method) -> lines as a data set's run writes them."""
+
+    def __init__(self) -> None:
+        import torch
+
+        import attriflow
+
+        torch.set_num_threads(1)
+        self.models = {name: attriflow.load_model(f"demo/{name}", device="cpu") for name in ("recall", "translate")}
+
+    def __call__(self, task: tuple[str, str]) -> list[str]:
+        from attriflow.demo import demo_path
+        from attriflow.io.records import dumps
+        from attriflow.streaming.rows import records
+
+        name, method = task
+        with Path(demo_path(f"demo/{name}"), "data.jsonl").open(encoding="utf-8") as f:
+            texts = [json.loads(next(f))["input"] for _ in range(3)]
+        out = self.models[name].attribute(texts, method=method, show_progress=False)
+        return [dumps(record) for record in records(0, [[a] for a in out])]
+
+
+def wait_for_long(engine: str, address: str | None = None) -> None:
+    from attriflow.workers import processes
+
+    processes._accelerators = lambda: ("", [])  # torch takes seconds
+    units = units_of([("pid", None), *[("sleep", 600)] * 4])
+    for done in run_units(Worker, units, engine=engine, workers=2, address=address):
+        print(done.result, flush=True)

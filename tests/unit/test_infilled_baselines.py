@@ -40,7 +40,7 @@ def test_draws_of_a_list():
 @pytest.mark.parametrize("how", ["infill", "infill_model"])
 @pytest.mark.parametrize("method", ["occlusion", "integrated_gradients", "deeplift"])
 def test_the_mean_over_draws_alone_and_in_a_batch(model, method, how):
-    complete = {"deeplift": {}, "integrated_gradients": {"n_steps": 16}}.get(method)
+    complete = {"deeplift": {}, "integrated_gradients": {"n_steps": 40}}.get(method)
     options = {} if complete is None else {"return_convergence_delta": True, **complete}
     (one,) = explain(model, method, how, **options)
     other = f"peter has a green bike . {PROMPT}"

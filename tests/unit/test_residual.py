@@ -16,7 +16,8 @@ import attriflow.engine.sizes as settings
 from attriflow.engine import Engine, Objective
 from attriflow.errors import InputError, OutOfMemoryError, UnknownNameError, UnsupportedModelError
 from attriflow.kernels.positions import at
-from attriflow.methods._internals.mixing import Affine, mixing
+from attriflow.methods._internals import mixing as mixed
+from attriflow.methods._internals.mixing import Affine, Edges
 from attriflow.methods._internals.recording import Layer, record, record_layers
 from attriflow.methods.information_flow_routes import trace
 from attriflow.models.attention import AttentionCall
@@ -68,6 +69,15 @@ class TestNorms:
         assert not affine.frozen(x, NormLike()(x))[1]
 
 
+def mixing(layer, maps, state):
+    """Shares of the state before and of attended tokens, `[batch, position]` and `[batch, position, attended]`."""
+    edges = Edges.of(layer, maps, state)
+    own, shares = edges.back(torch.eye(state.shape[1], dtype=state.dtype).expand(len(state), -1, -1))
+    assert not own.tril(-1).any()
+    assert not own.triu(1).any()
+    return own.diagonal(dim1=1, dim2=2), shares
+
+
 class TestMixing:
     def layer(self, causal):
         torch.manual_seed(1)
@@ -79,7 +89,17 @@ class TestMixing:
         value = torch.randn(batch, groups, length, dim, dtype=torch.float64)
         weight = torch.randn(heads, dim, width, dtype=torch.float64)
         output = torch.einsum("bhtj,bhjd->bthd", weights, value.repeat_interleave(heads // groups, 1))
-        call = AttentionCall(query=value, key=value, value=value, mask=None, options={}, weights=weights, output=output)
+        query = value.repeat_interleave(heads // groups, 1)
+        call = AttentionCall(
+            module=nn.Identity(),
+            query=query,
+            key=value,
+            value=value,
+            mask=None,
+            options={},
+            output=output,
+            whole=weights,
+        )
         given = output.flatten(2)
         moved = given @ weight.flatten(0, 1)
         role = "decoder_self" if causal else "encoder_self"
@@ -89,6 +109,7 @@ class TestMixing:
     @pytest.mark.parametrize("chunk", [1, 3000, settings.CHUNK_BYTES])
     def test_by_definition(self, causal, chunk, monkeypatch):
         monkeypatch.setattr(settings, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(mixed, "TILE_BYTES", chunk)
         layer = self.layer(causal)
         state = torch.randn(2, 7, 12, dtype=torch.float64)
         gain = 1 + 0.2 * torch.randn(12, dtype=torch.float64)
@@ -111,6 +132,20 @@ class TestMixing:
                 near = [max(0.0, float(whole.abs().sum() - (whole - p).abs().sum())) for p in [state[b, t], *parts]]
                 wanted = torch.tensor(near, dtype=torch.float64) / sum(near)
                 torch.testing.assert_close(torch.cat([own[b, t, None], shares[b, t]]), wanted)
+
+    def test_only_where_there_is_flow(self):
+        """Of a flow, what is below the threshold stays; nothing is lost or made."""
+        layer = self.layer(causal=True)
+        edges = Edges.of(layer, [], torch.randn(2, 7, 12, dtype=torch.float64))
+        flow = torch.tensor([0.0, 0.01, 0, 0.5, 0, -0.49, 0], dtype=torch.float64).expand(2, 1, 7)
+        own, moved = edges.back(flow, 0.1)
+        torch.testing.assert_close(own.sum(-1) + moved.sum(-1), flow.sum(-1))
+        assert own[..., 1].eq(0.01).all()
+        every, there = edges.back(flow)
+        assert not torch.equal(every, own)
+        rows = [edges.back(torch.where(torch.arange(7) == i, flow, 0)) for i in range(7)]
+        torch.testing.assert_close(sum(r[0] for r in rows), every)
+        torch.testing.assert_close(sum(r[1] for r in rows), there)
 
     def test_nothing_near_the_whole(self):
         """Parts that cancel: the state stays its own."""

@@ -18,9 +18,11 @@ from attriflow.errors import InputError, OptionError, UnknownNameError
 from attriflow.io import files
 from attriflow.output import AttributionOutput
 from attriflow.streaming import Fields, attribute_dataset
+from attriflow.streaming import run as streaming_run
 from attriflow.streaming.journal import Journal
 from attriflow.streaming.rows import explain_window
 from attriflow.types import Attribution, Provenance, Token
+from attriflow.workers import Done
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".safetensors", ".html")
 CLOCK = itertools.count(1)
@@ -230,6 +232,35 @@ def test_killed_at_every_step(suffix, data, tmp_path, monkeypatch):
             break
         out.unlink()
     assert at >= 26  # before and after each of: lock, three writes per window, the last two moves
+
+
+@pytest.mark.slow
+def test_windows_in_processes(data, tmp_path):
+    run(data, tmp_path / "local.jsonl")
+    options = {"window": 8, "engine": "processes", "workers": 1}
+    load = functools.partial(functools.partial, explain)
+    out = attribute_dataset(open_dataset(str(data)), load, output=tmp_path / "there.jsonl", **options)
+    assert (out.rows, out.failed, list(out.pace)) == (40, 3, ["process 1"])
+    lines = (tmp_path / "there.jsonl").read_text().splitlines()
+    assert lines == (tmp_path / "local.jsonl").read_text().splitlines()
+
+
+def test_a_window_whose_workers_are_lost(data, tmp_path, monkeypatch):
+    def losing(factory, units, **options):
+        work = factory()
+        for unit in units:
+            lost = unit.id == "16"
+            yield Done(unit, None if lost else work(unit.payload), "lost its worker" if lost else None, "worker", 0.0)
+
+    run(data, tmp_path / "whole.jsonl")
+    monkeypatch.setattr(streaming_run, "run_units", losing)
+    failures = []
+    assert run(data, tmp_path / "out.jsonl", on_failure=lambda row, why: failures.append(row)).failed == 11
+    assert failures == [7, 12, *range(16, 24), 25]
+    records = list(files.read(tmp_path / "out.jsonl"))
+    assert [r["row"] for r in records] == list(range(40)) and records[16]["error"] == "lost its worker"
+    kept = [r for r in files.read(tmp_path / "whole.jsonl") if not 16 <= r["row"] < 24]
+    assert [r for r in records if not 16 <= r["row"] < 24] == kept
 
 
 class TestResume:

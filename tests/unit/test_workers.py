@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ def test_a_worker_that_cannot_load_says_so_before_the_work_starts():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])  # SIGTERM ends a driver as SIGKILL does
 def test_workers_end_with_the_driver(number, tmp_path):
     path = ":".join([os.path.dirname(__file__) + "/../toys", os.environ.get("PYTHONPATH", "")])
-    code = "from working import *; wait_in_processes()"
+    code = "from working import *; wait_for_long('processes')"
     driver = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path},
@@ -67,7 +68,7 @@ def test_workers_end_with_the_driver(number, tmp_path):
         text=True,
         start_new_session=True,
     )
-    assert driver.stdout.readline().strip() == "begun"
+    assert driver.stdout.readline().strip().isdigit()
     workers = psutil.Process(driver.pid).children(recursive=True)
     assert len(workers) >= 2
     (os.killpg if number == signal.SIGINT else os.kill)(driver.pid, number)
@@ -191,3 +192,16 @@ def test_an_iterator_that_is_left_ends_its_workers():
     begin = time.monotonic()
     out.close()
     assert not child.is_running() and time.monotonic() - begin < 10
+
+
+def test_a_cluster_that_is_not_there():
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=f"^no Ray cluster at {address}: Connection refused$"):
+        list(run_units(Worker, units_of([("square", 1)]), engine="ray", address=address))
+    with pytest.raises(InputError, match="'here' is no address of a Ray cluster: give HOST:PORT"):
+        list(run_units(Worker, units_of([("square", 1)]), engine="ray", address="here"))
+    assert time.monotonic() - begin < 20

@@ -21,7 +21,7 @@ _DATA, _RUN, _PARTS = "Data", "Run", "Parts"
 
 @dataclass(kw_only=True)
 class EvaluateOptions(RowsOptions):
-    """Options of `evaluate`; all but the first two are settings of `EvaluationConfig`."""
+    """Options of `evaluate`; all but the first two and `resume` are settings of `EvaluationConfig`."""
 
     model: Annotated[str, typer.Argument(help="MLflow model URI; or a folder, Hugging Face name or demo/<name>.")]
     data: Annotated[
@@ -88,6 +88,10 @@ class EvaluateOptions(RowsOptions):
         int, option("Most rows of it; what departs least from the settings comes first.", min=1, panel=_RUN)
     ] = 300
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
+    resume: Annotated[
+        str | None,
+        option("Go on with an evaluation that was broken off, in its run.", metavar="RUN_ID", panel=_RUN),
+    ] = None
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
 
 
@@ -107,6 +111,7 @@ def evaluate(options: EvaluateOptions) -> None:
         targets=options.targets,
         tracking_uri=options.tracking_uri,
         experiment=options.experiment,
+        resume=options.resume,
     )
     out = console()
     out.print(leaderboard_of(found.result, options.model))

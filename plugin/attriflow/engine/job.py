@@ -60,6 +60,7 @@ class Job:
     force_contrast: bool
     internals: bool
     knows_spans: bool
+    span_value: str
 
 
 def make_job(
@@ -110,6 +111,7 @@ def make_job(
         force_contrast=force_contrast or contrast_kind(attributed_fn) == "inputs",
         internals=info.meta["family"] == "internals",
         knows_spans=info.meta["family"] != "internals" if info.meta["spans"] is None else info.meta["spans"],
+        span_value=span_value or "",
     )
 
 
@@ -197,6 +199,7 @@ def explain_batch(
         attribute_target=model.is_encoder_decoder and "target" in job.blocks,
         include_eos_baseline=job.eos_baseline,
         contrast_force_inputs=job.force_contrast,
+        span_value=job.span_value,
         baseline_ids=tuple(absent),
         baseline_tokens=tuple(t.text for t in model.tokens(absent)),
     )

@@ -66,6 +66,12 @@ class EnginePasses:
         own: Tensor | None = getattr(self.rows, f"{block}_embeds", None)
         return bound.model.embed(self.ids(block), block) if own is None else own
 
+    def mask(self, block: str = "target") -> Tensor | None:
+        """Which positions are tokens."""
+        self._usable()
+        found: Tensor | None = getattr(self.rows, f"{block}_mask")
+        return found
+
     def positions(self) -> Tensor:
         """Where each step is read."""
         return self.rows.query[:, self.steps]

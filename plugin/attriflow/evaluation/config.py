@@ -21,6 +21,8 @@ from attriflow.evaluation.selection import (
 from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.registry import methods, metrics, step_functions
 from attriflow.statistics.ranking import FLOOR
+from attriflow.texts.target_spans import as_json
+from attriflow.types import SpanValue
 
 USUAL = ("input", "messages")
 """Columns of inputs that need no name."""
@@ -56,6 +58,9 @@ class EvaluationConfig:
         masked_lm: Folder or Hugging Face name of the masked language model that the perturbation and the baseline
             "masked_lm" draw from, see `attriflow.use_masked_lm`.
         generation_args: Arguments of `model.generate`, for data without targets.
+        target_spans: Explain spans of the targets, each as one step: "all", "sentence", "turn", "answer", ranges or a
+            pattern (see `attriflow.texts.target_spans.find_spans`), the same for all rows; None: tokens.
+        span_value: A span's value is the "sum" of those of its tokens, or their "mean".
         attribute_target: Encoder-decoders: also give credit to the target prefix.
         batch_size: Examples per batch; "auto" lets the engine choose.
         device: "auto", or a torch device.
@@ -91,6 +96,8 @@ class EvaluationConfig:
     metric_options: Mapping[str, Any] = field(default_factory=dict)
     masked_lm: str | None = None
     generation_args: Mapping[str, Any] = field(default_factory=dict)
+    target_spans: Any = None
+    span_value: SpanValue = "sum"
     attribute_target: bool = False
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
@@ -136,6 +143,8 @@ class EvaluationConfig:
         given = dict(check_value("evaluator_config", mapping, Mapping | None) or {})
         check_keywords("evaluator_config", given, cls.keys())
         _check_types(given)
+        if given.get("target_spans") is not None:
+            given["target_spans"] = as_json(given["target_spans"])
         if columns is not None:
             given["inputs"] = _inputs_column(given, columns, text_columns or (), targets)
             _check_column("rationale", given.get("rationale"), columns)

@@ -175,8 +175,9 @@ def in_template(rationale: Rationale, chat: Chat, text: str) -> Rationale:
 def rationale_matrix(rationale: Rationale, example: Example, attribute_target: bool = False) -> Tensor:
     """Bool `[step, input]`: which inputs are evidence for which explained token.
 
-    A token is evidence when it shares a character with a span; a step belongs to the target word(s) it shares
-    characters with. Tokens without characters (special tokens) are never evidence, and a step without any has none.
+    A token is evidence when it shares a character with a span; a step belongs to the target word(s) it, or a token of
+    its span, shares characters with. Tokens without characters (special tokens) are never evidence, and a step without
+    any has none.
 
     Raises:
         InputError: The number of lists is not the number of words in the target.
@@ -190,9 +191,10 @@ def rationale_matrix(rationale: Rationale, example: Example, attribute_target: b
     per_word = torch.tensor([[_is_evidence(t, evidence) for t in inputs] for evidence in spans], dtype=torch.bool)
     per_word = per_word.reshape(len(words), len(inputs))
     out = torch.zeros((example.n_steps, len(inputs)), dtype=torch.bool)
-    for step, token in enumerate(example.target[example.start : example.stop]):
+    for step in range(example.n_steps):
+        tokens = example.target[slice(*example.positions(step))]
         for word, span in enumerate(words):
-            if _overlaps(token, span):
+            if any(_overlaps(token, span) for token in tokens):
                 out[step] |= per_word[word]
     return out
 

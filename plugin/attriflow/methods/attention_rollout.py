@@ -16,7 +16,6 @@ from attriflow.models.attention import AttentionCall
 from attriflow.registry import methods
 
 Fusion = Literal["mean", "max", "min"]
-BLOCK_ROWS = 512
 
 
 @methods.register(
@@ -64,24 +63,34 @@ class AttentionRollout:
 
         def take(module: nn.Module, call: AttentionCall) -> None:
             role = role_of(module)
-            attention = self._fused(call.weights).to(engine.dtype)
+            place = call.query.device
+            # what each side's attended tokens are made of; of inputs themselves
+            before: dict[str, Tensor | None] = {"encoder" if role == "encoder_self" else "target": None}
             if role == "cross":
-                encoder = state["encoder"].to(attention.device)
-                source = (1 - self.residual) * (attention @ encoder)
+                before = {"source": state["encoder"].to(place)}
+            elif role == "decoder_self":
+                before |= {side: s.to(place) for side, s in state.items() if side != "encoder"}
+            elif "encoder" in state:
+                before["encoder"] = state["encoder"].to(place)
+            parts: dict[str, list[Tensor]] = {side: [] for side in before}
+            for _, weights in call.blocks():
+                attention = self._fused(weights).to(engine.dtype)
+                for side, s in before.items():
+                    parts[side].append(_product(attention, s, call.shape[3], causal=side == "target"))
+            after = {side: torch.cat(found, 1) for side, found in parts.items()}
+            if role == "cross":
+                source = (1 - self.residual) * after["source"]
                 if "source" in state:
-                    source += self.residual * state["source"].to(attention.device)
+                    source += self.residual * state["source"].to(place)
                 state["source"] = source
                 state["target"] = self.residual * state["target"]
                 return
-            sides = ("encoder",) if role == "encoder_self" else ("target", "source")
-            for side in sides:
-                if side in state:
-                    before = state[side].to(attention.device)
-                    through = _product(attention, before, causal=side == "target")
-                    state[side] = torch.lerp(through, before, self.residual)
-                elif side != "source":
-                    identity = torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)
-                    state[side] = self.residual * identity + (1 - self.residual) * attention
+            for side, s in before.items():
+                if s is None:
+                    state[side] = after[side].mul_(1 - self.residual)
+                    state[side].diagonal(dim1=1, dim2=2).add_(self.residual)
+                else:
+                    state[side] = after[side].lerp_(s, self.residual)
 
         record(engine, take)
         return Scores({b: at(state[b], engine.batch.query, 1) for b in engine.blocks})
@@ -96,12 +105,14 @@ class AttentionRollout:
         return torch.where(total > 0, fused / total.where(total > 0, 1), weights.mean(1))
 
 
-def _product(attention: Tensor, state: Tensor, causal: bool) -> Tensor:
-    """`attention @ state`; where both are lower triangular, in blocks of rows that leave out most of the zeros."""
+def _product(attention: Tensor, state: Tensor | None, width: int, causal: bool) -> Tensor:
+    """`attention [batch, row, seen]` times `state [batch, attended, input]`, both lower triangular if `causal`.
+
+    Without a state the attention itself, to all of `width` attended tokens.
+    """
+    seen = attention.shape[-1]
+    if state is None:
+        return torch.nn.functional.pad(attention, (0, width - seen))
     if not causal:
-        return attention @ state
-    out = torch.zeros_like(state)
-    for top in range(0, state.shape[1], BLOCK_ROWS):
-        bottom = min(state.shape[1], top + BLOCK_ROWS)
-        out[:, top:bottom, :bottom] = attention[:, top:bottom, :bottom] @ state[:, :bottom, :bottom]
-    return out
+        return attention @ state[:, :seen]
+    return torch.nn.functional.pad(attention @ state[:, :seen, :seen], (0, width - seen))

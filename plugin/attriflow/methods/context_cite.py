@@ -53,7 +53,8 @@ class ContextCite:
         target: What is fitted: the attributed function's "value", or the "logit" $\log p - \log(1 - p)$ of one that
             gives probabilities.
         ablate_generated: Ablate generated tokens of the prefix too.
-        unit: What is absent together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat).
+        unit: What is absent together: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn"
+            (chats).
         baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
     """
 

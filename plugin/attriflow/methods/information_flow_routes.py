@@ -11,8 +11,10 @@ from torch import Tensor
 
 from attriflow.engine import Engine, Scores
 from attriflow.engine.memory import fits
-from attriflow.errors import UnsupportedModelError
+from attriflow.errors import InputError, UnsupportedModelError
+from attriflow.kernels.attention import for_heads
 from attriflow.kernels.positions import at
+from attriflow.methods._internals.mixing import Edges
 from attriflow.methods._internals.recording import record_layers
 from attriflow.methods._internals.residual import Attended, Node, Rest, Scaled, Stream, Sum, Unit
 from attriflow.models.base import Rows
@@ -28,6 +30,7 @@ from attriflow.registry import methods
     deterministic=True,
     signed=True,
     interface=True,
+    spans=True,
     paper="Ferrando et al. 2023, arXiv:2305.12535; Ferrando and Voita 2024, arXiv:2403.00824",
 )
 @dataclass(frozen=True)
@@ -55,14 +58,22 @@ class InformationFlowRoutes:
         return_remainder: Add the step score `remainder`: the step's value minus the sum of scores. It holds the biases,
             for functions that are not linear in $h_t$ the linearisation, and without `attribute_target` what comes from
             the target tokens of encoder-decoders.
+        threshold: Routes are followed no further from positions that less than this share of a step's flow comes by:
+            what comes there counts for the token there. 0 follows all; 0.001 is faster on long texts.
     """
 
     return_remainder: bool = False
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the options before any model runs."""
+        if not 0 <= self.threshold < 1:
+            raise InputError(f"threshold must be from 0 to below 1, not {self.threshold}")
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""
         flow = trace(engine)
-        scores = {b: s for b, s in flow.routed().items() if b in engine.blocks}
+        scores = {b: s for b, s in flow.routed(self.threshold).items() if b in engine.blocks}
         if not self.return_remainder:
             return Scores(scores)
         return Scores(scores, step_scores={"remainder": flow.values - sum(s.sum(-1) for s in scores.values())})
@@ -77,10 +88,12 @@ class Flow:
         stream: What the pass recorded.
         values: The explained values, `[batch, step]`.
         linear: Inner product of readout and state, `[batch, step]`.
-        rests: Contributions of embeddings and MLPs at the query position, by the number of decoder attention layers
-            before them, each `[batch, step]`.
+        rests: Contributions of embeddings and MLPs where tokens are read, by the number of decoder attention layers
+            before them, each `[batch, token]`.
         attended: Contributions of attended tokens by index of the decoder's attention layers, `[batch, step, token]`.
         constant: Contributions of biases, `[batch, step]`.
+
+    A step is a token that is read, or a span of them: tokens' contributions are added up as soon as they are there.
     """
 
     engine: Engine
@@ -91,36 +104,36 @@ class Flow:
     attended: dict[int, Tensor]
     constant: Tensor
 
-    def routed(self) -> dict[str, Tensor]:
+    def routed(self, threshold: float = 0.0) -> dict[str, Tensor]:
         """Contributions by input token, block -> `[batch, step, position]`: from the last layer down to the inputs."""
-        batch, query = self.engine.batch, self.engine.batch.query
-        target = self.linear.new_zeros(*query.shape, batch.target_ids.shape[1])
+        query, width = self.engine.read.query, self.engine.batch.target_ids.shape[1]
+        target = self.linear.new_zeros(*self.linear.shape, width)
+        place = _owner(self.engine) * width + query
         source: Tensor | None = None
         for time in range(len(self.stream.decoder), -1, -1):
             if time in self.rests:
-                target = target.scatter_add(-1, query.unsqueeze(-1), self.rests[time].unsqueeze(-1))
+                target.flatten(1).scatter_add_(1, place, self.rests[time])
             if time == 0:
                 break
             unit = self.stream.decoder[time - 1]
-            own, shares = _shares(unit)
-            added = self.attended.get(unit.index, 0)
+            target, moved = _edges(unit).back(target, threshold)
+            moved += self.attended.get(unit.index, 0)
             if unit.role == "cross":
-                source = (0 if source is None else source) + target @ shares + added
-                target = target * own.unsqueeze(1)
+                source = moved if source is None else source + moved
             else:
-                target = target @ shares + target * own.unsqueeze(1) + added
+                target += moved
         if source is None:
             return {"target": target}
         for unit in reversed(self.stream.encoder):
-            own, shares = _shares(unit)
-            source = source @ shares + source * own.unsqueeze(1)
+            own, moved = _edges(unit).back(source, threshold)
+            source = own + moved
         return {"target": target, "source": source}
 
 
-def _shares(unit: Unit) -> tuple[Tensor, Tensor]:
-    if unit.own is None or unit.shares is None:
+def _edges(unit: Unit) -> Edges:
+    if unit.edges is None:
         raise UnsupportedModelError("the output of an attention layer is not added to the state that it belongs to")
-    return unit.own, unit.shares
+    return unit.edges
 
 
 def trace(engine: Engine, odd: frozenset[int] = frozenset()) -> Flow:
@@ -160,16 +173,19 @@ def trace(engine: Engine, odd: frozenset[int] = frozenset()) -> Flow:
         raise UnsupportedModelError(f"the residual stream of {type(hf).__name__} cannot be followed to its LM head")
     with fits("in the readout through the LM head"):
         with torch.enable_grad():
-            values = engine.objective(forward) * engine.batch.step_mask
+            values = engine.objective(forward) * engine.read.step_mask
         readout, state = _readout(engine, values, hidden)
     with torch.no_grad():
-        return _split(engine, stream, top, readout, values.detach().to(engine.dtype), state)
+        values = engine.of_steps(values.detach().to(engine.dtype))
+        if engine.spans is not None:  # everything is linear in the readout from here on
+            readout *= engine.spans.weight.to(readout).unsqueeze(-1)
+        return _split(engine, stream, top, readout, values, state)
 
 
 def _readout(engine: Engine, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of each step's value at its own state, and that state, `[batch, step, hidden]`."""
-    query = engine.batch.query
-    low, high = Rows.of(engine.batch).span
+    """Gradient of each token's value at its own state, and that state, `[batch, token, hidden]`."""
+    query = engine.read.query
+    low, high = Rows.of(engine.read).span
     place = query - low if hidden.shape[1] == high - low + 1 else query
 
     def gradient(value: Tensor) -> Tensor:
@@ -183,15 +199,16 @@ def _readout(engine: Engine, values: Tensor, hidden: Tensor) -> tuple[Tensor, Te
         steps = range(values.shape[1])
         readout = torch.cat([at(gradient(values[:, t].sum()), place[:, t : t + 1], 1) for t in steps], 1)
     engine.counter.backward_rows += values.shape[0] * (1 if engine.objective.stepwise else values.shape[1])
-    readout = readout * engine.batch.step_mask.unsqueeze(-1).to(readout.device)
+    readout = readout * engine.read.step_mask.unsqueeze(-1).to(readout.device)
     state = at(hidden.detach(), place, 1)
     return readout.to(query.device, engine.dtype), state.to(query.device, engine.dtype)
 
 
 def _split(engine: Engine, stream: Stream, top: Node, readout: Tensor, values: Tensor, state: Tensor) -> Flow:
     """Pull the readout back through sums and frozen norms to the parts."""
-    query = engine.batch.query
-    flow = Flow(engine, stream, values, (readout * state).sum(-1), {}, {}, torch.zeros_like(readout[..., 0]))
+    query = engine.read.query
+    linear = _pooled(engine, (readout * state).sum(-1))
+    flow = Flow(engine, stream, values, linear, {}, {}, torch.zeros_like(linear))
     nodes: set[Node] = {top}
     todo: list[Node] = [top]
     while todo:
@@ -206,7 +223,7 @@ def _split(engine: Engine, stream: Stream, top: Node, readout: Tensor, values: T
                 pulled[part] = pulled[part] + sign * c if part in pulled else sign * c
         elif isinstance(node, Scaled):
             affine = node.affine
-            flow.constant.add_((c * affine.bias.to(c)).sum(-1))
+            flow.constant.add_(_pooled(engine, (c * affine.bias.to(c)).sum(-1)))
             gained = c * affine.gain.to(c)
             c = gained if node.scale is None else gained * at(node.scale, query, 1).to(c)
             c = affine.less_mean(c)
@@ -224,13 +241,39 @@ def _split(engine: Engine, stream: Stream, top: Node, readout: Tensor, values: T
 
 def _attention(flow: Flow, unit: Unit, c: Tensor) -> None:
     """Contributions of an attention layer by attended token, of its bias, and of a gate on its heads' outputs."""
-    assert unit.weight is not None and unit.weights is not None and unit.values is not None  # noqa: S101
     assert unit.gap is not None  # noqa: S101
-    by_head = torch.einsum("bto,hdo->bhtd", c, unit.weight)
-    _add(flow.attended, unit.index, (unit.weights * (by_head @ unit.values.mT)).sum(1))
+    edges, engine = _edges(unit), flow.engine
+    query, owner = engine.read.query, _owner(engine)
+    by_head = torch.einsum("bto,hdo->bhtd", c, edges.weight.to(c))
+    values = for_heads(edges.call.value, by_head).to(c)
+    found = c.new_zeros(*flow.linear.shape, edges.call.shape[3])
+    places = engine.read.host.query
+    wanted = torch.zeros(edges.call.shape[2], dtype=torch.bool)
+    wanted[places.flatten()] = True
+    for block, weights in edges.call.blocks(wanted):
+        inside = (places >= block.rows.start) & (places < block.rows.stop)
+        tokens = inside.any(0).nonzero()[:, 0].to(c.device)
+        rows = (query[:, tokens] - block.rows.start).clamp(0, weights.shape[2] - 1)
+        rows = at(weights, rows, 2).to(c) * inside.to(c)[:, None, tokens, None]
+        rows = (rows * (by_head[:, :, tokens] @ values[:, :, : block.seen].mT)).sum(1)
+        into = owner[:, tokens].unsqueeze(-1).expand_as(rows)
+        found[..., : block.seen].scatter_add_(1, into, rows)
+    _add(flow.attended, unit.index, found)
     _add(flow.rests, unit.index + 1, (unit.gap * by_head.transpose(1, 2).flatten(2)).sum(-1))
     if unit.bias is not None:
-        flow.constant.add_(c @ unit.bias)
+        flow.constant.add_(_pooled(engine, c @ unit.bias))
+
+
+def _owner(engine: Engine) -> Tensor:
+    """`[batch, token]`: the step of each token that is read; any for those of none, whose readout is zero."""
+    if engine.spans is not None:
+        return engine.spans.owner.clamp(min=0).to(engine.batch.query.device)
+    return torch.arange(engine.read.n_steps, device=engine.read.query.device).expand_as(engine.read.query)
+
+
+def _pooled(engine: Engine, values: Tensor) -> Tensor:
+    """Sums over the tokens of each step: `[batch, token]` to `[batch, step]`."""
+    return values.new_zeros(engine.batch.query.shape).scatter_add_(1, _owner(engine), values)
 
 
 def _add(store: dict[int, Tensor], key: int, value: Tensor) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import Engine, Scores
-from attriflow.kernels.positions import at
 from attriflow.methods._internals.recording import BLOCK, Layer, record_layers
 from attriflow.registry import methods
 
@@ -47,7 +46,7 @@ class ValueNorm:
                 values = layer.values(engine.dtype)
                 gram = layer.weight.to(engine.dtype) @ layer.weight.to(engine.dtype).mT
                 norms = ((values @ gram) * values).sum(-1).clamp(min=0).sqrt()
-                moved = at(layer.call.weights, engine.batch.query, 2).to(engine.dtype) * norms[:, :, None]
+                moved = layer.call.at(engine.batch.query).to(engine.dtype) * norms[:, :, None]
                 found[block].append(moved.to(engine.model.device))
 
         record_layers(engine, take)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from attriflow.errors import UnsupportedModelError
 from attriflow.kernels.attention import for_heads, scores
+from attriflow.kernels.plain import shortcuts
 from attriflow.kernels.positions import at
+from attriflow.kernels.queries import Block, Queries, size_of_blocks
+
+WHOLE_BYTES = 8 * 2**20
+"""Weights of a layer up to which it is computed at once, and its weights are kept for whoever listens."""
+
+BLOCK_BYTES = 16 * 2**20
+"""Weights of a block of queries beyond that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,21 +35,76 @@ class AttentionCall:
     """One attention layer at work, as the architecture called the attention interface.
 
     Attributes:
+        module: The layer.
         query: `[row, head, query, dim]`.
         key, value: `[row, key-value head, key, dim]` (fewer heads than the query under grouped-query attention).
         mask: Additive mask `[row, 1, query, key]`, or None.
         options: Everything else the architecture passed (`scaling`, `position_bias`, `softcap`, ...).
-        weights: `[row, head, query, key]`.
         output: `[row, query, head, dim]`, before the output projection.
+        whole: `[row, head, query, key]`, all weights, where they were computed at once; or None.
     """
 
+    module: nn.Module
     query: Tensor
     key: Tensor
     value: Tensor
     mask: Tensor | None
     options: Mapping[str, Any]
-    weights: Tensor
     output: Tensor
+    whole: Tensor | None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of all weights: `[row, head, query, key]`."""
+        return torch.Size((*self.query.shape[:3], self.key.shape[2])) if self.whole is None else self.whole.shape
+
+    @property
+    def queries(self) -> Queries:
+        """The call by its queries."""
+        return Queries(self.query.shape[2], self.key.shape[2], self.mask, self.options)
+
+    @property
+    def weights(self) -> Tensor:
+        """All weights, `[row, head, query, key]`."""
+        if self.whole is not None:
+            return self.whole
+        out = self.query.new_zeros(self.shape)
+        for block, weights in self.blocks():
+            out[:, :, block.rows, : block.seen] = weights
+        return out
+
+    def blocks(self, wanted: Tensor | None = None, size: int | None = None) -> Iterator[tuple[Block, Tensor]]:
+        """Weights `[row, head, query of the block, seen key]`, block by block.
+
+        Args:
+            wanted: Bool `[query]`, on the host: blocks with none of these are left out.
+            size: Queries of a block.
+        """
+        if self.whole is not None and size is None:
+            yield Block(slice(0, self.shape[2]), self.shape[3], self.mask, dict(self.options)), self.whole
+            return
+        size = size or size_of_blocks(self.query, self.key.shape[2], BLOCK_BYTES)
+        for block in self.queries.blocks(size, wanted):
+            if self.whole is not None:
+                yield block, self.whole[:, :, block.rows, : block.seen]
+            else:
+                yield block, _rows(self.module, self.query, self.key, self.value, block)[1]
+
+    def let_go(self) -> AttentionCall:
+        """The same without its output, for whoever goes on reading blocks: one tensor less to keep."""
+        return replace(self, output=self.output.new_empty(0))
+
+    def at(self, positions: Tensor) -> Tensor:
+        """Weights of the queries at `positions [row, n]`, `[row, head, n, key]`."""
+        if self.whole is None:
+            mask, options = self.queries.at(positions)
+            query = at(self.query, positions, 2)
+            output, weights = eager(self.module, query, self.key, self.value, mask, **options)
+            wanted = at(self.output, positions)
+            if torch.allclose(output, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())):
+                return weights
+        # an architecture that counts the queries of a call
+        return at(self.weights, positions, 2)
 
 
 Listener = Callable[[nn.Module, AttentionCall], Tensor | None]
@@ -62,15 +125,53 @@ def _attention(
     replacement = _replacement.get()
     if replacement is not None:
         return replacement(module, query, key, value, attention_mask, options), None
-    output, weights = eager(module, query, key, value, attention_mask, **options)
-    listener = _listener.get()
+    listener, given = _listener.get(), (module, query, key, value)
+    weights: Tensor | None = None
+    if listener is None or not _long(*given, attention_mask, options):
+        output, weights = eager(*given, attention_mask, **options)
+    else:
+        blocks = Queries(query.shape[2], key.shape[2], attention_mask, options).blocks
+        size = size_of_blocks(query, key.shape[2], BLOCK_BYTES)
+        output = torch.cat([_rows(*given, block)[0] for block in blocks(size)], 1)
     if listener is not None:
         call = AttentionCall(
-            query=query, key=key, value=value, mask=attention_mask, options=options, weights=weights, output=output
+            module=module,
+            query=query,
+            key=key,
+            value=value,
+            mask=attention_mask,
+            options=options,
+            output=output,
+            whole=weights,
         )
         changed = listener(module, call)
         output = output if changed is None else changed
     return output, weights
+
+
+def _rows(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+    """Output and weights of a block of queries."""
+    key, value = key[:, :, : block.seen], value[:, :, : block.seen]
+    return eager(module, query[:, :, block.rows], key, value, block.mask, **block.options)
+
+
+def _long(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+) -> bool:
+    """Whether attention goes by blocks of queries: there is much of it, and it can.
+
+    That it can is tried on the first queries, all of them at once and the later ones alone.
+    """
+    queries = Queries(query.shape[2], key.shape[2], mask, options)
+    if query.shape[:3].numel() * key.shape[2] * query.element_size() <= WHOLE_BYTES:
+        return False
+    if query.requires_grad or not shortcuts() or not queries.divisible:
+        return False
+    few = min(16, query.shape[2])
+    both = _rows(module, query, key, value, queries.block(slice(0, few)))[0]
+    later = _rows(module, query, key, value, queries.block(slice(few // 2, few)))[0]
+    wanted = both[:, few // 2 :]
+    return torch.allclose(later, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
 
 
 def eager(
@@ -212,14 +313,17 @@ class AttentionRecord:
 
     def __call__(self, module: nn.Module, call: AttentionCall) -> None:
         """Take the weights of one attention layer."""
-        weights = call.weights
+        target, source = self.shapes["cross"]
+        encoder = id(module) in self.encoder
+        # of a long text, where it is what is expected, only what is asked for: nothing of an encoder
+        picked = call.whole is None and not self.before and len(self.maps) == 2 and (encoder or call.shape[2] == target)
+        weights = call.weights if not picked else call.query if encoder else call.at(self.query)
         if self._last is not None and self._last[0] is module and torch.equal(self._last[1], weights):
             return  # one layer, which weighs two parts of its values alike
         self._last = module, weights
-        target, source = self.shapes["cross"]
-        if self.encoder_decoder and id(module) not in self.encoder and weights.shape[-1] == target + source:
-            self.add("decoder_self", weights[..., :target])  # a layer that attends to both sides at once
-            self.add("cross", weights[..., target:])
+        if self.encoder_decoder and not encoder and weights.shape[-1] == target + source:
+            self.add("decoder_self", weights[..., :target], picked)  # a layer that attends to both sides at once
+            self.add("cross", weights[..., target:], picked)
             return
         role = self.role(module)
         if role == "decoder_self":
@@ -228,7 +332,7 @@ class AttentionRecord:
                 raise UnsupportedModelError(
                     f"{self.name} is several models one after the other, whose attention maps are no layers of one"
                 )
-        self.add(role, weights)
+        self.add(role, weights, picked)
 
     def role(self, module: nn.Module) -> str:
         """The role of a layer; to be asked once per attention call, in their order."""
@@ -238,23 +342,25 @@ class AttentionRecord:
         self._calls += 1
         return "cross" if cross else "decoder_self"
 
-    def add(self, role: str, weights: Tensor) -> None:
-        """Store what is wanted of one layer: the query rows, the whole map."""
+    def add(self, role: str, weights: Tensor, picked: bool = False) -> None:
+        """Store what is wanted of one layer: the query rows (all there is, if they are `picked`), the whole map."""
         block = {"cross": "source", "decoder_self": "target"}.get(role)
         if role not in self.maps and block not in self.keep:
             return
         rows, keys = self.shapes[role]
+        rows = self.query.shape[1] if picked else rows
         if self.before:
             weights = weights[..., -rows:, -keys:]
-        if weights.ndim != 4 or weights.shape[-2:] != self.shapes[role]:
+        if weights.ndim != 4 or weights.shape[-2:] != (rows, keys):
             raise UnsupportedModelError(
                 f"the attention of {self.name} has maps of shape {list(weights.shape)} "
-                f"where [row, head, {self.shapes[role][0]}, {self.shapes[role][1]}] was expected"
+                f"where [row, head, {rows}, {keys}] was expected"
             )
         if role in self.maps:
             self.maps[role].append(weights.detach().to(self.query.device))
         if block in self.keep:
-            self.maps[block].append(at(weights, self.query, 2).detach().to(self.query.device))
+            weights = weights if picked else at(weights, self.query, 2)
+            self.maps[block].append(weights.detach().to(self.query.device))
 
     @property
     def complete(self) -> bool:

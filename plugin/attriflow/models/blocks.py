@@ -44,7 +44,7 @@ class AttentionRows:
     @classmethod
     def of(cls, call: AttentionCall, positions: Tensor) -> AttentionRows:
         """Keep the rows of the receiving positions `[batch, row]`."""
-        width = call.weights.shape[2]
+        width = call.shape[2]
 
         def rows(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] == width:
@@ -56,7 +56,7 @@ class AttentionRows:
             value=call.value,
             mask=rows(call.mask),
             options={k: rows(v) for k, v in call.options.items()},
-            weights=at(call.weights, positions, 2),
+            weights=call.at(positions),
             output=at(call.output, positions),
         )
 
@@ -327,9 +327,9 @@ class _Recorder:
             if self.stack(module) in self.receiving:
                 raise UnsupportedModelError(f"the attention of {self.name} is not part of a list of layers")
             return
-        if call.weights.shape[0] != block.positions.shape[0] or call.weights.shape[2] != block.width:
+        if call.shape[0] != block.positions.shape[0] or call.shape[2] != block.width:
             raise UnsupportedModelError(
-                f"attention of {self.name} has shape {tuple(call.weights.shape)} where [batch, head, "
+                f"attention of {self.name} has shape {tuple(call.shape)} where [batch, head, "
                 f"{block.width} positions, key] was expected"
             )
         block.attention.append(AttentionRows.of(call, block.positions))

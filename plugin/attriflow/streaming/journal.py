@@ -90,12 +90,13 @@ class Journal(Appended):
         self.start()
         return True
 
-    def commit(self, block: Sequence[Record], rows: int, failed: int) -> None:
-        """Write the records of the next `rows` rows; they are safe when this returns."""
+    def commit(self, block: Sequence[str], rows: int, failed: int) -> None:
+        """Write the lines of the next `rows` rows; they are safe when this returns."""
         if not self.size and block:  # the finished file tells what it was made with
-            block = [{**block[0], SETTINGS: self.settings}, *block[1:]]
-        data = "".join(lines.line(record, self.run) for record in block).encode("utf-8")
-        self.append(data, rows=rows, failed=failed)
+            first = json.loads(block[0])
+            first.pop("run")
+            block = [lines.line({**first, SETTINGS: self.settings}, self.run), *block[1:]]
+        self.append("".join(block).encode("utf-8"), rows=rows, failed=failed)
 
     def records(self) -> Iterator[Record]:
         """What has been committed."""

@@ -1,4 +1,4 @@
-"""Parts of a text: sentences, the caller's own segments, and the turns of a chat."""
+"""Parts of a text: sentences, paragraphs, the caller's own segments, and the turns of a chat."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ def sentences(text: str) -> list[Part]:
             parts.append((start, match.end()))
             start = match.end()
     return [*parts, (start, len(text))] if start < len(text) else parts
+
+
+def paragraphs(text: str) -> list[Part]:
+    """Paragraphs of a text, which end at blank lines, white space after them included; together they cover it."""
+    starts = [0, *(m.end() for m in re.finditer(r"\S[^\S\n]*\n[^\S\n]*\n\s*(?=\S)", text)), len(text)]
+    return [(a, b) for a, b in itertools.pairwise(starts) if a < b]
 
 
 def _is_abbreviation(before: str) -> bool:

@@ -20,6 +20,8 @@ from attriflow.tracking.stopping import terminable
 _logger = logging.getLogger(__name__)
 MLFLOWS_OWN = ("col_mapping", "metric_prefix")
 """Keys of an evaluator's configuration that are MLflow's."""
+ASIDE = (*MLFLOWS_OWN, "resume")
+"""Keys that say nothing about what is evaluated."""
 
 
 @terminable()
@@ -50,12 +52,13 @@ def evaluate_model(
         if value:
             _logger.warning("the attriflow evaluator does not use '%s'", name)
     from attriflow.tracking.places import checked_prefix
+    from attriflow.tracking.resuming import checked_resume, resumed_run
 
     with _as_mlflow_error():
         frame, targets = _columns(dataset)
-        prefix = checked_prefix(settings.get("metric_prefix"))
+        prefix, resume = checked_prefix(settings.get("metric_prefix")), checked_resume(settings.get("resume"))
         config = EvaluationConfig.from_dict(
-            {k: v for k, v in settings.items() if k not in MLFLOWS_OWN},
+            {k: v for k, v in settings.items() if k not in ASIDE},
             columns=[str(c) for c in frame.columns],
             text_columns=text_columns(frame),
             targets=None if targets is None else (getattr(dataset, "targets_name", None) or "targets"),
@@ -68,7 +71,7 @@ def evaluate_model(
 
         origin = origin_of(model, model_id)
         hf, tokenizer = hf_parts(model)
-        with _on_device(hf, config) as device:
+        with _on_device(hf, config) as device, resumed_run(run_id, resume) as logged:
             from attriflow.model import load_model
 
             loaded = load_model(hf, tokenizer=tokenizer, device=device)
@@ -79,11 +82,12 @@ def evaluate_model(
                 loaded,
                 data,
                 config,
-                run_id,
+                logged,
                 origin.model_id,
                 names={k: v for k, v in names.items() if v},
                 prefix=prefix,
-                returned=model_id is not None,
+                returned=model_id is not None and logged == run_id,
+                resume=resume is not None,
             )
 
 

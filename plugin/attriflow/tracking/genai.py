@@ -41,6 +41,8 @@ def evidence(
     answer: Text = None,
     top: int = 3,
     attributed_fn: str = "probability",
+    target_spans: Any = None,
+    span_value: str = "sum",
     method_options: Mapping[str, Any] | None = None,
     metric_options: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int | None = None,
@@ -60,6 +62,7 @@ def evidence(
             it.
         top: Tokens named in the rationale of a feedback for each generated token.
         attributed_fn: Step function whose value is explained.
+        target_spans, span_value: Explain spans of the output ("all", "sentence", ...), see `EvaluationConfig`.
         method_options: Options of the method.
         metric_options: Metric -> options.
         batch_size: Sequences per forward pass; None lets the engine choose.
@@ -79,6 +82,8 @@ def evidence(
         "metrics": [metrics] if isinstance(metrics, str) else list(metrics),
         "step_functions": [],
         "attributed_fn": attributed_fn,
+        "target_spans": target_spans,
+        "span_value": span_value,
         "method_options": {method: dict(method_options)} if method_options else {},
         "metric_options": metric_options or {},
         "batch_size": batch_size or "auto",

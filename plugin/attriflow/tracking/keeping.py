@@ -54,6 +54,7 @@ class Keeper:
     Attributes:
         root: The run that everything belongs to.
         gone: Whether the store was given up: what follows is only kept.
+        resumed: Whether an earlier process has logged some of it: metrics that a run has are not logged again.
         about: Names of the run and its experiment, for another store.
     """
 
@@ -62,7 +63,7 @@ class Keeper:
         self.about: dict[str, str] = {}
         self.uri = str(self.client.tracking_uri)
         self.remote = urlparse(self.uri).scheme not in _HERE and len(urlparse(self.uri).scheme) > 1
-        self.gone = self.sent = False
+        self.gone = self.sent = self.resumed = False
         self.ids = {root: root}
         self._places: dict[str, str] = {}
         self._folder: Path | None = None
@@ -234,7 +235,8 @@ class Keeper:
         unprefixed metrics of all methods would pile up there under the same names. A thread of its own has no active
         model.
         """
-        entries = [Metric(k, v, time, 0, model_id=model_id) for k, v in values.items()]
+        known = self.client.get_run(self.ids[run]).data.metrics if self.resumed else {}
+        entries = [Metric(k, v, time, 0, model_id=model_id) for k, v in values.items() if k not in known]
         with ThreadPoolExecutor(1) as thread:
             for i in range(0, len(entries), PER_BATCH):
                 thread.submit(self.client.log_batch, self.ids[run], metrics=entries[i : i + PER_BATCH]).result()

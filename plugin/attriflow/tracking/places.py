@@ -40,7 +40,7 @@ ENDED = "attriflow.ended"
 PAUSE, TRIES = 0.1, 50
 """Seconds between two looks at a rival's claim, and how many: who has not decided by then has died."""
 ROOT = "evaluations"
-_NO_VALUES = (
+NO_VALUES = (
     "inputs",
     "rationale",
     "contrast_target",
@@ -80,14 +80,14 @@ def folders(tags: Mapping[str, str]) -> list[str]:
     """Folders of the evaluations that a run has, by its tags, in the order in which they began."""
     before = _json(tags.get(EVALUATIONS, ""))
     names = [f for f in before if isinstance(f, str)] if isinstance(before, list) else []
-    claims = [c for c in _claims(tags).values() if IDENTITY in within(tags, c["folder"])]
+    claims = [c for c in claims_of(tags).values() if IDENTITY in within(tags, c["folder"])]
     names += [c["folder"] for c in sorted(claims, key=lambda c: c["began"]) if c["folder"] not in names]
     named = [f for f in names if not f or _FOLDER.fullmatch(f)]  # a tag may say "../../x"
     alone = "" not in named and "attriflow.device" in tags and (not named or "attriflow.model" in tags)
     return ["", *named] if alone else named
 
 
-def _claims(tags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def claims_of(tags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Claims by their tags' names."""
     found = {k: _json(v) for k, v in tags.items() if k.startswith(f"{EVALUATIONS}.")}
     kinds = {"folder": str, "began": int, "held": bool}
@@ -116,7 +116,7 @@ def choose(tags: Mapping[str, str], prefix: str, identity: str) -> Place:
         own = within(tags, folder)
         if own.get(IDENTITY) == identity and own.get("attriflow.metric_prefix", "") == prefix:
             return Place(folder, prefix, True, ENDED in own, tuple(f for f in known if f != folder))
-    taken = {*known, *(claim["folder"] for claim in _claims(tags).values())}
+    taken = {*known, *(claim["folder"] for claim in claims_of(tags).values())}
     name = re.sub(r"[^\w.-]+", "_", prefix).strip("_.-")[:100]
     wanted = f"{ROOT}/{name}" if name else f"{ROOT}/{len(taken) + 1}" if taken else ""
     free, n = wanted, 2
@@ -156,7 +156,7 @@ def claim(client: MlflowClient, ask: Callable[[Callable[[], T]], T], run_id: str
         write(held=False)
         claimed = True
         for _ in range(TRIES):
-            rivals = {k: c for k, c in _claims(read()).items() if c["folder"] == place.folder}
+            rivals = {k: c for k, c in claims_of(read()).items() if c["folder"] == place.folder}
             if not rivals:
                 return dataclasses.replace(place, claim=(name, write(held=True)))
             if min(rivals) < name or any(c["held"] for c in rivals.values()):
@@ -170,7 +170,7 @@ def identity_of(evaluation: Evaluation, model: str) -> str:
         weights_digest(evaluation.model.model),
         model,
         dataclasses.asdict(evaluation.data),
-        {k: v for k, v in evaluation.config.as_dict().items() if k not in _NO_VALUES},
+        {k: v for k, v in evaluation.config.as_dict().items() if k not in NO_VALUES},
     ]
     return hashlib.sha256(json.dumps(facts, default=repr, sort_keys=True).encode()).hexdigest()[:16]
 

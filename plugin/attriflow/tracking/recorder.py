@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
-from attriflow import io
 from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, say_failed
@@ -20,17 +21,19 @@ from attriflow.evaluation.identity import data_digests, weights_digest
 from attriflow.evaluation.planning import say
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
+from attriflow.evaluation.work import unit_of
 from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking import patience, stopping
-from attriflow.tracking.artifacts import AttributionsArtifact
+from attriflow.tracking.artifacts import AttributionsArtifact, part_name
 from attriflow.tracking.examples import evidence, examples_table
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
 from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
+from attriflow.tracking.resuming import WORK, begun, opened, remove_at_exit
 from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
@@ -55,6 +58,7 @@ def record(
     prefix: str = "",
     *,
     returned: bool = False,
+    resume: bool = False,
 ) -> EvaluationResult:
     """Evaluate and log to a run, result by result.
 
@@ -67,8 +71,10 @@ def record(
         names: Names of "model" and "data" for the report, and what the model is "registered" as.
         prefix: Opens the names of the run's metrics, and names the folder of the evaluation.
         returned: Whether MLflow logs the metrics that are returned, see `Recorder`.
+        resume: Go on with the evaluation that an earlier process began in this run.
     """
-    return Recorder(Evaluation(model, data, config), run_id, model_id, names, prefix, returned=returned).record()
+    evaluation = Evaluation(model, data, config)
+    return Recorder(evaluation, run_id, model_id, names, prefix, returned=returned, resume=resume).record()
 
 
 class Recorder:
@@ -91,6 +97,7 @@ class Recorder:
         prefix: str = "",
         *,
         returned: bool = False,
+        resume: bool = False,
     ) -> None:
         self.evaluation, self.config = evaluation, evaluation.config
         self.names = dict(names or {})
@@ -101,12 +108,16 @@ class Recorder:
         if self.keeper.remote:
             experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
             self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
-        self.place = claim(client, self.keeper.ask, run_id, prefix, self.identity)
-        if self.place.ended:
+        ours = begun(found.data.tags, prefix, self.identity) if resume else None
+        self.place = ours or claim(client, self.keeper.ask, run_id, prefix, self.identity)
+        if self.place.ended and not resume:
             raise InputError(
                 f"run {run_id} has this evaluation already (same model, rows and settings): its metrics would be there "
                 "twice. Take its results from there, evaluate in another run, or give it another 'metric_prefix'"
             )
+        self.work = evaluation.work = opened(evaluation, self.names.get("model", ""), found, self.place, ours)
+        self.resume = self.keeper.resumed = resume and bool(self.place.prefix or not self.place.others)
+        self.known = set(found.data.metrics) if self.resume else set[str]()
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
         self.mlflow_logs_metrics = returned
@@ -123,6 +134,7 @@ class Recorder:
             self._log_place()
             self._log_settings()
         except BaseException:
+            self.work.close()
             self.keeper.close()
             raise
         try:
@@ -135,8 +147,12 @@ class Recorder:
         except BaseException as error:
             self._save_what_is_known(error)
             raise
+        self.work.close()
+        self.run.untag([WORK])
         self.keeper.close("FINISHED")
-        return EvaluationResult(metrics=self.metrics, artifacts=self.artifacts, run_id=self.run.run_id)
+        remove_at_exit(self.work.folder)
+        metrics = {k: v for k, v in self.metrics.items() if k not in self.known}  # MLflow would log them once more
+        return EvaluationResult(metrics=metrics, artifacts=self.artifacts, run_id=self.run.run_id)
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -165,8 +181,13 @@ class Recorder:
         return self._children[result.name]
 
     def _method_metrics(self, result: MethodResult, values: Mapping[str, float]) -> None:
-        self._child(result).metrics(values)
+        if not self._told(result):
+            self._child(result).metrics(values)
         self._parent_metrics({f"{result.name}/{k}": v for k, v in values.items()})
+
+    def _told(self, result: MethodResult) -> bool:
+        """Whether an earlier process has logged everything about a method."""
+        return unit_of("logged", result.name) in self.work
 
     def _parent_metrics(self, values: Mapping[str, float]) -> None:
         named = {key_of(f"{self.place.prefix}{k}"): float(v) for k, v in values.items()}
@@ -175,18 +196,33 @@ class Recorder:
             self.run.metrics(named, self.model_id)
 
     def _log_attributions(self, result: MethodResult) -> None:
-        name = key_of(result.name).replace("/", "_")
-        self.run.artifact(
-            f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path, overwrite=True)
-        )
+        name, logged = key_of(result.name).replace("/", "_"), unit_of("logged explanations", result.name)
+        if logged not in self.work:
+            for number in range(len(self.evaluation.blocks)):
+                whole = self.work.path(unit_of("explain", result.name, number))
+                self.run.artifact(
+                    f"attributions/{part_name(name, number)}.safetensors", partial(shutil.copyfile, whole)
+                )
+            self.work.put(logged, {})
         # read back when somebody asks for it: a whole data set times all methods would not fit into memory
         self.artifacts["attributions"] = AttributionsArtifact(uri=self.run.uri("attributions"))
 
     def _finish_method(self, result: MethodResult) -> None:
         self._finished.add(result.name)
         self._method_metrics(result, result.metrics)
-        child = self._child(result)
-        cost = result.cost
+        if not self._told(result):
+            self._finish_child(result)
+        if not result.ok:
+            _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
+        if result.ok:
+            shapes = [(e.n_steps, len(e.inputs(self.config.attribute_target))) for e in self.evaluation.examples]
+            compared = itertools.islice(self.evaluation.explanations(result.name), affordable(shapes))
+            self._magnitudes[result.name] = [magnitudes(a) for a in compared]
+            self._evidence[result.name] = [evidence(a) for a in self.evaluation.explanations(result.name)]
+        result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
+
+    def _finish_child(self, result: MethodResult) -> None:
+        child, cost = self._child(result), result.cost
         extra = {f"{name}_skipped_steps": float(n) for name, n in result.skipped.items()}
         extra |= _intervals(result, self.config.seed)
         if cost is not None and cost.forward_seconds is not None:
@@ -199,16 +235,13 @@ class Recorder:
             child.tags({"attriflow.metrics_without_value": result.problems})
         if not result.ok:
             child.tags({"attriflow.reason": result.reason})
-            _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
-        if result.ok:
-            self._evidence[result.name] = [evidence(a) for a in result.attributions]
-            compared = affordable([tuple(a.scores.shape[:2]) for a in result.attributions])
-            self._magnitudes[result.name] = [magnitudes(a) for a in result.attributions[:compared]]
-        result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
         child.finish("FINISHED" if result.ok else "FAILED")
         self._children.pop(result.name)
+        self.work.put(unit_of("logged", result.name), {})
 
     def _stop_method(self, result: MethodResult, status: str) -> None:
+        if self._told(result):
+            return
         child = self._child(result)
         child.tags({"attriflow.status": result.status, "attriflow.reason": result.reason})
         child.finish(status)
@@ -219,10 +252,11 @@ class Recorder:
         """Where the evaluation lies in the run, and a first file: a store that takes none is found before the work."""
         place, others = self.place, ", ".join(f or "the first one" for f in self.place.others)
         if place.again:
-            _logger.warning(
-                "the run has this evaluation already (same model, rows and settings), but not to its end: its files "
-                "are replaced, its nested runs are taken up again"
-            )
+            if not self.resume:
+                _logger.warning(
+                    "the run has this evaluation already (same model, rows and settings), but not to its end: its "
+                    "files are replaced, its nested runs are taken up again ('resume' goes on where it stood)"
+                )
             self.run.untag(STALE)
         elif place.others:
             apart = "" if place.prefix else "; its metrics go by the same names: metric_prefix tells them apart"
@@ -245,7 +279,8 @@ class Recorder:
             ) from error
         if not place.again:
             whole.tags(dict([place.claim]) | {"attriflow.device": str(self.evaluation.model.device)})
-        self.run.tags({IDENTITY: self.identity, **({"attriflow.metric_prefix": place.prefix} if place.prefix else {})})
+        prefix = {"attriflow.metric_prefix": place.prefix} if place.prefix else {}
+        self.run.tags({IDENTITY: self.identity, WORK: str(self.work.folder), **prefix})
 
     def _log_settings(self) -> None:
         model = self.evaluation.model
@@ -364,6 +399,7 @@ class Recorder:
                 step()
             except Exception as error:
                 _logger.warning("could not log the results of an evaluation that was broken off: %s", error)
+        self.work.close()
         try:
             self.keeper.close(status)
         except KeptError as error:

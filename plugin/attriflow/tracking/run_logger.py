@@ -37,16 +37,24 @@ class LoggedRun:
 
 
 @contextmanager
-def new_run(tracking_uri: str | None, experiment: str | None) -> Iterator[LoggedRun]:
-    """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses."""
+def new_run(tracking_uri: str | None, experiment: str | None, resume: str | None = None) -> Iterator[LoggedRun]:
+    """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses.
+
+    `resume` is the id of a run to go on with instead.
+    """
     with terminable():
         if tracking_uri is not None:
             mlflow.set_tracking_uri(tracking_uri)
         uri = mlflow.get_tracking_uri()
         check_store(uri, experiment)
+        if resume is not None:
+            from attriflow.tracking.resuming import run_to_resume
+
+            experiment = None
+            run_to_resume(resume, uri)
         if experiment is not None:
             mlflow.set_experiment(experiment)
-        run = mlflow.start_run()
+        run = mlflow.start_run(run_id=resume)
         try:
             yield LoggedRun(run.info.run_id, uri)
             patiently(lambda: MlflowClient().set_terminated(run.info.run_id), uri, patience())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pickle
 import re
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +23,6 @@ from attriflow.workers.units import Answer, Factory, answer, sendable
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to Ray's authors
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning of a setting that changes nothing here
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what it would print about workers that died, to standard output
 }
 """Environment that Ray reads when it is imported, unless it is set."""
@@ -74,6 +76,8 @@ class RayActors:
         self.ray, self.n, self.factory, self.ours = ray, n, factory, not ray.is_initialized()
         if self.ours:
             connect(address or os.environ.get("RAY_ADDRESS"))
+        elif address not in (None, "auto", here := ray.get_runtime_context().gcs_address):
+            raise InputError(f"this process is connected to the Ray cluster at {here} already, not to {address}")
         self.kind = ray.remote(Actor)
         self.hired, self.waiting = dict[str, Any](), dict[Any, str]()  # actors; what they owe us -> who
         self.count, self.begin = 0, time.monotonic()
@@ -192,12 +196,27 @@ def connect(address: str | None) -> None:
 
     # in a thread: Ray tries for minutes, or for ever where something else answers
     thread = threading.Thread(target=start, daemon=True)
-    thread.start()
-    thread.join(CONNECT)
+    with _unheard():
+        thread.start()
+        thread.join(CONNECT)
     if thread.is_alive():
         raise InputError(f"no Ray cluster at {address}: nothing within {CONNECT:.0f} s")
     if failed:
         raise InputError(f"no Ray cluster at {address}: {reason_of(failed[0])}")
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Without what Ray's libraries write to the standard error, a line per try; what is wrong is told at the end."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _reach(address: str) -> None:

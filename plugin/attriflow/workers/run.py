@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from attriflow.errors import InputError, check_choice, check_least
 from attriflow.workers.dispatch import Crew, Dispatch
@@ -21,7 +21,7 @@ def run_units(
     address: str | None = None,
     tries: int = 3,
     ordered: bool = False,
-) -> Iterator[Done]:
+) -> Generator[Done, None, None]:
     """Do units of work, wherever that is.
 
     A worker calls the factory once and pulls units. Few units per worker are under way, and results are handed over as
@@ -67,7 +67,7 @@ def check_engine(engine: str, workers: int | None, address: str | None) -> None:
         raise InputError(f"engine {engine!r} has no use for the address of a Ray cluster: choose 'ray'")
 
 
-def _here(factory: Factory, units: Iterable[Unit]) -> Iterator[Done]:
+def _here(factory: Factory, units: Iterable[Unit]) -> Generator[Done, None, None]:
     work = None
     for unit in units:
         work = work or factory()
@@ -86,7 +86,7 @@ def _elsewhere(
     address: str | None,
     tries: int,
     ordered: bool,
-) -> Iterator[Done]:
+) -> Generator[Done, None, None]:
     source = iter(units)
     first = next(source, None)
     if first is None:

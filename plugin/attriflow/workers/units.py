@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attriflow.errors import reason_of
@@ -76,13 +76,15 @@ def do(work: Work, payload: Any) -> Answer:
         if _broken(error):
             raise BrokenWorkerError(reason_of(error)) from error
         seconds, full = time.perf_counter() - begin, isinstance(error, OutOfMemoryError) or out_of_memory(error)
-        return Answer(None, reason_of(error), seconds, sendable(error), full)
+        return Answer(None, reason_of(error), seconds, error, full)
     return Answer(result, None, time.perf_counter() - begin)
 
 
 def answer(work: Work, payload: Any) -> bytes:
     """Do a unit and pickle the answer, which is an error where the result cannot be."""
     found = do(work, payload)
+    if found.cause is not None:
+        found = replace(found, cause=sendable(found.cause))
     try:
         return pickle.dumps(found)
     except Exception as error:

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from attriflow.engine import Engine
 from attriflow.kernels.positions import at
 from attriflow.kernels.transfer import home
-from attriflow.methods._internals.mixing import Affine, mixing
+from attriflow.methods._internals.mixing import Affine, Edges
 from attriflow.methods._internals.recording import Layer
 from attriflow.models.blocks import is_norm
 
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(eq=False, kw_only=True)
 class Rest(Node):
-    """Embeddings, MLP outputs and everything else: its rows `[batch, step, hidden]` at the query positions.
+    """Embeddings, MLP outputs and everything else: its rows `[batch, token, hidden]` where tokens are read.
 
     `time` says after how many of the decoder's attention layers it came.
     """
@@ -98,23 +98,17 @@ class Unit:
 
     Attributes:
         role, index: Which it is; `index` counts the layers of its side.
-        own: Share of each position's own state in its new state, `[batch, position]`.
-        shares: Share of each attended token, `[batch, position, attended]`; `own` and `shares` sum to 1.
-        weights, values, weight, bias: Of decoder layers: attention `[batch, head, step, attended]` of the query
-            positions, values by head, output projection by head and its bias.
+        edges: Shares of each position's own state and of each attended token in its new state.
+        bias: Of decoder layers: that of the output projection.
         gap: Of decoder layers: what the projection read beyond the heads' outputs (a gate),
-            `[batch, step, head * dim]`.
+            `[batch, token, head * dim]`, where tokens are read.
     """
 
     role: str
     index: int
     order: int
     layer: Layer | None = None
-    own: Tensor | None = None
-    shares: Tensor | None = None
-    weights: Tensor | None = None
-    values: Tensor | None = None
-    weight: Tensor | None = None
+    edges: Edges | None = None
     bias: Tensor | None = None
     gap: Tensor | None = None
 
@@ -244,7 +238,7 @@ class Stream(TorchFunctionMode):
             full = self._canonical(tensor if shape is None else tensor.expand(shape))
             if full is None:
                 return None
-            query = self.engine.batch.query
+            query = self.engine.read.query
             rows = None
             if full.shape[1] == self.engine.batch.target_ids.shape[1]:
                 rows = self._kept(at(full, query, 1))
@@ -283,7 +277,7 @@ class Stream(TorchFunctionMode):
         if first is None or second is None:
             return None
         node = Sum(order=next(self._number), terms=(first, second), sign=sign)
-        pending = [n for n in (first, second) if n.pending is not None and n.pending.own is None]
+        pending = [n for n in (first, second) if n.pending is not None and n.pending.edges is None]
         if len(pending) == 1:
             unit, other = pending[0].pending, second if pending[0] is first else first
             assert unit is not None  # noqa: S101
@@ -331,10 +325,7 @@ class Stream(TorchFunctionMode):
             unit = Unit(layer.role, len(side), next(self._number), layer)
             side.append(unit)
             if side is self.decoder:
-                query, call = self.engine.batch.query, layer.call
-                unit.weights = self._kept(at(call.weights, query, 2))
-                unit.values = self._kept(layer.values(self.engine.dtype))
-                unit.weight = self._kept(layer.weight)
+                query, call = self.engine.read.query, layer.call
                 unit.bias = None if layer.bias is None else self._kept(layer.bias)
                 unit.gap = self._kept(at(layer.given, query, 1) - at(call.output.flatten(2), query, 1))
             self._put(layer.output, Attended(order=next(self._number), unit=unit, pending=unit))
@@ -342,7 +333,7 @@ class Stream(TorchFunctionMode):
     # -- mixing -----------------------------------------------------------------------------------------------------
 
     def _mix(self, unit: Unit, node: Node, residual: Tensor) -> None:
-        """Shares of the state before and of the attended tokens in the state after an attention layer."""
+        """Note what the state after an attention layer is made of."""
         with self._own_work():
             maps: list[Scaled] = []
             while not isinstance(node, Attended):
@@ -351,8 +342,7 @@ class Stream(TorchFunctionMode):
                 node = next(n for n in node.parts if n.pending is unit)
             state = self._canonical(residual)
             assert state is not None and unit.layer is not None  # noqa: S101
-            own, shares = mixing(unit.layer, [(m.affine, m.scale) for m in maps], state.to(self.engine.dtype))
-            unit.own, unit.shares = self._kept(own), self._kept(shares)
+            unit.edges = Edges.of(unit.layer, [(m.affine, m.scale) for m in maps], state.to(self.engine.dtype))
             unit.layer = None
 
 

@@ -1,0 +1,24 @@
+"""Context attribution under Inseq's names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attriflow.doors import facade
+
+if TYPE_CHECKING:
+    from attriflow.inseq.commands.attribute_context.attribute_context import (
+        AttributeContextArgs as AttributeContextArgs,
+    )
+    from attriflow.inseq.commands.attribute_context.attribute_context import (
+        AttributeContextOutput as AttributeContextOutput,
+    )
+    from attriflow.inseq.commands.attribute_context.attribute_context import CCIOutput as CCIOutput
+
+_HOMES = {
+    "attriflow.inseq.commands.attribute_context.attribute_context": (
+        "AttributeContextArgs", "AttributeContextOutput", "CCIOutput",
+    ),
+}  # fmt: skip
+__all__ = [name for names in _HOMES.values() for name in names]
+__getattr__ = facade(__name__, _HOMES)
