@@ -118,7 +118,7 @@ lock: ## re-resolve requirements.lock
 	@$(BIN)/python -m pip install --quiet uv
 	cp requirements.lock requirements.lock.new
 	echo "opencv-python-headless>=4.9" | $(BIN)/uv pip compile pyproject.toml - --quiet $(LOCK_ARGS) \
-		--universal --python-version 3.10 --extra ferret --extra app --extra docs --extra dev --annotation-style line \
+		--universal --python-version 3.10 --extra ferret --extra app --extra docs --extra dev --extra ray --annotation-style line \
 		--override requirements-overrides.txt --constraint <(echo "$(firstword $(TORCH))") \
 		--custom-compile-command "make lock" --output-file requirements.lock.new > /dev/null
 	sed -E '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==/d' requirements.lock.new > requirements.lock

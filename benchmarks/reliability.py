@@ -52,7 +52,7 @@ def prepared() -> None:
 
     import attriflow
     import attriflow.cli.app
-    import attriflow.tracking.evaluate
+    import attriflow.tracking.command
     import attriflow.tracking.recorder
     import attriflow.views.evaluations.report
 

@@ -10,6 +10,8 @@ docs/device-counts.csv.
 from __future__ import annotations
 
 import csv
+import dataclasses
+import inspect
 import json
 import re
 import sys
@@ -101,6 +103,8 @@ def table(name: str) -> str:
         return half_precision()
     if name == "device_counts":
         return device_counts()
+    if name in INSEQ:
+        return INSEQ[name]()
     registry, columns = TABLES[name]
     rows = [["name", *columns], ["---"] * (len(columns) + 1)]
     rows += [
@@ -187,6 +191,82 @@ def device_counts() -> str:
 
 def _change(before: str | None, now: str) -> str:
     return f"{int(before):,} → {int(now):,}" if before else f"{int(now):,}"
+
+
+def inseq_names() -> str:
+    """Every name of `attriflow.inseq` and its rooms."""
+    from attriflow import inseq
+
+    rows = [["name", "what it is here"], ["---", "---"]]
+    rooms = {"": inseq, ".data": inseq.data, ".attr": inseq.attr, ".models": inseq.models}
+    rooms[".commands.attribute_context"] = inseq.commands.attribute_context
+    for module, room in rooms.items():
+        for name in sorted(room.__all__):
+            what = getattr(room, name)
+            text = (inspect.getdoc(what) or "").split("\n", 1)[0] if callable(what) else "Every step function by name."
+            if not any(f"`{name}`" in row[0] for row in rows):
+                rows.append([f"`inseq{module}`: `{name}`" if module else f"`{name}`", _safe(text)])
+    return _rows(rows)
+
+
+def inseq_keywords() -> str:
+    """Every keyword of the functions that Inseq's users call, from signatures and docstrings."""
+    from attriflow.inseq.commands.attribute_context.attribute_context import AttributeContextArgs
+    from attriflow.inseq.data.attribution import FeatureAttributionOutput, FeatureAttributionSequenceOutput
+    from attriflow.inseq.models import AttributionModel, load_model
+
+    rows = [["call", "keyword", "here"], ["---", "---", "---"]]
+    one, several = FeatureAttributionSequenceOutput, FeatureAttributionOutput
+    calls = {
+        "load_model": load_model,
+        "model.attribute": AttributionModel.attribute,
+        "aggregate": one.aggregate,
+        "show": one.show,
+        "out.save": several.save,
+        "load": several.load,
+    }
+    for call, function in calls.items():
+        said = _arguments(inspect.getdoc(function) or "")
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.name != "self":
+                stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+                rows.append([f"`{call}`", f"`{stars}{parameter.name}`", _safe(said[stars + parameter.name])])
+    names = ", ".join(f"`{f.name}`" for f in dataclasses.fields(AttributeContextArgs))
+    rows.append(["`AttributeContextArgs`", names, "The same; nobody is asked: `manual` is `auto`."])
+    return _rows(rows)
+
+
+def inseq_scripts() -> str:
+    """What the tests run on both: `tests/data/inseq/scripts.py` and what Inseq left."""
+    folder = ROOT / "tests" / "data" / "inseq"
+    left = json.loads((folder / "scripts.json").read_text(encoding="utf-8"))
+    rows = [["script", "on Inseq", "on `attriflow.inseq`"], ["---", "---", "---"]]
+    for name, found in left.items():
+        there = f"does not run here: {found['error'].split(':')[0]}" if "error" in found else "runs"
+        compared = ", ".join(f"`{key}`" for key in found.get("result", {}))
+        rows.append([name, there, f"runs; equal: {compared}" if compared else "runs"])
+    return _rows(rows)
+
+
+def _arguments(doc: str) -> dict[str, str]:
+    """The section "Args" of a docstring, by parameter."""
+    out: dict[str, str] = {}
+    section = doc.partition("Args:\n")[2].partition("\n\n")[0]
+    for entry in re.findall(r"^    (\S.*(?:\n {8}.*)*)", section, re.MULTILINE):
+        names, _, text = " ".join(entry.split()).partition(": ")
+        out.update(dict.fromkeys(names.split(", "), text))
+    return out
+
+
+def _safe(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _rows(rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+INSEQ = {"inseq_names": inseq_names, "inseq_keywords": inseq_keywords, "inseq_scripts": inseq_scripts}
 
 
 def render(text: str) -> str:

@@ -135,10 +135,15 @@ def wired(task: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
             squares += 1
         for i, word in enumerate(words):
             model.lm_head.weight[i] = LOGIT * f.read(f"answer {word}") / f.scale(squares)
+    return model, word_tokenizer(words)
+
+
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """One token per word, `SPECIALS` among them."""
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     named = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
-    return model, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
 
 def explained(task: str) -> attriflow.AttributionModel:
@@ -163,7 +168,9 @@ def scores(task: str, examples: int, methods: Any, metric: str, **options: Any) 
     chosen = EvaluationConfig.from_dict(settings, columns=list(features), targets="target").methods
     # few points and samples, as in the demo: the texts are short
     settings["method_options"] = {
-        name: {k: v for k, v in known.info(name).meta["demo"].items() if k != "reduction"} for name in chosen
+        name: {k: v for k, v in known.info(name).meta["demo"].items() if k != "reduction"}
+        for name in chosen
+        if name in known  # rows such as input_x_gradient.norm have options of their own
     }
     config = EvaluationConfig.from_dict(settings, columns=list(features), targets="target")
     evaluation = Evaluation(explained(task), EvaluationData.from_frame(features, config, targets), config)

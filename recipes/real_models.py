@@ -183,32 +183,55 @@ def rows(name: str, examples: int) -> pd.DataFrame:
     return pd.DataFrame(found).sample(frac=1, random_state=0, ignore_index=True).head(examples)
 
 
-def settings(name: str) -> dict:
-    """All methods with few samples, as in the demo, and the points that integrated gradients need."""
+def settings(name: str, points: int | str = "auto", again: int = 6) -> dict:
+    """All methods with few samples, as in the demo, and the points that integrated gradients need or may take."""
     from attriflow.registry import methods
 
     layer = "model.encoder.layers.0" if name == "annalog" else "transformer.h.0"
     options = {part.name: dict(part.meta["demo"]) for part in methods}
     options |= {m.name: {**options[m.name], "target_layer": layer} for m in methods if "target_layer" in m.options}
-    options["integrated_gradients"]["n_steps"] = "auto"
+    options["integrated_gradients"]["n_steps"] = points
+    if name == "annalog":
+        options["context_cite"]["unit"] = "token"  # a molecule is one word
     made = {
         "inputs": "input",
         "metrics": "all",
         "step_functions": ["probability"],
         "method_options": {method: given for method, given in options.items() if given},
         "throughput": False,
-        "reexplain_examples": 6,
+        "reexplain_examples": again,
     }
     return made | ({"generation_args": {"max_new_tokens": NEW_TOKENS}} if name == "annalog" else {})
 
 
+def before(leaderboard: pd.DataFrame) -> pd.Series:
+    """Method -> the rank it would have had by rules that this project once had, from the same scores.
+
+    The mean of its places on all metrics: one that does not apply is a last place, no gate keeps anybody out,
+    the control has no sign, and there are no other rows than the methods themselves.
+    """
+    found = leaderboard.set_index("method")
+    found = found[[name not in ("position", "random") and "." not in name for name in found.index]]
+    better = dict(part.split(": ") for part in found["directions"].iloc[0].split(", "))
+    places = [found[m].rank(ascending=way == "lower", na_option="bottom") for m, way in better.items()]
+    return pd.concat(places, axis=1).mean(axis=1)
+
+
 def board(leaderboard: pd.DataFrame, redundancy: pd.DataFrame) -> str:
-    """Ranks, ranks by family and failed gates in Markdown, and how many metrics there are in effect."""
+    """Ranks, before and now, ranks by family and failed gates in Markdown, and how many metrics there are in effect."""
+    old = before(leaderboard)
     families = [column for column in leaderboard if column.startswith("rank (")]
-    heads = ["method", "rank", *(f.removeprefix("rank (").removesuffix(")") for f in families), "gates not passed"]
+    heads = [
+        "method",
+        "before",
+        "rank",
+        *(f.removeprefix("rank (").removesuffix(")") for f in families),
+        "gates not passed",
+    ]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for row in leaderboard.to_dict("records"):
-        numbers = ["-" if pd.isna(row[c]) else f"{row[c]:.1f}" for c in ("rank", *families)]
+        ranks = (old.get(row["method"]), *(row[c] for c in ("rank", *families)))
+        numbers = ["-" if pd.isna(rank) else f"{rank:.1f}" for rank in ranks]
         why = f"explains as {row['same_as']}" if row["same_as"] else ""
         if row["status"] in ("partial", "failed"):
             why = f"{row['status']}: {row['reason']}"
@@ -224,14 +247,17 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=60)
     parser.add_argument("--methods", default="all")
     parser.add_argument("--metrics", default="all")
+    parser.add_argument("--points", default="auto", help="of integrated gradients")
+    parser.add_argument("--again", type=int, default=6, help="examples that are explained again")
     parser.add_argument("--output", type=Path, default=Path("real-models-output"))
     options = parser.parse_args()
-    from attriflow.tracking.evaluate import evaluate
+    from attriflow.tracking.command import evaluate
 
     folder = build(options.model, options.output)
     data = rows(options.model, options.examples)
     data.to_csv(folder / "rows.csv", index=False)
-    config = settings(options.model) | {"methods": options.methods, "metrics": options.metrics}
+    points = int(options.points) if options.points.isdecimal() else options.points
+    config = settings(options.model, points, options.again) | {"methods": options.methods, "metrics": options.metrics}
     if options.methods != "all":
         named = options.methods.split(",")
         config["method_options"] = {m: given for m, given in config["method_options"].items() if m in named}

@@ -24,6 +24,7 @@ class Answer(Removal):
 
     The answer's score of an input is the mean of its scores over the steps; its probability is the geometric mean of
     the probabilities of its tokens, $\exp(\frac1T \sum_t \ln p(y_t))$, so that long answers compare with short ones.
+    Where steps are spans, it is that of all their tokens.
     Only tokens of the given text (prompt or source) are removed: the generated prefix is part of the answer.
     """
 
@@ -32,9 +33,9 @@ class Answer(Removal):
         step, reason = answer_step(attribution)
         return step, reason or self.undefined(step) or ""
 
-    def reduced(self, log_probabilities: Tensor) -> Tensor:
-        """From the answer's tokens to the answer: `[variant, step]` to `[variant]`, nats per token."""
-        return log_probabilities.mean(-1)
+    def reduced(self, total: Tensor, n_tokens: int) -> Tensor:
+        """From the log-probability of all the answer's tokens, `[variant]`, to what is measured: nats per token."""
+        return total / n_tokens
 
     def plan(self, attribution: Attribution) -> list[Variant]:
         """The changed inputs that a call will score, for all steps."""
@@ -61,7 +62,9 @@ class Answer(Removal):
             return MetricValues(values=(None,), skipped={0: reason}, per_step=False)
         asked = list(dict.fromkeys(self.asked(step)))
         keep = torch.tensor([ask.mask(step, len(attribution.inputs)) for ask in asked], dtype=torch.bool)
-        log_p = self.reduced(rescore(keep, None, how=self.how)).tolist()
+        lengths = [stop - first for first, stop in map(attribution.positions, range(len(attribution.targets)))]
+        weights = torch.tensor(lengths if attribution.provenance.span_value == "mean" else [1] * len(lengths)).double()
+        log_p = self.reduced(rescore(keep, None, how=self.how) @ weights, sum(lengths)).tolist()
         measured = self._measured(step, _Known(zip(asked, log_p, strict=True)))
         if measured.value is None:
             return MetricValues(values=(None,), skipped={0: measured.reason}, per_step=False)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from attriflow.errors import InputError
-from attriflow.types import Attribution, MetricValues, Perturbation, Rescore, Variant
+from attriflow.types import Attribution, Infill, MetricValues, Perturbation, Rescore, Variant
 from attriflow_metrics._steps import NO_INPUT, Step, removable, select
 
-How = Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token"] | int
+How = Literal["delete", "mask", Infill, "baseline", "unk", "pad", "eos", "bos", "mask_token"] | int
 """What removing a token may mean, see `Rescore`."""
 MODEL_NAN = "the model's score is NaN"
+TOO_SMALL = "the span is too improbable for a number; of span_value='mean', probabilities are those of a token"
+LEAST = math.log(2.0**-1000)
+"""Log-probabilities below are those of spans whose probability is 0 in float64, or nearly so."""
 SATURATED, ROUNDING = 1e-4, 1e-3
 """Probabilities this near to 1, and differences of this part of the largest probability, are near float32's rounding:
 log-softmax errs by some 1e-6 there, in log space as well."""
@@ -110,6 +113,8 @@ class FromChanges:
 
     none: ClassVar[str] = NO_INPUT
     """The reason for a step without inputs to change."""
+    in_nats: ClassVar[bool] = False
+    """Log-probabilities are read as they are, however small."""
 
     @abstractmethod
     def asked(self, step: Step) -> Iterable[Ask]:
@@ -172,6 +177,8 @@ class FromChanges:
     def _measured(self, step: Step, answers: Answers) -> Measured:
         if any(map(math.isnan, answers.values())):
             return Measured(None, MODEL_NAN)
+        if not self.in_nats and answers and max(answers.values()) < LEAST:
+            return Measured(None, TOO_SMALL)
         measured = self.measure(step, answers)
         if measured.value is not None and math.isnan(measured.value):
             return Measured(None, MODEL_NAN)

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Drop(Removal):
 
     fractions: tuple[float, ...] = FRACTIONS
     only_pos: bool = True
+    in_nats: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the options."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,7 @@ from attriflow_metrics._answer import WHOLE, Answer, answer_step
 from attriflow_metrics._changes import Ask
 from attriflow_metrics._steps import Step
 
-Unit = Literal["token", "word", "sentence", "segment", "turn"]
+Unit = Literal["token", "word", "sentence", "paragraph", "segment", "turn"]
 CONSTANT = "constant scores"
 ONE_SOURCE = "a single source has no order"
 
@@ -31,12 +31,13 @@ class FromSources(Answer):
     """Base of the metrics that ablate sources and read the log-probability of the whole response, in nats.
 
     Attributes:
-        unit: What a source is: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat). Its score
-            is the sum of its tokens' scores; their mean where the method scored units itself, whose tokens have the
-            score of all.
+        unit: What a source is: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn" (chats).
+            Its score is the sum of its tokens' scores; their mean where the method scored units itself, whose tokens
+            have the score of all.
     """
 
     unit: Unit = "token"
+    in_nats: ClassVar[bool] = True
 
     def answer(self, attribution: Attribution) -> tuple[Step, str]:
         """The explanation by sources, or why there is nothing to measure."""
@@ -53,9 +54,9 @@ class FromSources(Answer):
         sources = Sources(WHOLE, step.inputs, scores, tuple(map(tuple, members.values())))
         return sources, self.undefined(sources) or ""
 
-    def reduced(self, log_probabilities: Tensor) -> Tensor:
+    def reduced(self, total: Tensor, n_tokens: int) -> Tensor:
         """The log-probability of the response, `[variant]`."""
-        return log_probabilities.sum(-1)
+        return total
 
     def without(self, step: Step, gone: Iterable[int]) -> Ask:
         """The input without some sources, given by their numbers."""

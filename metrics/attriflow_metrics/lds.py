@@ -45,8 +45,8 @@ class LinearDatamodelingScore(FromSources):
     "constant predictions", "no input to remove", "scores are not finite" (at any step), "the model's score is NaN".
 
     Attributes:
-        unit: What a source is: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat). Its score
-            is the sum of its tokens' scores; their mean where the method scored units itself.
+        unit: What a source is: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn" (chats).
+            Its score is the sum of its tokens' scores; their mean where the method scored units itself.
         perturbation: What ablating a token means, see `Rescore`; ContextCite deletes sources.
         n_samples: Random ablations ($m$).
         seed: Seeds them.

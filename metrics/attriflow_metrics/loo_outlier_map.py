@@ -42,8 +42,8 @@ class OutlierMeanAveragePrecision(FromSources):
     score is NaN".
 
     Attributes:
-        unit: What a source is: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat). Its score
-            is the sum of its tokens' scores; their mean where the method scored units itself.
+        unit: What a source is: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn" (chats).
+            Its score is the sum of its tokens' scores; their mean where the method scored units itself.
         perturbation: What removing a token means, see `Rescore`.
         deviations: Standard deviations above the mean from where on an effect is an outlier ($d$).
         at_least: Nats that an outlier must be worth: where nothing matters, the largest effect is rounding.

@@ -12,11 +12,15 @@ exact in this sense (`kinds` lists the words of each kind): exchanging a word of
 kind can change the answer of `solve`, exchanging any other word never does. Whether a *model* solves a task by that
 evidence is another question: `recipes/planted_evidence.py` builds small models that do, weight by weight.
 
+`chains` draws texts whose answer is written step by step: it depends on the input only through the value that the last
+step wrote, and this on the one before (`follow` is the rule, `recipes/planted_hops.py` the model).
+
 Pure Python; pandas is imported when a data frame is made.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +30,8 @@ from attriflow.errors import InputError, UnknownNameError, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
+Chain = tuple[list[str], list[int], list[int]]
+"""Words of an input, indices of its evidence, and how many hops each of these is away from the answer."""
 Drawn = tuple[list[str], set[int], str, str]
 """Words, indices of the evidence, the answer, another answer."""
 
@@ -49,6 +55,9 @@ QUESTIONS = {
     "distractor": ("it", "eats"),
 }
 TASKS = tuple(QUESTIONS)
+NAMES = ("ann", "bob", "cat", "dan", "eve", "fay", "gus", "hal", "ida", "joe", "kim", "leo")
+COUNTS = ("one", "two", "three", "four", "five")
+THOUGHT = "</think>"
 
 
 def planted(
@@ -106,6 +115,99 @@ def words_of(task: str) -> tuple[str, ...]:
     fixed = ("the", "is", "are", *QUESTIONS[task]) if task in TASKS else ()
     answers = FOOD if task == "distractor" else ()
     return tuple(dict.fromkeys([*fixed, *(w for kind in kinds(task) for w in kind), *answers]))
+
+
+def chains(
+    examples: int = 100, *, hops: int = 2, through: bool = True, distractors: int = 4, seed: int = 0
+) -> pd.DataFrame:
+    """Draw texts that are answered step by step, with what the answer rests on and how far behind it stands.
+
+    A text lists pairs, each a name and whom or what it leads to, and asks for what one name leads to in the end. What
+    is written is one sentence per step, `</think>` and the answer: "list bob red . ann bob . cat ann . from ann :" is
+    followed by "bob . red . </think> red". The answer is a copy of the last sentence's word; a pair of the list is
+    behind as many hops as sentences stand from its own to the answer.
+
+    Args:
+        examples: How many.
+        hops: Sentences of reasoning, 1 to 4.
+        through: Whether the answer goes through them. When not, they are idle, and the answer stands in the input:
+            "list ann bob . cat red . pick blue wait three :" is followed by "two . one . </think> blue".
+        distractors: Pairs that lead elsewhere.
+        seed: The same seed gives the same examples.
+
+    Returns:
+        The columns `input`, `target` (all that is written), `answer`, `evidence` (`[start, end)` character spans of the
+        input) and `behind` (the hops between each of these and the answer; 0: it is read when the answer is written).
+
+    Raises:
+        InputError: A number is out of range.
+    """
+    import pandas as pd
+
+    if examples < 1:
+        raise InputError(f"examples must be at least 1, not {examples}")
+    if not 1 <= hops < len(COUNTS):
+        raise InputError(f"hops must lie between 1 and {len(COUNTS) - 1}, not {hops}")
+    if not 0 <= distractors <= len(NAMES) - hops:
+        raise InputError(f"distractors must lie between 0 and {len(NAMES) - hops}, not {distractors}")
+    rng = random.Random(f"chains {hops} {through} {seed}")
+    rows = []
+    for _ in range(examples):
+        words, evidence, behind = _chain(rng, hops, through, distractors)
+        text = " ".join(words)
+        target = follow(text)
+        spans = [[sum(len(w) + 1 for w in words[:i]), sum(len(w) + 1 for w in words[: i + 1]) - 1] for i in evidence]
+        rows.append(
+            {"input": text, "target": target, "answer": target.split()[-1], "evidence": spans, "behind": behind}
+        )
+    return pd.DataFrame(rows)
+
+
+def follow(text: str) -> str:
+    """What is written after an input of `chains`, by the rule.
+
+    Raises:
+        InputError: The text asks nothing, or a name that it comes to leads nowhere, in two ways, or in a circle.
+    """
+    words = text.split()
+    leads = [(a, b) for a, b in itertools.pairwise(words) if a in NAMES and b in (*NAMES, *COLOURS)]
+    said: list[str] = []
+    if words[-3:-2] == ["wait"] and words[-2] in COUNTS and words[-5:-4] == ["pick"] and words[-4] in COLOURS:
+        said, answer = list(COUNTS[: COUNTS.index(words[-2])][::-1]), words[-4]
+    elif words[-3:-2] == ["from"] and words[-2] in NAMES:
+        answer = words[-2]
+        while answer in NAMES:
+            to = [b for a, b in leads if a == answer]
+            if len(to) != 1 or to[0] in said:
+                raise InputError(f"{answer!r} leads nowhere, in two ways, or in a circle: {text!r}")
+            answer = to[0]
+            said.append(answer)
+    else:
+        raise InputError(f"the text does not end with 'from NAME :' or 'pick COLOUR wait COUNT :': {text!r}")
+    return " ".join([*(word for one in said for word in (one, ".")), THOUGHT, answer])
+
+
+def words_of_chains() -> tuple[str, ...]:
+    """Every word that texts of `chains` can have."""
+    return (*NAMES, *COLOURS, *COUNTS, "list", "from", "pick", "wait", ".", ":", THOUGHT)
+
+
+def _chain(rng: random.Random, hops: int, through: bool, distractors: int) -> Chain:
+    names, colour = rng.sample(NAMES, hops + distractors), rng.choice(COLOURS)
+    chain = [*names[:hops], colour]
+    pairs = list(itertools.pairwise(chain))
+    for name in names[hops:]:
+        pairs.append((name, rng.choice([w for w in (*NAMES, *COLOURS) if w != name])))
+    order = rng.sample(range(len(pairs)), len(pairs))
+    words = ["list", *(word for i in order for word in (*pairs[i], "."))]
+    if not through:
+        return [*words, "pick", rng.choice(COLOURS), "wait", COUNTS[hops], ":"], [len(words), len(words) + 1], [0, 0]
+    found = {len(words) + 1: hops}
+    for place, i in enumerate(order):
+        if i < hops:
+            found[1 + 3 * place] = found[2 + 3 * place] = hops - i
+    evidence = sorted(found)
+    return [*words, "from", chain[0], ":"], evidence, [found[i] for i in evidence]
 
 
 def _row(task: str, distance: int, words: list[str], evidence: set[int], answer: str, other: str) -> dict[str, object]:

@@ -37,8 +37,8 @@ class TopKDrop(FromSources):
     (at any step), "the model's score is NaN", "not finite" (a probability of exactly 0).
 
     Attributes:
-        unit: What a source is: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat). Its score
-            is the sum of its tokens' scores; their mean where the method scored units itself.
+        unit: What a source is: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn" (chats).
+            Its score is the sum of its tokens' scores; their mean where the method scored units itself.
         perturbation: What removing a token means, see `Rescore`; ContextCite deletes sources.
         top_k: How many sources are removed.
     """

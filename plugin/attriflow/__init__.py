@@ -11,6 +11,8 @@ from attriflow.doors import facade
 from attriflow.versions import __version__ as __version__
 
 if TYPE_CHECKING:
+    from attriflow.engine.masked import use_masked_lm as use_masked_lm
+    from attriflow.engine.proxy import use_proxy as use_proxy
     from attriflow.errors import AttriflowError as AttriflowError
     from attriflow.model import AttributionModel as AttributionModel
     from attriflow.model import load_model as load_model
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from attriflow.views.display import show_token_attributions as show_token_attributions
 
 _HOMES = {
+    "attriflow.engine.masked": ("use_masked_lm",),
+    "attriflow.engine.proxy": ("use_proxy",),
     "attriflow.errors": ("AttriflowError",),
     "attriflow.types": ("Attribution", "Forward"),
     "attriflow.model": ("AttributionModel", "load_model"),
@@ -60,6 +64,8 @@ __all__ = [
     "show_attributions",
     "show_granular_attributions",
     "show_token_attributions",
+    "use_masked_lm",
+    "use_proxy",
 ]
 
 
@@ -192,9 +198,16 @@ def register_step_function(
 
     Returns:
         The function, or the decorator.
-    """
-    from attriflow.registry import step_functions
 
+    Raises:
+        AttriflowError: The name is taken, or `aggregate_map` names something that does not exist.
+    """
+    from attriflow.registry import aggregation_functions, aggregators, step_functions
+
+    for aggregator, function in dict(aggregate_map or {}).items():
+        aggregators.info(aggregator)
+        if not callable(function):
+            aggregation_functions.info(function)
     if fn is None:
         return lambda function: register_step_function(function, identifier, overwrite, aggregate_map, **meta)
     known = {"stepwise": False, **meta, **({} if aggregate_map is None else {"aggregate_map": dict(aggregate_map)})}

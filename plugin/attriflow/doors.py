@@ -38,11 +38,16 @@ def opened(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def facade(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """A package's `__getattr__`: public names that are found on first use, by the module where they are at home."""
+def facade(package: str, homes: Mapping[str, Sequence[str]], rooms: Sequence[str] = ()) -> Callable[[str], Any]:
+    """A package's `__getattr__`: public names that are found on first use, by the module where they are at home.
+
+    `rooms` are modules of the package that are found by their own names.
+    """
     modules = {name: module for module, names in homes.items() for name in names}
 
     def find(name: str) -> Any:
+        if name in rooms:
+            return importlib.import_module(f"{package}.{name}")
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(modules[name]), name)

@@ -6,11 +6,14 @@ every error of ours wherever it is printed, and by `printable` for whatever else
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
 
 # Characters that would reorder the text around them.
 _BIDI = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -50,6 +53,10 @@ class OptionError(AttriflowError, TypeError):
 
 class InputError(AttriflowError, ValueError):
     """A value, text, shape or file that cannot be used."""
+
+
+class FrozenResultError(AttriflowError, dataclasses.FrozenInstanceError):
+    """A field of something that does not change was assigned to."""
 
 
 class OptionValueError(OptionError, InputError):
@@ -160,3 +167,17 @@ def reason_of(error: BaseException) -> str:
     if not isinstance(error, AttriflowError) or not text:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def changed_by(how: str) -> Callable[[type[T]], type[T]]:
+    """A frozen dataclass whose refusal to be changed names the way to make a changed copy (`{name}`: the field)."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        def refuse(_self: T, name: str, _value: Any = None) -> NoReturn:
+            copy = how.format(name=name)
+            raise FrozenResultError(f"{cls.__name__}.{name} cannot be changed: {copy} makes a changed copy")
+
+        cls.__setattr__ = cls.__delattr__ = refuse  # type: ignore[method-assign, assignment]
+        return cls
+
+    return decorate

@@ -25,6 +25,7 @@ from attriflow.engine.job import (
     step_values,
 )
 from attriflow.engine.memory import Halving
+from attriflow.engine.spans import of_steps
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, unknown
 from attriflow.kernels.annotations import keywords_of
@@ -412,12 +413,14 @@ class AttributionModel:
         batch_size: int | None = None,
         seed: int = 0,
     ) -> list[dict[str, Tensor]]:
-        """Values of step functions, per example name -> `[step]`, from one forward per batch.
+        """Values of step functions, per example name -> `[step]` (of spans: combined), from one forward per batch.
 
         Contrastive functions are left out for examples without a foil.
         """
         check_contrast(list(step_functions), any(e.contrast is not None for e in examples))
-        return self.step_values(examples, bind_step_functions(list(step_functions), step_functions), batch_size, seed)
+        bound = bind_step_functions(list(step_functions), step_functions)
+        values = self.step_values(examples, bound, batch_size, seed)
+        return [of_steps(example, found, step_functions) for example, found in zip(examples, values, strict=True)]
 
     @alone
     @torch.no_grad()
@@ -428,7 +431,7 @@ class AttributionModel:
         batch_size: int | None = None,
         seed: int = 0,
     ) -> list[dict[str, Tensor]]:
-        """The same for functions that need not be registered; `NotFiniteError` where logits are not finite."""
+        """The same, token by token, for any functions; `NotFiniteError` where logits are not finite."""
         found: dict[int, dict[str, Tensor]] = {}
 
         def score(index: Sequence[int]) -> None:

@@ -60,6 +60,14 @@ class AttributionOutput(ShownAttributions, Sequence[Attribution]):
             raise InputError(f"outputs are compared one to one: {len(self)} and {len(others)} attributions")
         return AttributionOutput(a - b for a, b in zip(self, others, strict=True))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the attributions are equal (see `Attribution`)."""
+        return self.attributions == other.attributions if isinstance(other, AttributionOutput) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Of the attributions."""
+        return hash(self.attributions)
+
     def __repr__(self) -> str:
         """Method, number of examples, shapes."""
         shapes = ", ".join(str(tuple(a.scores.shape)) for a in self.attributions[:4])
@@ -77,7 +85,8 @@ class AttributionOutput(ShownAttributions, Sequence[Attribution]):
             return {"method": None, "examples": 0}
         shared = (
             "method", "options", "baseline_tokens", "include_eos_baseline", "attributed_fn", "attributed_fn_args",
-            "contrast_force_inputs", "step_scores_args", "seed", "model", "revision", "versions", "dtype", "device",
+            "contrast_force_inputs", "span_value", "step_scores_args", "seed", "model", "revision", "versions", "dtype",
+            "device",
         )  # fmt: skip
         facts = {name: getattr(p[0], name) for name in shared}
         totals = {
@@ -179,7 +188,7 @@ def _checked(other: object) -> AttributionOutput:
 
 _SETTINGS = (
     "model", "revision", "dtype", "method", "options", "include_eos_baseline", "baseline_ids", "attributed_fn",
-    "attributed_fn_args", "contrast_force_inputs", "step_scores_args", "seed", "generated",
+    "attributed_fn_args", "contrast_force_inputs", "span_value", "step_scores_args", "seed", "generated",
 )  # fmt: skip
 """What changes scores, of the provenance."""
 

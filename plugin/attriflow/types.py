@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from attriflow.doors import ShownAttributions, opened
-from attriflow.errors import InputError
+from attriflow.errors import InputError, changed_by
+from attriflow.kernels.equality import same
+
+_COSTS = ("batch_size", "seconds", "forward_rows", "forward_calls", "backward_rows")
 
 Segment = Literal["source", "prompt", "generated"]
 SpanValue = Literal["sum", "mean"]
-Perturbation = (
-    Literal["delete", "mask", "infill", "infill_model", "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"]
-    | int
-)
+Infill = Literal["infill", "infill_model", "masked_lm"]
+Perturbation = Literal["delete", "mask", Infill, "baseline", "unk", "pad", "eos", "bos", "mask_token", "soft"] | int
 """What removing a token means, see `Rescore`."""
 
 
+@changed_by("dataclasses.replace(token, {name}=...)")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
     """A token of a sequence.
@@ -104,6 +106,15 @@ class Example:
         return self.stop - self.start if self.spans is None else len(self.spans)
 
     @property
+    def n_tokens(self) -> int:
+        """Number of explained tokens, in spans or not."""
+        return self.stop - self.start if self.spans is None else sum(stop - first for first, stop in self.spans)
+
+    def positions(self, step: int) -> tuple[int, int]:
+        """Decoder positions `[first, stop)` of a step's tokens."""
+        return (self.start + step, self.start + step + 1) if self.spans is None else self.spans[step]
+
+    @property
     def prompt_length(self) -> int:
         """Decoder tokens that were given: the prompt, or the decoder start token."""
         if self.source:
@@ -127,7 +138,28 @@ class Example:
 
 
 class Passes(Protocol):
-    """Further passes over the input of a `Forward`, read at the same steps."""
+    """The input of a `Forward` and further passes over it, read at the same steps.
+
+    A row is an example of the batch, or a changed version of one.
+    """
+
+    def ids(self, block: str = "target") -> Tensor:
+        """Token ids, `[row, position]`, padded on the right; of the target all but the last, which is never read."""
+
+    def embeddings(self, block: str = "target") -> Tensor:
+        """Input embeddings as the model read them, `[row, position, width]`."""
+
+    def mask(self, block: str = "target") -> Tensor | None:
+        """1 = token, `[row, position]`; None where nothing is hidden."""
+
+    def positions(self) -> Tensor:
+        """The decoder position that each step is read at, `[row, step]`: the last token of its prefix."""
+
+    def hidden_states(self) -> Sequence[Tensor]:
+        """States at the steps before the first decoder layer and after each, `[row, step, width]`; one more pass."""
+
+    def again(self, **changes: Tensor) -> Forward:
+        """One more pass with other ids, embeddings or masks (`target_ids`, `source_embeds`, ...) in their places."""
 
     def dropout(self, n: int) -> Sequence[Forward]:
         """`n` passes with dropout, seeded; a warning when the model has none."""
@@ -188,12 +220,14 @@ class Rescore(Protocol):
             how: "delete" the token (later tokens move up); "mask" it out of attention (positions kept); replace it by
                 the tokenizer's "unk", "pad", "eos", "bos" or "mask_token" or by the token with an id ("baseline" is
                 "unk", and what stands in for it, as in methods); "infill" it: the mean probability over 4 draws from
-                the tokens of all examples, or for "infill_model" from what the model expects there after the tokens
-                before it; or "soft": zero each element of its embedding by chance.
+                the tokens of all examples, for "infill_model" from what the model expects there after the tokens
+                before it, for "masked_lm" from what a masked language model expects in its place (see
+                `attriflow.use_masked_lm`); or "soft": zero each element of its embedding by chance.
             draw: Number of the draw of "soft"; the same one uses the same random numbers for all inputs and methods.
 
         Returns:
-            `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere).
+            `[variant]` when `steps` is given, else `[variant, step]` (NaN nowhere). Of a span: the sum of its tokens'
+            log-probabilities, each read after its own changed prefix, or their mean where that is its value.
         """
         ...
 
@@ -215,6 +249,7 @@ class Reexplain(Protocol):
         ...
 
 
+@changed_by("dataclasses.replace(provenance, {name}=...)")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """How an attribution came to be; enough to make it again.
@@ -223,6 +258,7 @@ class Provenance:
     `backward_rows` (vector-Jacobian products of one sequence each) are this example's share of its batch.
     `foil` holds the token that each explained one was compared with, where there was a contrast, `foil_input` what
     preceded it in the contrastive input, where that was another text, and `foil_text` the whole contrastive target.
+    `span_value` is "sum" or "mean" where steps are spans.
     `baseline_ids` and `baseline_tokens` are the tokens that stood for absent ones; in `options` the baseline has the
     name of the token that was used, also where "unk" had to be another one.
     """
@@ -250,6 +286,7 @@ class Provenance:
     attribute_target: bool = False
     include_eos_baseline: bool = False
     contrast_force_inputs: bool = False
+    span_value: str = ""
     baseline_ids: tuple[int, ...] = ()
     baseline_tokens: tuple[str, ...] = ()
 
@@ -259,9 +296,12 @@ class Provenance:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
+@changed_by("attribution.replace({name}=...)")
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attribution(ShownAttributions):
     """The explanation of one generated sequence by one method.
+
+    Two are equal when their tokens, scores (NaN equals NaN) and provenance are, apart from what they cost.
 
     Attributes:
         scores: `[step, input, ...]`; NaN where the input is not visible to the step, 0 where it has no effect.
@@ -323,6 +363,16 @@ class Attribution(ShownAttributions):
                     f"sequence score '{name}' has shape {shape}, expected [token, token"
                     f"{''.join(f', {axis}' for axis in self.axes[2:])}]"
                 )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether everything but the cost is equal."""
+        if not isinstance(other, Attribution):
+            return NotImplemented
+        return same(self, other, leave_out=_COSTS)
+
+    def __hash__(self) -> int:
+        """Of the tokens and texts."""
+        return hash((self.inputs, self.targets, self.input_text, self.target_text))
 
     @property
     def visible(self) -> Tensor:

@@ -112,13 +112,18 @@ class TestAttribute:
         [
             (("--normalize_attributions",), "saliency", {"normalize": True}),
             (("--rescale-attributions",), "saliency", {"rescale": True}),
-            (("--aggregate_output",), "saliency", {}),
-            (("--attribution_aggregators", "mean"), "saliency", {"aggregator": ["mean"]}),
-            (("--attribution_aggregators", "scores", "subwords"), "saliency", {"aggregator": ["scores", "subwords"]}),
+            (("--aggregate_output",), "saliency", {"normalize": False}),
+            (("--attribution_aggregators", "vnorm"), "saliency", {"aggregator": ["vnorm"], "normalize": False}),
+            (("--attribution_aggregators", "vnorm", "--normalize_attributions"), "saliency", {"aggregator": ["vnorm"]}),
+            (
+                ("--attribution_aggregators", "scores", "subwords"),
+                "saliency",
+                {"aggregator": ["scores", "subwords"], "normalize": False},
+            ),
             (
                 ("--attribution_aggregators", "mean", "max", "--attribution_selectors", "0", "1"),
                 "attention",
-                {"aggregator": [("mean", {"select_idx": 0}), ("max", {"select_idx": 1})]},
+                {"aggregator": [("mean", {"select_idx": 0}), ("max", {"select_idx": 1})], "normalize": False},
             ),
         ],
         ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",

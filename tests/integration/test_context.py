@@ -153,7 +153,9 @@ class TestRecall:
             i for i in wanted.argsort(descending=True).tolist() if wanted[i] >= found.cti_threshold
         ]
         prompt = "anna has a red hat . what does anna have ?"
-        whole = m.attribute(prompt, f"{prompt} a red hat", method="saliency", show_progress=False).aggregate()[0]
+        whole = m.attribute(prompt, f"{prompt} a red hat", method="saliency", show_progress=False).aggregate(
+            normalize=False
+        )[0]
         for cues in found.cci_scores:
             row = whole.scores[cues.cti_idx][: len(found.input_context_tokens)]
             torch.testing.assert_close(torch.tensor(cues.input_context_scores), row, atol=1e-5, rtol=1e-4)

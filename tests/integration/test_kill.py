@@ -1,4 +1,4 @@
-"""`attribute-dataset --resume` against SIGKILL, in real processes."""
+"""`attribute-dataset --resume` and `evaluate --resume` against SIGKILL, in real processes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def killed(folder: Path, trials: int, rows: int, *options: str) -> list[dict]:
-    """Trials of tests/integration/killed_runs.py, checked."""
-    script = Path(__file__).with_name("killed_runs.py")
+def found_by(script: str, folder: Path, trials: int, *options: str) -> list[dict]:
+    """What the trials of a script did."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(script), str(folder), str(trials), str(rows), *options]
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(folder), str(trials), *options]
     out = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert out.returncode == 0, out.stderr[-2000:]
     found = json.loads(out.stdout)
     assert len(found) == trials
+    return found
+
+
+def killed(folder: Path, trials: int, rows: int, *options: str) -> list[dict]:
+    """Trials of tests/integration/killed_runs.py, checked."""
+    found = found_by("killed_runs.py", folder, trials, str(rows), *options)
     for trial in found:
         assert trial["equal"] and trial["left"] == [], trial
     return found
@@ -35,3 +40,13 @@ def test_killed_at_random_moments(tmp_path):
     moments = [rows for trial in found for rows in trial["rows at each kill"]]
     print("rows done when killed:", moments)
     assert len(moments) >= 7 and len(set(moments)) >= 2  # a multiple of 32 rows is done, or none, or all
+
+
+@pytest.mark.slow
+@pytest.mark.sweep
+def test_an_evaluation_killed_at_random_moments_goes_on(tmp_path):
+    (trial,) = found_by("resumed_evaluations.py", tmp_path, 1)
+    print("exit codes:", trial["codes"])
+    assert trial["runs"] == 1 and trial["status"] == "FINISHED", trial
+    assert trial["scores"] and trial["board"], trial  # byte for byte those of an evaluation that nobody killed
+    assert trial["metrics"] and trial["points"] == 1, trial  # everything is logged, and once

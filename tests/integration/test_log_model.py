@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,10 +37,22 @@ def test_predict_is_generate(folder: Path) -> None:
         full = model.generate(text, max_new_tokens=4)[0]
         expected.append(full if model.is_encoder_decoder else full[len(text) :].strip())
     frame = pd.DataFrame({"id": [1, 2], "input": texts})
-    for given in (frame[["input"]], texts, pd.DataFrame({"anything": texts})):
+    by_name = ({"input": texts}, [{"input": text} for text in texts], frame["input"], frame["input"].to_numpy())
+    for given in (frame, frame[["input"]], texts, pd.DataFrame({"anything": texts}), *by_name):
         assert pyfunc.predict(given, params=FEW) == expected
     assert pyfunc.predict(texts, params={**FEW, "batch_size": 1}) == expected
     assert pyfunc.predict("the red cat", params=FEW) == expected[:1]
+    for wrong, why in [
+        (["a", None], "row 1 has no value"),
+        (pd.DataFrame({"input": ["a", float("nan")]}), "row 1 has no value"),
+        (pd.DataFrame({"input": [1.5]}), "row 0 has 1.5"),
+        ([3], "row 0 has 3"),
+        (None, "row 0 has no value"),
+        (frame.rename(columns={"input": "text"}), "expected texts in the column 'input'; there are id, text"),
+    ]:
+        with pytest.raises(mlflow.MlflowException, match=why) as error:
+            pyfunc.predict(wrong, params=FEW)
+        assert "\n" not in str(error.value)
     # a length that counts the prompt is each text's own, in whatever company
     length = {"generation_args": json.dumps({"max_length": 8})}
     alone = [pyfunc.predict([text], params=length)[0] for text in texts]
@@ -88,9 +101,58 @@ def test_requirements_and_signature_are_explicit(folder: Path) -> None:
     requirements = (local / "requirements.txt").read_text().split()
     assert {r.split("==")[0] for r in requirements} >= {"mlflow", "torch", "transformers"}
     assert not any("+" in r for r in requirements)  # no index knows 2.6.0+cpu
-    assert info.signature.inputs.to_dict() == [{"type": "string", "required": True}]
+    assert info.signature.inputs is None and info.signature.outputs.to_dict() == [{"type": "string", "required": True}]
     assert not list(local.rglob("*.pkl"))
     assert "x==1" in _requirements(attriflow.log_model(folder, pip_requirements=["x==1"]))
+    both = _requirements(attriflow.log_model(folder, extra_pip_requirements=["x==1"]))
+    assert "x==1" in both.split() and "torch==" in both
+    info = attriflow.log_model(folder, conda_env={"name": "own", "dependencies": ["pip", {"pip": ["mlflow", "y==2"]}]})
+    assert _requirements(info).split() == ["mlflow", "y==2"]
+    with pytest.raises(InputError, match="not both"):
+        attriflow.log_model(folder, conda_env={}, extra_pip_requirements=["x==1"])
+
+
+def test_by_reference(causal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = shutil.copytree(causal_folder, tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    info = attriflow.log_model("weights", reference=True)
+    local = Path(mlflow.artifacts.download_artifacts(info.model_uri))
+    assert not list(local.rglob("*.safetensors")) and info.flavors["python_function"]["config"]["reference"] == str(
+        copy
+    )
+    monkeypatch.chdir("/")
+    loaded, whole = mlflow.pyfunc.load_model(info.model_uri), attriflow.log_model(causal_folder)
+    assert loaded.predict(["the red cat"]) == mlflow.pyfunc.load_model(whole.model_uri).predict(["the red cat"])
+    copy.rename(tmp_path / "moved")
+    with pytest.raises(mlflow.MlflowException, match=r"by reference to .*weights, which is not there"):
+        mlflow.pyfunc.load_model(info.model_uri)
+    with pytest.raises(InputError, match="no model of that name on the hub can be reached"):
+        attriflow.log_model("nobody/nothing-of-this-name", reference=True)
+    with pytest.raises(InputError, match="needs the folder or the name"):
+        attriflow.log_model(attriflow.load_model(causal_folder), reference=True)
+
+
+def test_adapters_come_back(folder: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = attriflow.load_model(folder, device="cpu")
+    names = ["q_proj"] if model.is_encoder_decoder else ["c_attn"]
+    texts = ["the red cat", "a big dog sat on"]
+    for name, config in [
+        ("default", peft.LoraConfig(target_modules=names, r=2, init_lora_weights=False, modules_to_save=["lm_head"])),
+        ("own", peft.LoraConfig(target_modules=names, r=2, init_lora_weights=False)),
+    ]:
+        hf = attriflow.load_model(folder, device="cpu").model
+        tuned = attriflow.load_model(peft.get_peft_model(hf, config, adapter_name=name), tokenizer=model.tokenizer)
+        info = attriflow.log_model(tuned)
+        assert "peft==" in _requirements(info)
+        back = attriflow.load_model(info.model_uri, device="cpu")
+        for key, value in tuned.model.state_dict().items():
+            found = back.model.state_dict()[key.replace(f".{name}.", ".default.")]
+            assert torch.equal(value, found), key
+        assert back.generate(texts, max_new_tokens=4) == tuned.generate(texts, max_new_tokens=4)
+    tuned.model.merge_adapter()
+    with pytest.raises(InputError, match="call merge_and_unload"):
+        attriflow.log_model(tuned)
 
 
 def _requirements(info: Any) -> str:

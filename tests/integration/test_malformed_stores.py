@@ -143,3 +143,15 @@ def test_what_runs_tell(board: Any, params: Any) -> None:
 )
 def test_folders_that_a_run_names_lie_in_it(tag, known):
     assert folders({"attriflow.evaluations": tag, "attriflow.device": "cpu"}) == known
+
+
+@pytest.mark.parametrize("folder", ["../../x", "/etc", "evaluations/..", 3, None, ["x"]])
+def test_claims_that_lie_outside_of_their_run(folder):
+    claim = json.dumps({"folder": folder, "began": 1, "held": True})
+    tags = {"attriflow.evaluations.x": claim, f"{folder}/attriflow.evaluation": "1"}
+    assert folders(tags) == [] and folders(tags | {"attriflow.device": "cpu"}) == [""]
+    good = json.dumps({"folder": "evaluations/b", "began": 1, "held": True})
+    named = {"attriflow.evaluations.y": good, "evaluations/b/attriflow.evaluation": "2"}
+    assert folders(tags | named) == ["evaluations/b"]
+    older = {"attriflow.device": "cpu", "attriflow.model": "GPT2"}
+    assert folders(named | older) == ["", "evaluations/b"]

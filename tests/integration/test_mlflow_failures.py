@@ -307,7 +307,7 @@ def test_a_metric_of_nothing_but_nan_is_not_logged_and_counted(causal_folder: Pa
 @pytest.mark.slow
 def test_bad_rows_fail_alone_in_evaluate_and_benchmark(store: str, tmp_path: Path) -> None:
     from attriflow.tracking.benchmark import measure
-    from attriflow.tracking.evaluate import evaluate as evaluate_file
+    from attriflow.tracking.command import evaluate as evaluate_file
 
     good = {"input": "anna has a red hat . what color is the hat ?", "target": "red"}
     lines = [json.dumps(good), '{"input": "cut off', json.dumps({**good, "target": None}), json.dumps(good)]

@@ -53,6 +53,25 @@ def evaluator_means(model, rows, method, metrics):
     return {name: [v.mean for v in values] for name, values in evaluation.results[0].values.items()}
 
 
+def test_one_line_and_a_model_that_others_may_use(model, rows, capfd):
+    hf, seen = model.model, []
+    before = {name: (id(p), p.requires_grad) for name, p in hf.named_parameters()}
+    scorer = genai.evidence(model, method="deeplift", metrics=["aopc_compr"])
+    for module in hf.modules():
+        module.register_forward_pre_hook(lambda *_: seen.append(1))
+    hooks = [(module, handle) for module in hf.modules() for handle in module._forward_pre_hooks.values()]
+    try:
+        for text, answer in zip(rows["input"], rows["target"], strict=True):
+            scorer(inputs={"question": text}, outputs=answer)
+    finally:
+        for module, _ in hooks:
+            module._forward_pre_hooks.clear()
+    assert not seen  # no pass goes through the user's modules
+    assert {name: (id(p), p.requires_grad) for name, p in hf.named_parameters()} == before
+    said = [line for line in capfd.readouterr().err.splitlines() if "explains" in line or "plan" in line]
+    assert said == ["deeplift: deeplift explains every output, judged by aopc_compr"]
+
+
 def test_generation_and_scores_end_to_end(model, rows, store):
     data = [
         {"inputs": {"question": text}, "expectations": {"rationale": spans}}
@@ -107,6 +126,23 @@ def test_a_scorer_alone(model, rows):
     assert same.value == pytest.approx(compr.value)
 
 
+def test_chats_and_spans_have_the_numbers_of_their_texts(model, rows, monkeypatch):
+    monkeypatch.setattr(model.tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    text, spans = rows["input"][0], rows["rationale"][0]
+    chat = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    reply = {"role": "assistant", "content": "blue"}
+    score = genai.evidence(model, method="occlusion", metrics=["deletion_auc", "pointing_game"])
+    given = {"expectations": {"rationale": spans}}
+    wanted = [f.value for f in score(inputs={"q": text}, outputs=" blue", **given)]
+    for inputs in ({"messages": chat}, {"messages": chat, "id": "7"}):
+        for outputs in (" blue", {"choices": [{"message": {**reply, "content": " blue"}}]}):
+            assert [f.value for f in score(inputs=inputs, outputs=outputs, **given)] == pytest.approx(wanted)
+    assert genai.generator(model, max_new_tokens=1)(messages=chat) == genai.generator(model, max_new_tokens=1)(q=text)
+    whole = genai.evidence(model, method="occlusion", metrics="deletion_auc", target_spans="all")
+    (one,) = whole(inputs={"q": text}, outputs="blue is blue .")
+    assert one.metadata["n_tokens"] == "1" and one.rationale.startswith("blue is blue .: ")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -116,8 +152,8 @@ def test_a_scorer_alone(model, rows):
         (lambda m: genai.evidence(m, top=-1), "top must be at least 0"),
         (lambda m: genai.evidence(m)(inputs={"a": "x", "b": "y"}, outputs="z"), "inputs has 2 texts.*a, b"),
         (lambda m: genai.evidence(m, prompt="c")(inputs={"a": "x"}, outputs="z"), "no 'c' in inputs; there are a"),
-        (lambda m: genai.evidence(m)(inputs={"a": "x"}, outputs=3), "expected a text in outputs, not 3"),
-        (lambda m: genai.evidence(m)(inputs={"a": "who ?"}, outputs=" "), "nothing to explain"),
+        (lambda m: genai.evidence(m)(inputs={"a": "x"}, outputs=3), "the answer in outputs must be a text.*not 3"),
+        (lambda m: genai.evidence(m)(inputs={"a": "who ?"}, outputs=" "), "must be a text that is not empty"),
     ],
 )
 def test_mistakes_are_named(model, call, message):

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fresh import run_fresh
@@ -50,7 +51,14 @@ def test_context_reliance(tmp_path):
 
 def test_planted_evidence(tmp_path):
     printed = run(
-        tmp_path, "planted_evidence.py", "--examples", "6", "--methods", "deeplift,random", "--out", "table.md"
+        tmp_path,
+        "planted_evidence.py",
+        "--examples",
+        "6",
+        "--methods",
+        "deeplift,random,input_x_gradient.norm",
+        "--out",
+        "table.md",
     )
     rows = {
         line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("| `")
@@ -58,6 +66,13 @@ def test_planted_evidence(tmp_path):
     assert [float(cell.split()[0]) for cell in rows["`deeplift`"]] == [1.0] * 5
     assert all(float(cell.split()[0]) < 0.5 for cell in rows["`random`"])
     assert (tmp_path / "table.md").read_text(encoding="utf-8").strip() in printed
+
+
+def test_planted_hops(tmp_path):
+    printed = run(tmp_path, "planted_hops.py", "--examples", "2", "--methods", "occlusion")
+    (row,) = (line for line in printed.splitlines() if line.startswith("| `"))
+    cells = [tuple(map(float, cell.split("→"))) for cell in row.split("|")[2:-1]]
+    assert all(hopped == 1 > direct for direct, hopped in cells[:-1]) and cells[-1] == (1, 1)
 
 
 @pytest.mark.sweep  # tests/integration/test_bad_explainers.py looks at more of it
@@ -70,6 +85,29 @@ def test_bad_explainers(tmp_path):
 
     ranked = [line for line in gates.splitlines()[2:] if "| ok |" in line]
     assert len(ranked) == 1 and "`occlusion` | 1.00" in ranked[0]
+
+
+def test_what_boards_of_the_real_models_once_ranked():
+    """Of two metrics, one does not apply to two of the four rows: they share its last places, 3 and 4."""
+    board = pd.DataFrame(
+        {
+            "method": ["a", "b", "a.norm", "c", "random_unsigned", "random", "position"],
+            "directions": "x: higher, y: lower",
+            "x": [0.9, 0.8, 1.0, 0.7, 0.1, 0.0, 2.0],
+            "y": [0.2, np.nan, 0.0, 0.1, np.nan, np.nan, np.nan],
+            "rank": [1.5, 2.0, 1.0, 2.5, np.nan, np.nan, np.nan],
+            "rank (removal)": [1.0, 2.0, 1.0, 3.0, np.nan, np.nan, np.nan],
+            "gates_failed": ["", "", "", "", "randomisation (1.00)", "", ""],
+            "same_as": ["", "", "", "a", "", "", ""],
+            "status": ["ok", "ok", "ok", "ok", "gated", "gated", "gated"],
+            "reason": "",
+        }
+    )
+    assert real_models.before(board).to_dict() == {"a": 1.5, "b": 2.75, "c": 2.0, "random_unsigned": 3.75}
+    redundancy = pd.DataFrame({"first": ["x"], "second": ["y"], "effective_number": [1.5]})
+    lines = real_models.board(board, redundancy).splitlines()
+    assert lines[2] == "| `a` | 1.5 | 1.5 | 1.0 |  |" and lines[4] == "| `a.norm` | - | 1.0 | 1.0 |  |"
+    assert lines[5] == "| `c` | 2.0 | 2.5 | 3.0 | explains as a |" and lines[-1] == "2 metrics, in effect 1.5."
 
 
 def test_rows_of_the_real_models():

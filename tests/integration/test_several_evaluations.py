@@ -86,19 +86,33 @@ def test_each_keeps_its_own(store, causal_folder, caplog):
     assert sorted(stored.run(run_id).leaderboard["method"]) == ["random", "saliency"]
 
 
-def test_the_same_again_takes_its_place(store, causal_folder, caplog):
-    info = attriflow.log_model(causal_folder)
+def test_the_same_again_doubles_nothing(store, causal_folder, caplog, monkeypatch):
+    from attriflow.evaluation.runner import Evaluation
+
+    info, client, attribute = attriflow.log_model(causal_folder), MlflowClient(), Evaluation._attribute
+
+    def stop(self, result):
+        if result.name == "random":
+            raise KeyboardInterrupt
+        return attribute(self, result)
+
     with mlflow.start_run() as active:
-        first = evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/")
+        run_id = active.info.run_id
+        monkeypatch.setattr(Evaluation, "_attribute", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/")
+        monkeypatch.setattr(Evaluation, "_attribute", attribute)
         assert "already" not in caplog.text
-        again = evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/", report_examples=1, max_examples=2)
-    assert "has this evaluation already" in caplog.text
-    run_id = active.info.run_id
+        evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/")
+        assert "has this evaluation already" in caplog.text
+        before = client.get_run(run_id).data, children(run_id)
+        with pytest.raises(mlflow.MlflowException, match=r"has this evaluation already .* another 'metric_prefix'"):
+            evaluate(info.model_uri, DATA, "saliency,random", metric_prefix="x/", report_examples=1, max_examples=2)
+        assert (client.get_run(run_id).data.metrics, children(run_id)) == (before[0].metrics, before[1])
     assert children(run_id) == [("evaluations/x", "random", "FINISHED"), ("evaluations/x", "saliency", "FINISHED")]
     assert files(run_id, "evaluations") == {"evaluations/x"} and "leaderboard.json" not in files(run_id)
-    history = MlflowClient().get_metric_history(run_id, "x/saliency/aopc_compr")
-    assert [m.value for m in history] == [r.metrics["x/saliency/aopc_compr"] for r in (first, again)]
-    assert [e.folder for e in find_runs(MlflowClient(), experiments=["test"])] == ["evaluations/x"]
+    assert len(client.get_metric_history(run_id, "x/random/aopc_compr")) == 1
+    assert [e.folder for e in find_runs(client, experiments=["test"])] == ["evaluations/x"]
 
 
 def test_a_store_that_takes_no_files_is_found_before_the_work(store, causal_folder, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_every_method_is_in_the_table():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", half_precision.DTYPES)
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.sweep)])
 def test_what_used_to_lose_most(dtype):
     check("demo/recall", dtype, QUICK)
 

@@ -31,6 +31,7 @@ def test_recorded(golden_model, run):
         attributed_fn=run["attributed_fn"],
         context_sensitivity_metric=run["metric"],
         context_sensitivity_std_threshold=None,
+        aggregator_options={"normalize": True},
         show_progress=False,
         **run["texts"],
     )

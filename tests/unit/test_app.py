@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import socket
 import tempfile
@@ -129,6 +130,11 @@ def test_a_method_that_fails_does_not_take_the_others_with_it(models: Models) ->
         ({"attributed_fn": "contrast_prob_diff"}, "contrast"),
         ({"attributed_fn": "rank", "methods": ["saliency"]}, "rank"),
         ({"options": "{n: 1}"}, "not JSON"),
+        ({"spans": "[[1, 2"}, "spans: .* is not JSON"),
+        ({"spans": "("}, "is no pattern"),
+        ({"reasoning": "[3]"}, "a range of two positions"),
+        ({"reasoning": "thinking"}, "unknown reasoning"),
+        ({"reasoning": "think", "spans": "all"}, "choose spans or reasoning"),
         ({"options": "[1]"}, "not an object"),
         ({"options": '{"n_step": 1}', "methods": ["integrated_gradients"]}, "n_step"),
         ({"options": '{"occlusion": 3}'}, "options of occlusion"),
@@ -138,6 +144,34 @@ def test_a_method_that_fails_does_not_take_the_others_with_it(models: Models) ->
 def test_mistakes_are_found_before_the_model_is_loaded(changes: dict[str, object], message: str) -> None:
     with pytest.raises(AttriflowError, match=message):
         explain(NoModels(), replace(ASKED, **changes))
+
+
+def test_spans_chats_and_reasoning_are_what_the_functions_give(models: Models) -> None:
+    text, answer = "tom has a blue car . what color is the car ?", "the car is blue . the car is blue ."
+    asked = replace(ASKED, text=text, generated_text=answer, methods=["occlusion"], step_scores=[])
+    model = attriflow.load_model("demo/recall", device="cpu")
+    whole, options = f"{text} {answer}", {"method": "occlusion", "show_progress": False}
+    for field, spans in (("sentence", "sentence"), ("blue", {"pattern": "blue"}), ("[[14, 16]]", [[14, 16]])):
+        (item,) = explain(models, replace(asked, spans=field, span_value="mean")).attributions
+        (wanted,) = model.attribute(text, whole, target_spans=spans, span_value="mean", **options)
+        assert item.spans == wanted.spans and len(item.spans) == len(item.targets)
+        torch.testing.assert_close(item.scores, wanted.scores, equal_nan=True)
+    (item,) = explain(models, replace(asked, reasoning="sentence", hops=2, options='{"logprob": true}')).attributions
+    arguments = {"attributed_fn_args": {"logprob": True}}
+    (wanted,) = attriflow.attribute_reasoning(
+        model, text, whole, method="occlusion", reasoning="sentence", hops=2, **arguments
+    )
+    assert [t.text for t in item.targets] == [t.text for t in wanted.targets] and len(item.targets) == 4
+    torch.testing.assert_close(item.scores, wanted.scores, equal_nan=True)
+    loaded = models.get("demo/recall")
+    loaded.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    try:
+        chat = json.dumps([{"role": "user", "content": text}])
+        (item,) = explain(models, replace(asked, text=chat, spans="turn", generated_text="blue")).attributions
+    finally:
+        loaded.tokenizer.chat_template = None
+    assert item.input_text == f"{text} " and item.turns == ((0, len(text) + 1),)
+    assert [t.text for t in item.targets] == ["blue"]
 
 
 def test_options_and_messages(caplog: pytest.LogCaptureFixture) -> None:

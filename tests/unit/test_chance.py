@@ -14,7 +14,7 @@ from attriflow.evaluation.chance import RANDOM_TOKENS, chance
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import ExampleValues, MethodResult
 from attriflow.evaluation.scoring import MetricRunner
-from attriflow.evaluation.tables import curves_table
+from attriflow.evaluation.tables import curves_table, each_value
 from attriflow.registry import metrics
 from attriflow.views.evaluations.curves import GRID, best_methods, mean_curves, removal_curves
 
@@ -80,7 +80,7 @@ def test_the_plot_has_means_over_examples_and_random_tokens_dashed():
         RANDOM_TOKENS: ([line((0, 1), (1, 0.5))], [line((0, 1), (1, 0.5))]),
     }
     results = [MethodResult(name=n, values={"deletion_auc": [*a, *b]}) for n, (a, b) in ends.items()]
-    table = curves_table(results, [EXAMPLES[0]] * 2)
+    table = curves_table(each_value(results), [EXAMPLES[0]] * 2)
     found = mean_curves(table)["deletion_auc"]
     assert found["good"][GRID == 0.5] == pytest.approx(0.25) and found["good"][GRID == 0.25] == pytest.approx(0.625)
     assert best_methods({"deletion_auc": found}, {"deletion_auc": False}) == ["good", "bad"]

@@ -8,7 +8,14 @@ import pytest
 from evaluation_fakes import causal_example
 
 from attriflow.evaluation.results import ExampleValues, MethodResult, StepScores, skipped_example
-from attriflow.evaluation.tables import curves_table, directions, leaderboard, scores_table, step_scores_table
+from attriflow.evaluation.tables import (
+    curves_table,
+    directions,
+    each_value,
+    leaderboard,
+    scores_table,
+    step_scores_table,
+)
 from attriflow.measuring.cost import Cost
 
 HIGHER = {"up": True, "down": False}
@@ -170,8 +177,8 @@ def test_curves_are_a_row_per_point() -> None:
     curve = ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0))
     stepwise = [ExampleValues(values=(0.4, None), skipped={1: "why"}, curves={0: curve}), skipped_example(1, "why")]
     whole = [ExampleValues(values=(0.4,), curves={0: curve[:2]}, per_step=False), skipped_example(1, "why")]
-    assert curves_table([result("m", up=0.1)], examples[1:]).empty
-    table = curves_table([MethodResult(name="m", values={"auc": stepwise, "answer": whole})], examples)
+    assert curves_table(each_value([result("m", up=0.1)]), examples[1:]).empty
+    table = curves_table(each_value([MethodResult(name="m", values={"auc": stepwise, "answer": whole})]), examples)
     assert table["metric"].tolist() == ["auc"] * 3 + ["answer"] * 2
     assert table["y"].tolist() == [1.0, 0.25, 0.0, 1.0, 0.25] and table["x"].tolist() == [0.0, 0.5, 1.0, 0.0, 0.5]
     assert table["step"].isna().tolist() == [False] * 3 + [True] * 2

@@ -632,6 +632,7 @@ def test_names_of_tags() -> None:
     assert mlflow_tags.MLFLOW_PARENT_RUN_ID == "mlflow.parentRunId"
     assert mlflow_tags.MLFLOW_RUN_NAME == "mlflow.runName"
     assert mlflow_tags.MLFLOW_LOGGED_ARTIFACTS == "mlflow.loggedArtifacts"
+    assert mlflow_tags.MLFLOW_MODEL_VERSIONS == "mlflow.modelVersions"
     assert 'tag_value = {"path": artifact_file, "type": "table"}' in inspect.getsource(client)
 
 

@@ -12,7 +12,7 @@ from attriflow.evaluation.choices import World, choices, explained_as, scored_as
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.runner import Evaluation
-from attriflow.statistics.multiverse import kendall_w, spans, stability, verdict, wins, world_ranks
+from attriflow.statistics.multiverse import copies, kendall_w, spans, stability, verdict, wins, world_ranks
 
 TOKENS = {"unk": 3, "pad": 0, "eos": 2}
 
@@ -134,6 +134,17 @@ def test_ranks_in_every_world_by_hand():
     assert found["rank"].tolist() == [1, 2.25, 2.75, 2, 1.5, 2.5]
     assert found["same"].tolist() == [0, 0, 0, 1, 1, 1] == found["same (faithfulness)"].tolist()
     assert found["same (plausibility)"].tolist() == [0] * 6
+
+
+def test_twins_count_once():
+    """`d` is `a` in both worlds, `e` as set only."""
+    rows = pd.concat([ROWS, ROWS[ROWS["row"].isin([0, 3])].assign(row=[5, 6]), ROWS.iloc[[0]].assign(row=7)])
+    more = [(0, "d", 5), (1, "d", 6), (0, "e", 5), (1, "e", 7)]
+    more = [{"world": w, "baseline": WORLDS["baseline"][3 * w], "perturbation": "as set", "method": m, "row": r}
+            for w, m, r in more]  # fmt: skip
+    worlds = pd.concat([WORLDS, pd.DataFrame(more)], ignore_index=True)
+    same = copies(rows, worlds, list(FAMILIES), {"d": "a", "e": "a"})
+    assert same == {"d": "a"} and copies(rows, worlds, list(FAMILIES), {"d": "gone"}) == {}
 
 
 def test_wins_by_hand():

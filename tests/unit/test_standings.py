@@ -282,6 +282,26 @@ def test_methods_that_explain_alike_share_a_row(three):
     assert not standings(apart).rows["same_as"].any()
 
 
+def test_models_are_compared_once_by_methods_that_explain_alike():
+    """By model a method is a block: a twin on every model would count twice what its first says."""
+    values = {("m", "d", "best", "good"): noisy(0.9, 0), ("n", "d", "best", "good"): noisy(0.5, 1)}
+    values |= {("m", "d", "other", "good"): noisy(0.3, 2), ("n", "d", "other", "good"): noisy(0.6, 3)}
+    twin = {(m, d, "twin", metric): x for (m, d, name, metric), x in values.items() if name == "best"}
+    both, alone = evaluated({**values, **twin}), standings(evaluated(values), "model")
+    # best and twin for m, other for n: 4/3; as one method, each wins once
+    assert standings(both, "model").rows.set_index("row").loc["m", "rank"] == pytest.approx(4 / 3)
+    once = standings(replace(both, alike={(m, "d", "twin"): "best" for m in ("m", "n")}), "model")
+    assert once.rows["rank"].tolist() == [1.5, 1.5]
+    pd.testing.assert_frame_equal(once.rows, alone.rows)
+    pd.testing.assert_frame_equal(once.pairs, alone.pairs)
+    assert "twin on d: explains as best on d does on every model, and counts with it." in once.notes
+    # a twin on one model only, or of a method that lacks a model, is a method of its own
+    apart = [replace(both, alike={("m", "d", "twin"): "best"})]
+    lacking = {k: v for k, v in {**values, **twin}.items() if k[:3] != ("n", "d", "best")}
+    apart += [replace(evaluated(lacking), alike={("m", "d", "twin"): "best", ("n", "d", "twin"): "best"})]
+    assert all(board.blocks.max() == 3 for board in (standings(a, "model").rows for a in apart))
+
+
 def test_metrics_with_the_same_values_count_once():
     """`a` wins on three metrics that are one, and loses on the fourth of the family: 1.5 each, not 1.25 and 1.75."""
     base, names = np.arange(4.0), ("x", "x2", "x3", "y")

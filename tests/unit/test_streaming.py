@@ -18,9 +18,11 @@ from attriflow.errors import InputError, OptionError, UnknownNameError
 from attriflow.io import files
 from attriflow.output import AttributionOutput
 from attriflow.streaming import Fields, attribute_dataset
+from attriflow.streaming import run as streaming_run
 from attriflow.streaming.journal import Journal
 from attriflow.streaming.rows import explain_window
 from attriflow.types import Attribution, Provenance, Token
+from attriflow.workers import Done
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".safetensors", ".html")
 CLOCK = itertools.count(1)
@@ -232,6 +234,35 @@ def test_killed_at_every_step(suffix, data, tmp_path, monkeypatch):
     assert at >= 26  # before and after each of: lock, three writes per window, the last two moves
 
 
+@pytest.mark.slow
+def test_windows_in_processes(data, tmp_path):
+    run(data, tmp_path / "local.jsonl")
+    options = {"window": 8, "engine": "processes", "workers": 1}
+    load = functools.partial(functools.partial, explain)
+    out = attribute_dataset(open_dataset(str(data)), load, output=tmp_path / "there.jsonl", **options)
+    assert (out.rows, out.failed, list(out.pace)) == (40, 3, ["process 1"])
+    lines = (tmp_path / "there.jsonl").read_text().splitlines()
+    assert lines == (tmp_path / "local.jsonl").read_text().splitlines()
+
+
+def test_a_window_whose_workers_are_lost(data, tmp_path, monkeypatch):
+    def losing(factory, units, **options):
+        work = factory()
+        for unit in units:
+            lost = unit.id == "16"
+            yield Done(unit, None if lost else work(unit.payload), "lost its worker" if lost else None, "worker", 0.0)
+
+    run(data, tmp_path / "whole.jsonl")
+    monkeypatch.setattr(streaming_run, "run_units", losing)
+    failures = []
+    assert run(data, tmp_path / "out.jsonl", on_failure=lambda row, why: failures.append(row)).failed == 11
+    assert failures == [7, 12, *range(16, 24), 25]
+    records = list(files.read(tmp_path / "out.jsonl"))
+    assert [r["row"] for r in records] == list(range(40)) and records[16]["error"] == "lost its worker"
+    kept = [r for r in files.read(tmp_path / "whole.jsonl") if not 16 <= r["row"] < 24]
+    assert [r for r in records if not 16 <= r["row"] < 24] == kept
+
+
 class TestResume:
     @pytest.fixture
     def interrupted(self, data, tmp_path):
@@ -294,6 +325,40 @@ class TestResume:
         pytest.importorskip("fcntl")
         with pytest.raises(InputError, match="another process is writing"):
             run(data, interrupted, resume=True, on_window=lambda _: run(data, interrupted, resume=True))
+
+    @pytest.mark.parametrize("begun", [True, False])
+    def test_another_process_finishes_before_the_lock(self, begun, interrupted, data, tmp_path, monkeypatch):
+        out = interrupted
+        if not begun:
+            for name in ("out.jsonl.part", "out.jsonl.state"):
+                (tmp_path / name).unlink()
+        lock = Journal._lock
+
+        def late(journal):
+            monkeypatch.setattr(Journal, "_lock", lock)
+            run(data, out, resume=True)
+            lock(journal)
+
+        monkeypatch.setattr(Journal, "_lock", late)
+        summary = run(data, out, resume=True, on_window=lambda _: pytest.fail("did it again"))
+        assert summary.finished_before and summary.resumed == 40 and len(io.load(out)) == 37
+        monkeypatch.setattr(Journal, "_lock", late)
+        with pytest.raises(InputError, match="exists already"):
+            run(data, out := tmp_path / "third.jsonl", on_window=lambda _: pytest.fail("did it again"))
+        assert left(tmp_path) == ["data.csv", "out.jsonl", "third.jsonl"]
+
+    def test_another_process_looks_while_one_finishes(self, data, tmp_path, monkeypatch):
+        out, unlink, found = tmp_path / "out.jsonl", Path.unlink, []
+
+        def slow(path, *arguments, **options):
+            if path.name == "out.jsonl.state" and not found:
+                found.append(None)
+                found[0] = run(data, out, resume=True)
+            unlink(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "unlink", slow)
+        assert not run(data, out).finished_before and found[0].finished_before
+        assert left(tmp_path) == ["data.csv", "out.jsonl"]
 
     def test_finished(self, data, tmp_path):
         for suffix in SUFFIXES:

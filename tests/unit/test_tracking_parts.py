@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from attriflow.tracking import places
 from attriflow.tracking.artifacts import read_table, write_table
 from attriflow.tracking.quiet import PROGRESS_BAR, no_artifact_bars, quiet
 from attriflow.tracking.run_logger import key_of, text_of
@@ -72,3 +78,81 @@ def test_quiet_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
         pass
     assert PROGRESS_BAR not in os.environ
     assert mlflow.__version__
+
+
+class TestPlaces:
+    """Processes that choose a place in one run at the same moment."""
+
+    class Store:
+        """Tags of one run; every operation takes a moment in which others get their turn."""
+
+        def __init__(self, tags=()):
+            self.tags, self.random, self.steps = dict(tags), random.Random(0), 0
+
+        def turn(self):
+            self.steps += 1
+            time.sleep(self.random.random() * 2e-3)
+
+        def get_run(self, run_id):
+            self.turn()
+            found = SimpleNamespace(data=SimpleNamespace(tags=dict(self.tags)))
+            self.turn()
+            return found
+
+        def set_tag(self, run_id, name, value):
+            self.turn()
+            self.tags[name] = value
+            self.turn()
+
+        def delete_tag(self, run_id, name):
+            del self.tags[name]
+
+    @staticmethod
+    def claim(store, prefix="", identity="1"):
+        return places.claim(store, lambda call: call(), "run", prefix, identity)
+
+    def test_each_has_its_own(self, monkeypatch):
+        monkeypatch.setattr(places, "PAUSE", 1e-3)
+        for prefix in ["", "x/"] * 5:
+            store = self.Store()
+            with ThreadPoolExecutor(5) as pool:
+                found = list(pool.map(lambda n: self.claim(store, prefix, str(n)), range(5)))  # noqa: B023
+            assert len({place.folder for place in found}) == 5
+            assert all(store.tags[place.claim[0]] == place.claim[1] for place in found) and len(store.tags) == 5
+
+    def test_a_rival(self, monkeypatch):
+        """Who claims the same place in the moment between the two looks: one that comes first, or has it, keeps it."""
+        monkeypatch.setattr(places, "PAUSE", 0)
+        for name, held, withdraws, expected in [
+            ("0", False, False, "evaluations/2"),
+            ("z", True, False, "evaluations/2"),
+            ("z", False, True, ""),
+            ("z", False, False, "evaluations/2"),  # it has died
+        ]:
+            store, write, read = self.Store(), self.Store.set_tag, self.Store.get_run
+            rival = f"{places.EVALUATIONS}.{name}"
+
+            def set_tag(run_id, name, value, rival=rival, held=held, store=store, write=write):
+                write(store, run_id, name, value)
+                store.tags.setdefault(rival, json.dumps({"folder": "", "began": 1, "held": held}))
+
+            def get_run(run_id, rival=rival, withdraws=withdraws, store=store, read=read):
+                if withdraws and store.steps > 9:
+                    store.tags.pop(rival, None)
+                return read(store, run_id)
+
+            store.set_tag, store.get_run = set_tag, get_run
+            assert self.claim(store).folder == expected, (name, held, withdraws)
+
+    def test_the_same_evaluation(self):
+        tags = {
+            "attriflow.device": "cpu",
+            "attriflow.model": "GPT2",
+            "attriflow.evaluations.a": json.dumps({"folder": "evaluations/x", "began": 1, "held": True}),
+            "evaluations/x/attriflow.evaluation": "1",
+            "evaluations/x/attriflow.metric_prefix": "x/",
+        }
+        found = self.claim(self.Store(tags), "x/")
+        assert (found.folder, found.again, found.ended, found.others) == ("evaluations/x", True, False, ("",))
+        assert self.claim(self.Store(tags | {"evaluations/x/attriflow.ended": "yes"}), "x/").ended
+        assert self.claim(self.Store(tags), "y/").folder == "evaluations/y"

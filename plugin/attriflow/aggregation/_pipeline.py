@@ -57,6 +57,21 @@ def build(
     return out
 
 
+def unnormalized(aggregator: Aggregator, options: Mapping[str, Any]) -> list[Step]:
+    """The steps, which leave sums as they are unless they or the options say otherwise (as Inseq's commands do)."""
+    steps: list[Any] = list(aggregator) if isinstance(aggregator, (list, tuple)) else [aggregator]
+    if {"normalize", "rescale"} & set(options):
+        return steps
+    out = []
+    for step in steps:
+        parts = list(step) if isinstance(step, (list, tuple)) else [step]
+        given = parts.pop() if len(parts) > 1 and isinstance(parts[-1], Mapping) else {}
+        reduces = parts[0] == "scores" or (isinstance(parts[0], str) and parts[0] in aggregation_functions)
+        plain = reduces and not {"normalize", "rescale"} & set(given)
+        out.append((*parts, {**given, "normalize": False}) if plain else step)
+    return out
+
+
 def _read(step: Any) -> tuple[Any, Function | None, Mapping[str, Any]]:
     """A step as (name or callable, function, options)."""
     parts = list(step) if isinstance(step, (list, tuple)) else [step]

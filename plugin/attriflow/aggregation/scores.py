@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,7 @@ class ScoresAggregator:
     def __call__(self, attribution: Attribution) -> Attribution:
         """The attribution with axes ("step", "input"), or one axis less; the one given is not changed."""
         a = attribution
+        self._say_order(a)
         scores, axes, sequence = a.scores, list(a.axes), dict(a.sequence_scores)
         plain = len(axes) == 2 and a.norms is None
         normalize = (not plain if self.normalize is None else self.normalize) and not self.rescale
@@ -101,6 +103,15 @@ class ScoresAggregator:
         visible = a.visible.view(*a.visible.shape, *([1] * (scores.ndim - 2)))
         scores = torch.where(visible, scores, torch.nan)
         return a.replace(scores=scores, axes=tuple(axes), norms=None, sequence_scores=sequence)
+
+    def _say_order(self, a: Attribution) -> None:
+        reduced = a.norms is not None or a.provenance.options.get("reduction") == "norm"
+        if len(a.axes) == 2 and reduced and any(t.id < 0 and t.text for t in a.inputs):
+            warnings.warn(
+                "tokens were merged by their norms, as the embedding axis was reduced when scores were produced: for "
+                "norms of merged vectors (Inseq's order) attribute with granular=True, for these put 'scores' first",
+                stacklevel=6,
+            )
 
     def _function(self, axis: str) -> Function:
         # a method from elsewhere may have an axis of its own

@@ -6,18 +6,24 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from attriflow.errors import AttriflowError, InputError, check_keywords
+from attriflow.errors import AttriflowError, InputError, check_choice, check_keywords
 from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.registry import methods as method_registry
 from attriflow.registry import step_functions
+from attriflow.texts.chats import of_cell
+from attriflow.texts.target_spans import NAMES, as_json
 
 if TYPE_CHECKING:
     from attriflow.app.models import Models
     from attriflow.context import ContextOutput
+    from attriflow.model import AttributionModel
+    from attriflow.reasoning.parts import Reasoning
     from attriflow.types import Attribution
 
+TOKENS, ANSWER = "every token", "the answer alone"
+"""What the fields of spans and of reasoning say where they ask for nothing."""
 _logger = logging.getLogger(__name__)
 Track = Callable[[Iterable[str]], Iterable[str]]
 
@@ -41,7 +47,7 @@ class Request(_Checked):
 
     Attributes:
         model: Name, path or URI.
-        text: Prompt or source.
+        text: Prompt or source; or a chat, as the JSON of its messages.
         methods: Names of attribution methods.
         attributed_fn: Name of the step function that is explained.
         step_scores: Names of those that are recorded.
@@ -49,6 +55,10 @@ class Request(_Checked):
         contrast_target: Target that it is compared with; likewise.
         contrast_source: Other source or prompt to compare with.
         contrast_force_inputs, attribute_target, seed: As in `AttributionModel.attribute`.
+        spans: What is explained as one step: "" or `TOKENS` (every token is one), a name or JSON as `target_spans`
+            takes it, or a pattern.
+        span_value: As in `AttributionModel.attribute`.
+        reasoning, hops: As in `attribute_reasoning`; "" or `ANSWER` where there is nothing to pass on.
         max_new_tokens: Longest generated text.
         options: JSON object: options of the methods and step functions by name (each goes to all that take it), or
             `{method: {option: value}}`.
@@ -64,6 +74,10 @@ class Request(_Checked):
     contrast_source: str = ""
     contrast_force_inputs: bool = False
     attribute_target: bool = False
+    spans: str = ""
+    span_value: str = "sum"
+    reasoning: str = ""
+    hops: int = 1
     max_new_tokens: int = 20
     seed: int = 0
     options: str = ""
@@ -117,6 +131,10 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
 
     if not request.text.strip():
         raise InputError("there is no text to explain")
+    given = of_cell("the text", request.text)
+    spans, reasoning = spans_of(request), _reasoning_of(request)
+    if spans and reasoning is not None:
+        raise InputError("the spans of a reasoning are found by themselves: choose spans or reasoning")
     if not request.methods:
         raise InputError("choose at least one method")
     functions = [request.attributed_fn, *request.step_scores]
@@ -131,7 +149,7 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
         "contrast_sources": request.contrast_source,
     }
     keywords: dict[str, Any] = {name: text for name, text in texts.items() if text.strip()}
-    if not model.is_encoder_decoder:
+    if not model.is_encoder_decoder and isinstance(given, str):
         whole = {name: _continued(request.text, keywords[name]) for name in list(texts)[:2] if name in keywords}
         keywords.update(whole)
     if "generated_texts" not in keywords:
@@ -139,8 +157,11 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
     found, problems = list["Attribution"](), dict[str, str]()
     for name in track(request.methods):
         try:
+            if reasoning is not None:
+                found.extend(_reasoned(model, given, request, reasoning, name, keywords, options[name]))
+                continue
             out = model.attribute(
-                request.text,
+                given,
                 method=name,
                 attributed_fn=request.attributed_fn,
                 step_scores=list(request.step_scores),
@@ -148,6 +169,7 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
                 contrast_force_inputs=request.contrast_force_inputs,
                 seed=int(request.seed),
                 show_progress=False,
+                **spans,
                 **keywords,
                 **options[name],
             )
@@ -158,6 +180,67 @@ def explain(models: Models, request: Request, track: Track = iter) -> Explained:
     if not found:
         raise InputError("; ".join(dict.fromkeys(problems.values())))
     return Explained(found, problems)
+
+
+def spans_of(request: Request) -> dict[str, Any]:
+    """Which spans of the target are asked for, as `attribute` takes them: a name, JSON or else a pattern."""
+    asked = request.spans.strip()
+    if asked in ("", TOKENS):
+        return {}
+    found: Any = asked if asked in NAMES else _json("spans", asked) if asked[:1] in ("[", "{") else {"pattern": asked}
+    return {"target_spans": as_json(found), "span_value": request.span_value}
+
+
+def _reasoning_of(request: Request) -> Reasoning | None:
+    """Which reasoning is meant, as `attribute_reasoning` takes it; None for none."""
+    asked = request.reasoning.strip()
+    if asked in ("", ANSWER):
+        return None
+    found: Any = asked
+    if asked[:1] == "[":
+        found = _json("reasoning", asked)
+        if len(found) != 2 or not all(type(i) is int for i in found):
+            raise InputError(f"a reasoning is a range of two positions, such as [12, 40], not {asked}")
+        return found[0], found[1]
+    check_choice("reasoning", found, ("think", "sentence"))
+    return cast("Reasoning", found)
+
+
+def _reasoned(
+    model: AttributionModel,
+    given: Any,
+    request: Request,
+    reasoning: Reasoning,
+    method: str,
+    texts: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Iterable[Attribution]:
+    """The answer, with the credit of the reasoning before it passed on."""
+    from attriflow.reasoning.attribute import attribute_reasoning
+
+    if "contrast_targets" in texts or "contrast_sources" in texts:
+        raise InputError("the reasoning before an answer is followed without contrast: leave the contrastive texts out")
+    own = method_registry.info(method).options
+    of_function = step_functions.info(request.attributed_fn).options
+    return attribute_reasoning(
+        model,
+        given,
+        **texts,
+        method=method,
+        reasoning=reasoning,
+        hops=int(request.hops),
+        seed=int(request.seed),
+        attributed_fn=request.attributed_fn,
+        attributed_fn_args={k: v for k, v in options.items() if k in of_function and k not in own},
+        **{k: v for k, v in options.items() if k in own},
+    )
+
+
+def _json(field: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{field}: {text!r} is not JSON ({error})") from None
 
 
 def explain_context(models: Models, request: ContextRequest) -> ContextOutput:

@@ -21,6 +21,7 @@ from attriflow.cli import (
     listing,
     log,
     options,
+    plan,
 )
 from attriflow.cli.command import Command, add_command
 
@@ -53,6 +54,7 @@ def root(
 
 add_command(app, "attribute", options.TextOptions, attribute.attribute)
 add_command(app, "attribute-dataset", options.DatasetOptions, attribute_dataset.attribute_dataset)
+add_command(app, "plan", plan.PlanOptions, plan.plan)
 add_command(app, "attribute-context", attribute_context.ContextOptions, attribute_context.attribute_context)
 add_command(app, "evaluate", evaluate.EvaluateOptions, evaluate.evaluate)
 add_command(app, "benchmark", benchmark.BenchmarkOptions, benchmark.benchmark)

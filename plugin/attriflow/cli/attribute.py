@@ -186,10 +186,13 @@ def aggregation(options: AttributeOptions) -> dict[str, Any]:
 
 def steps_of(options: ModelOptions, names: Sequence[str]) -> dict[str, Any]:
     """Aggregators with the indices that were selected, and whether scores are normalised or rescaled."""
+    from attriflow.aggregation._pipeline import unnormalized
+
     chosen = options.attribution_selectors or ()
     steps = [(name, {"select_idx": chosen[i]}) if i < len(chosen) else name for i, name in enumerate(names)]
     wanted = {"normalize": options.normalize_attributions, "rescale": options.rescale_attributions}
-    return {"aggregator": steps, "options": {key: True for key, given in wanted.items() if given}}
+    asked = {key: True for key, given in wanted.items() if given}
+    return {"aggregator": unnormalized(steps, asked), "options": asked}
 
 
 def aggregated(attributions: AttributionOutput, options: AttributeOptions) -> AttributionOutput:

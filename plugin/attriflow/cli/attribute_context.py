@@ -148,11 +148,6 @@ def attribute_context(options: ContextOptions) -> None:
 
 def _settings(options: ContextOptions) -> dict[str, Any]:
     """Keywords of `ContextSettings`."""
-    from attriflow.registry import methods, step_functions
-
-    given = options.method_options()
-    own = {k: v for k, v in given.items() if k in methods.info(options.attribution_method).options}
-    of_function = step_functions.info(options.attributed_fn).options
     asked = steps_of(options, options.attribution_aggregators or ["scores"])
     same = (
         "input_template",
@@ -170,8 +165,7 @@ def _settings(options: ContextOptions) -> dict[str, Any]:
     )
     return {
         **{name: getattr(options, name) for name in same},
-        "attributed_fn_args": {k: v for k, v in given.items() if k in of_function and k not in own},
-        "attribution_kwargs": {k: v for k, v in given.items() if k in own or k not in of_function},
+        "attribution_kwargs": options.method_options(),
         "context_sensitivity_metric_args": options.context_sensitivity_metric_kwargs or {},
         "contextless_output_next_tokens": options.contextless_output_next_tokens or (),
         "special_tokens_to_keep": options.special_tokens_to_keep or (),

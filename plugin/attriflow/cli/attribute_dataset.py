@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,17 @@ from attriflow.cli.console import console, say
 from attriflow.cli.options import DatasetOptions
 
 if TYPE_CHECKING:
-    from attriflow.streaming import Summary
+    from collections.abc import Callable
+
+    from attriflow.datasets import Rows
+    from attriflow.output import AttributionOutput
+    from attriflow.streaming import Fields, Summary
     from attriflow.types import Attribution
 
 BATCHES = 16
 """Batches per window: rows of a window are sorted by length, and are lost together when the process is killed."""
+TOLD = 4
+"""Workers that are told of one by one."""
 REPORTED = 10
 """Failed rows that are reported one by one."""
 
@@ -29,12 +36,40 @@ def attribute_dataset(options: DatasetOptions) -> None:
     Memory is bounded, and --resume goes on after an interruption.
     """
     prepare(options, contrasted=bool(options.contrast_targets_field or options.contrast_sources_field))
+    from attriflow import streaming
+    from attriflow.workers import check_engine
+
+    check_engine(options.engine, options.workers, options.ray_address)
+    streaming.check_targets(options.output, options.viz_path, resume=options.resume, overwrite=options.overwrite)
+    rows, fields = opened(options)
+    with _hint(options):
+        summary = streaming.attribute_dataset(
+            rows,
+            functools.partial(loaded, options),
+            fields=fields,
+            output=options.output,
+            page=options.viz_path,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            strict=options.strict,
+            window=window(options),
+            settings=_settings(options),
+            on_window=None if options.hide_attributions else _show,
+            on_failure=_Failures(),
+            engine=options.engine,
+            workers=options.workers,
+            address=options.ray_address,
+        )
+    _say_what_was_done(summary, [str(path) for path in (options.output, options.viz_path) if path is not None])
+
+
+def opened(options: DatasetOptions) -> tuple[Rows, Fields]:
+    """The data set, and which of its columns hold what."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from attriflow import streaming
     from attriflow.datasets import open_dataset
 
-    streaming.check_targets(options.output, options.viz_path, resume=options.resume, overwrite=options.overwrite)
     rows = open_dataset(
         options.dataset_name,
         options.dataset_config,
@@ -51,22 +86,17 @@ def attribute_dataset(options: DatasetOptions) -> None:
         contrast_targets=options.contrast_targets_field,
         contrast_sources=options.contrast_sources_field,
     ).resolved(rows.columns)
-    with _hint(options):
-        summary = streaming.attribute_dataset(
-            rows,
-            lambda: explainer(load(options), options, show_progress=False),
-            fields=fields,
-            output=options.output,
-            page=options.viz_path,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            strict=options.strict,
-            window=(options.batch_size or 8) * BATCHES,
-            settings=_settings(options),
-            on_window=None if options.hide_attributions else _show,
-            on_failure=_Failures(),
-        )
-    _say_what_was_done(summary, [str(path) for path in (options.output, options.viz_path) if path is not None])
+    return rows, fields
+
+
+def window(options: DatasetOptions) -> int:
+    """Rows that are explained together."""
+    return (options.batch_size or 8) * BATCHES
+
+
+def loaded(options: DatasetOptions) -> Callable[..., AttributionOutput]:
+    """What explains texts, in whichever process."""
+    return explainer(load(options), options, show_progress=False)
 
 
 def _show(attributions: list[Attribution]) -> None:
@@ -96,9 +126,19 @@ def _say_what_was_done(summary: Summary, written: list[str]) -> None:
     failed = f", {summary.failed:,} failed" if summary.failed else ""
     before = f" ({summary.resumed:,} before)" if summary.resumed else ""
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
-    say(f"{summary.rows:,} rows{before}{failed}; {speed:,.1f} rows/s")
+    say(f"{summary.rows:,} rows{before}{failed}; {speed:,.1f} rows/s{_workers(summary)}")
     if written:
         say(f"wrote {' and '.join(written)}")
+
+
+def _workers(summary: Summary) -> str:
+    """What each worker did, where there were several or they were elsewhere; the slowest and the fastest of many."""
+    pace = sorted((speed, name) for name, speed in summary.pace.items())
+    if not pace or pace[0][1] == "local":
+        return ""
+    told = pace if len(pace) <= TOLD else [pace[0], pace[-1]]
+    each = (", " if len(pace) <= TOLD else " to ").join(f"{speed:,.1f} ({name})" for speed, name in told)
+    return f"; {len(pace)} workers, rows/s while they worked: {each}"
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ _DATA, _RUN, _PARTS = "Data", "Run", "Parts"
 
 @dataclass(kw_only=True)
 class EvaluateOptions(RowsOptions):
-    """Options of `evaluate`; all but the first two are settings of `EvaluationConfig`."""
+    """Options of `evaluate`; all but the first two and `resume` are settings of `EvaluationConfig`."""
 
     model: Annotated[str, typer.Argument(help="MLflow model URI; or a folder, Hugging Face name or demo/<name>.")]
     data: Annotated[
@@ -60,6 +60,9 @@ class EvaluateOptions(RowsOptions):
         None
     )
     metric_options: Annotated[dict[str, Any] | None, json_option("Metric -> options", panel=_PARTS)] = None
+    masked_lm: Annotated[
+        str | None, option("Masked language model that 'masked_lm' draws from.", "--masked-lm", panel=_PARTS)
+    ] = None
     attribute_target: Annotated[
         bool,
         option(
@@ -85,6 +88,10 @@ class EvaluateOptions(RowsOptions):
         int, option("Most rows of it; what departs least from the settings comes first.", min=1, panel=_RUN)
     ] = 300
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
+    resume: Annotated[
+        str | None,
+        option("Go on with an evaluation that was broken off, in its run.", metavar="RUN_ID", panel=_RUN),
+    ] = None
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
 
 
@@ -93,7 +100,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Every attribution, plots, a report and a leaderboard are logged to a run.
     """
-    from attriflow.tracking.evaluate import evaluate as run
+    from attriflow.tracking.command import evaluate as run
 
     found = run(
         options.model,
@@ -104,6 +111,7 @@ def evaluate(options: EvaluateOptions) -> None:
         targets=options.targets,
         tracking_uri=options.tracking_uri,
         experiment=options.experiment,
+        resume=options.resume,
     )
     out = console()
     out.print(leaderboard_of(found.result, options.model))

@@ -82,6 +82,18 @@ def _spans(value: str) -> Any:
         raise typer.BadParameter(f"{value!r} is not JSON ({error})") from error
 
 
+def spans_option(panel: str) -> Any:
+    """`--target-spans`."""
+    return option(
+        "Explain spans, each as one step: all, sentence, turn, answer (after </think> or ####), or as JSON ranges "
+        '[[3, 9]] of positions, {"characters": [[0, 9]]} or {"pattern": "..."}.',
+        panel=panel,
+        parser=_spans,
+        metavar="SPANS",
+        show_default=False,
+    )
+
+
 def min_coverage_option(panel: str) -> Any:
     """`--min-coverage`."""
     return option("Share of examples with a value that a rank takes.", min=0.0, max=1.0, panel=panel)
@@ -240,17 +252,7 @@ class AttributeOptions(ModelOptions):
         option("Texts per batch; by length when not given.", "--batch-size", "-bs", min=1, panel=_MODEL),
     ] = None
     start_pos: Annotated[int | None, option("First position to explain.", "--start-pos", "-s", panel=_METHOD)] = None
-    target_spans: Annotated[
-        Any,
-        option(
-            "Explain spans, each as one step: all, sentence, turn, answer (after </think> or ####), or as JSON ranges "
-            '[[3, 9]] of positions, {"characters": [[0, 9]]} or {"pattern": "..."}.',
-            panel=_METHOD,
-            parser=_spans,
-            metavar="SPANS",
-            show_default=False,
-        ),
-    ] = None
+    target_spans: Annotated[Any, spans_option(_METHOD)] = None
     span_value: Annotated[str, option("A span's value: sum or mean of those of its tokens.", panel=_METHOD)] = "sum"
     end_pos: Annotated[int | None, option("Position before which to stop.", "--end-pos", "-e", panel=_METHOD)] = None
     output: Annotated[
@@ -316,8 +318,32 @@ class TextOptions(AttributeOptions):
     hops: Annotated[int, option("How often the credit of the reasoning is passed on.", min=0, panel=_METHOD)] = 1
 
 
+_WORKERS = "Workers"
+
+
 @dataclass(kw_only=True)
-class DatasetOptions(AttributeOptions):
+class WorkersOptions:
+    """Where the work is done."""
+
+    engine: Annotated[
+        str,
+        option(
+            "local (this process), processes (of this machine) or ray (a cluster; extra ray): the same result.",
+            panel=_WORKERS,
+        ),
+    ] = "local"
+    workers: Annotated[
+        int | None,
+        option("How many; by default one per GPU, or per core where there is none.", min=1, panel=_WORKERS),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        option("Of a running cluster, HOST:PORT; without it, one is started here.", panel=_WORKERS),
+    ] = None
+
+
+@dataclass(kw_only=True)
+class DatasetOptions(AttributeOptions, WorkersOptions):
     """Options of `attribute-dataset`."""
 
     dataset_name: Annotated[
@@ -381,6 +407,8 @@ class RowsOptions:
         option("Names separated by commas; all when not given.", panel=_PARTS, autocompletion=known("methods")),
     ] = None
     method_options: Annotated[dict[str, Any] | None, json_option("Method -> options", panel=_PARTS)] = None
+    target_spans: Annotated[Any, spans_option(_PARTS)] = None
+    span_value: Annotated[str, option("A span's value: sum or mean of those of its tokens.", panel=_PARTS)] = "sum"
     generation_args: Annotated[
         dict[str, Any] | None,
         json_option("Arguments of generate", "--generation-args", "--generation-kwargs", panel=_RUN),
@@ -402,5 +430,6 @@ class RowsOptions:
 
         keys = EvaluationConfig.keys()
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in keys}
-        names = {key: ",".join(value) for key, value in given.items() if isinstance(value, list) and value}
+        named = [key for key, value in given.items() if isinstance(value, list) and value and key != "target_spans"]
+        names = {key: ",".join(given[key]) for key in named}
         return {key: names.get(key, value) for key, value in given.items() if value not in (None, [], ())}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attriflow.aggregation._pipeline import unnormalized
 from attriflow.context.prepare import Pair, prepare
 from attriflow.context.result import ContextAttribution, ContextCues, ContextOutput, cues_of
 from attriflow.context.selection import select, threshold
@@ -16,7 +17,7 @@ from attriflow.context.split import Ask
 from attriflow.engine.job import contrast_kind
 from attriflow.errors import InputError
 from attriflow.output import AttributionOutput
-from attriflow.texts.tokens import decode
+from attriflow.texts.tokens import decode, special_ids
 from attriflow.types import Attribution, Contrast, Example
 from attriflow.versions import versions
 
@@ -194,7 +195,8 @@ def _cues(
             contrast_force_inputs=forced,
             **dict(settings.attribution_kwargs),
         )
-        reduced = AttributionOutput(attributions).aggregate(settings.aggregators, **settings.aggregator_options)
+        options = settings.aggregator_options
+        reduced = AttributionOutput(attributions).aggregate(unnormalized(settings.aggregators, options), **options)
         if show is not None:
             show(reduced)
         for (i, ks), attribution in zip(group, reduced, strict=True):
@@ -237,7 +239,7 @@ def _one(
     at = pair.contextual.start + pair.steps[place]
     before = pair.contextless.start + pair.steps[place]
     allowed = set(model.tokenizer.convert_tokens_to_ids(list(settings.special_tokens_to_keep)) or ())
-    hidden = set(model.tokenizer.all_special_ids) - allowed
+    hidden = special_ids(model.tokenizer) - allowed
 
     def text(ids: Sequence[int]) -> str:
         return decode(model.tokenizer, [i for i in ids if i not in hidden], special=True).strip(" ")

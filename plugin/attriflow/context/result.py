@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, overload
 from attriflow.context.selection import select, threshold
 from attriflow.datasets.limits import whole_json
 from attriflow.doors import ShownContext
-from attriflow.errors import InputError, reason_of
+from attriflow.errors import InputError, changed_by, reason_of
 from attriflow.io import write_content
+from attriflow.io.inseqfiles import readable
 from attriflow.kernels.annotations import check_value, hints_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = "attriflow.context/1"
 
 
+@changed_by("dataclasses.replace(cues, {name}=...)")
 @dataclass(frozen=True, kw_only=True)
 class ContextCues:
     """Scores of the context of one sensitive token (contextual cues imputation, CCI).
@@ -47,6 +49,7 @@ class ContextCues:
     output_cues: list[int] = field(default_factory=list)
 
 
+@changed_by("dataclasses.replace(attribution, {name}=...)")
 @dataclass(frozen=True, kw_only=True)
 class ContextAttribution(ShownContext):
     """Context reliance of one text.
@@ -118,6 +121,14 @@ class ContextOutput(ShownContext, Sequence[ContextAttribution]):
         """Results in order."""
         return iter(self.items)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the results are equal."""
+        return self.items == other.items if isinstance(other, ContextOutput) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Of the texts."""
+        return hash(tuple((item.input_current, item.output_current) for item in self))
+
     def __repr__(self) -> str:
         """How many tokens are sensitive."""
         found = sum(len(item.cci_scores) for item in self)
@@ -176,7 +187,7 @@ def cues_of(
 
 
 def load(path: str | Path) -> ContextOutput:
-    """Read results that were saved with `ContextOutput.save`.
+    """Read results that were saved with `ContextOutput.save`, or by Inseq's `attribute-context`.
 
     Raises:
         InputError: The file is missing, no JSON, or holds something else.
@@ -190,6 +201,13 @@ def load(path: str | Path) -> ContextOutput:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+    return parsed(document, str(path))
+
+
+def parsed(document: Any, path: str) -> ContextOutput:
+    """Results of parsed JSON, ours or Inseq's; `path` is named in errors."""
+    if isinstance(document, dict) and {"cti_scores", "cci_scores", "output_current_tokens"} <= document.keys():
+        document = {"format": FORMAT, "results": [_of_inseq(document)]}
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path} holds no context attributions (format {FORMAT!r})")
     try:
@@ -205,6 +223,33 @@ def _read(item: Mapping[str, Any]) -> ContextAttribution:
     }
     cues = [ContextCues(**_checked(c, ContextCues)) for c in item["cci_scores"]]
     return ContextAttribution(**_checked({**item, "cci_scores": cues, "token_spans": spans}, ContextAttribution))
+
+
+def _of_inseq(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A result of Inseq's, with what it leaves to whoever draws it: threshold and cues, by its settings or defaults."""
+    info = document.get("info") or {}
+    stds = info.get("attribution_std_threshold", 1.0)
+    cues = []
+    for one in document["cci_scores"]:
+        found = cues_of(one["input_context_scores"], one["output_context_scores"], stds, info.get("attribution_topk"))
+        cues.append({**one, "input_cues": found[0], "output_cues": found[1]})
+    tokens = ("input_context_tokens", "output_context_tokens", "output_current_tokens")
+    return {
+        "input_context": document.get("input_context"),
+        "output_context": document.get("output_context"),
+        "input_current": info.get("input_current_text", ""),
+        "output_current": document["output_current"],
+        **{name: _readable(document.get(name)) for name in tokens},
+        "cti_scores": document["cti_scores"],
+        "cti_threshold": threshold(document["cti_scores"], info.get("context_sensitivity_std_threshold", 1.0)),
+        "cci_scores": cues,
+        "token_spans": {},
+        "info": info or None,
+    }
+
+
+def _readable(raw: Sequence[str] | None) -> list[str] | None:
+    return None if raw is None else [token.strip() or token for token in readable(raw)]
 
 
 def _checked(values: Mapping[str, Any], kind: type) -> dict[str, Any]:

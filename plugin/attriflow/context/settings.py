@@ -28,7 +28,7 @@ class ContextSettings:
         attribution_method: Any registered method.
         attributed_fn: What is explained at a sensitive token; with a contrastive function, against the token that
             the model would write without context.
-        attributed_fn_args, attribution_kwargs: Options of both.
+        attributed_fn_args, attribution_kwargs: Options of both; those of the function may stand among the others.
         context_sensitivity_metric: Any step function, the contrastive ones among them: `kl_divergence`, `pcxmi`, ...
         context_sensitivity_metric_args: Its options.
         context_sensitivity_std_threshold: A token is sensitive where the magnitude of its score is at least the mean of
@@ -46,7 +46,8 @@ class ContextSettings:
             from generated outputs and never count as sensitive.
         decoder_input_output_separator: Between input and output of decoder-only models.
         generation_kwargs: Arguments of `model.generate`, where no output is given.
-        aggregators, aggregator_options: How attributions become scores per token (see `AttributionOutput.aggregate`).
+        aggregators, aggregator_options: How attributions become scores per token (see `AttributionOutput.aggregate`);
+            they are not normalised without `{"normalize": True}`.
     """
 
     input_template: str | None = None
@@ -81,6 +82,7 @@ class ContextSettings:
 
     def __post_init__(self) -> None:
         """Check names, options and templates."""
+        self._sort_options()
         methods.build(self.attribution_method, **self.attribution_kwargs)
         step_functions.build(self.context_sensitivity_metric, **self.context_sensitivity_metric_args)
         if isinstance(self.attributed_fn, str):
@@ -103,6 +105,18 @@ class ContextSettings:
             raise InputError(f"in output_template {CONTEXT} must come before {CURRENT}: {output!r}")
         if self.contextless_output_next_tokens and self.prompt_user_for_contextless_output_next_tokens:
             raise InputError("give contextless_output_next_tokens or have the user asked for them, not both")
+
+    def _sort_options(self) -> None:
+        """Options of the attributed function that stand among those of the method go to the function."""
+        if not isinstance(self.attributed_fn, str):
+            return
+        own = methods.info(self.attribution_method).options
+        taken = step_functions.info(self.attributed_fn).options
+        moved = {k: v for k, v in self.attribution_kwargs.items() if k in taken and k not in own}
+        if moved:
+            rest = {k: v for k, v in self.attribution_kwargs.items() if k not in moved}
+            object.__setattr__(self, "attribution_kwargs", rest)
+            object.__setattr__(self, "attributed_fn_args", {**moved, **self.attributed_fn_args})
 
     def input_of(self, has_context: bool) -> str:
         """The input template of an example."""

@@ -60,9 +60,14 @@ def check_whole(path: Path, times: int = 1) -> None:
 
 
 def whole_json(path: Path) -> str:
-    """The text of a JSON file."""
+    """The text of a JSON file, which may be compressed."""
     check_whole(path, JSON_TIMES)
-    return path.read_text(encoding="utf-8")
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if not packed:
+        return path.read_text(encoding="utf-8")
+    with _Unpacked(path, most() // JSON_TIMES) as unpacked:
+        return io.BufferedReader(unpacked).read().decode("utf-8")
 
 
 def text(path: Path, **options: Any) -> TextIO:
@@ -136,8 +141,9 @@ def _no_text(head: bytes) -> str | None:
 class _Unpacked(io.RawIOBase):
     """A compressed file whose bytes are counted."""
 
-    def __init__(self, path: Path) -> None:
-        self.file, self.path, self.count, self.most = gzip.GzipFile(path), path, 0, most()
+    def __init__(self, path: Path, limit: int | None = None) -> None:
+        self.file, self.path, self.count = gzip.GzipFile(path), path, 0
+        self.most = most() if limit is None else limit
 
     def readable(self) -> bool:
         """It is."""

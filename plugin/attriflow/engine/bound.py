@@ -118,6 +118,7 @@ class Bound:
         self._visible: dict[str, Tensor] = {}
         self.sizes = Sizes(self.model, self.read)
         self.absent_ids = set[int]()  # of tokens that stood for absent ones
+        self.infilled: dict[tuple[str, str], Tensor] = {}  # ids that were drawn to do so, by how and block
         self._base: Forward | None = None
         self._token_values: Tensor | None = None
         self._values: Tensor | None = None

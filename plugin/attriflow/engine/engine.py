@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attriflow.engine.baselines import Baseline, baseline_embeddings
+from attriflow.engine.baselines import Baseline, Draw, baseline_embeddings
 from attriflow.engine.bound import Bound, Embed, Reduce, Sites
 from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
+from attriflow.engine.passes import CHANGEABLE as OF_INPUTS
 from attriflow.engine.passes import EnginePasses
 from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
 from attriflow.errors import AttriflowError, InputError, UnsupportedModelError, check_keywords, out_of_memory
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import AttentionRecord, attentions_returned, interface_works, listen
-from attriflow.models.base import BLOCKS, Rows
+from attriflow.models.base import Rows
 from attriflow.types import Passes
 
-CHANGEABLE = (*(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask")), "encoder_states")
+CHANGEABLE = (*OF_INPUTS, "encoder_states")
 """Fields of `Rows` that versions of a batch may differ in."""
 
 
@@ -44,7 +45,7 @@ class Engine(Bound):
         """Further passes over the rows of a call."""
         return EnginePasses(self, rows, steps)
 
-    def baseline_embeddings(self, block: str, baseline: Baseline = "unk") -> Tensor:
+    def baseline_embeddings(self, block: str, baseline: Baseline | Draw = "unk") -> Tensor:
         """Embeddings that stand for absent tokens, `[batch, position, hidden]` (see `baselines.baseline_ids`)."""
         return baseline_embeddings(self, block, baseline)
 

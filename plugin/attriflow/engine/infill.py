@@ -2,7 +2,8 @@
 
 Input marginalisation (Kim et al. 2020, arXiv:2010.13984; Harbecke and Alt 2020, 2004.09890): the probability without
 some tokens is its mean over what could stand in their place, so that no text is one that the model has never seen the
-like of. Every example has `DRAWS` replacements of each of its tokens, the same for all changes, metrics and methods.
+like of. Every example has `DRAWS` replacements of each of its tokens, the same for all changes, metrics and methods;
+for methods, whose steps may know nothing of other texts or of what comes later, they come from the text itself.
 """
 
 from __future__ import annotations
@@ -10,30 +11,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attriflow.engine.bound import Counter
+from attriflow.engine.masked import NONE, masked_lm
 from attriflow.errors import InputError
 from attriflow.kernels.seeds import hashed
 from attriflow.kernels.transfer import sent
 from attriflow.models.base import LanguageModel, Rows
-from attriflow.types import Example
+from attriflow.types import Example, Infill, Token
 
-INFILLS = ("infill", "infill_model")
-"""What replacements are drawn from: the tokens of all examples, or what the model expects after the tokens before."""
+INFILLS: tuple[str, ...] = get_args(Infill)
+"""What replacements are drawn from: the tokens of all examples (for a method: of the example), what the model expects
+after the tokens before, or what a masked language model does in that place (see `attriflow.use_masked_lm`)."""
 DRAWS = 4
 Fill = tuple[tuple[int, ...], tuple[int, ...]]
 """Replacements of an example's source and decoder tokens."""
 
 
 class Fills:
-    """Replacements for the tokens of examples, drawn when they are first asked for."""
+    """Replacements for the tokens of examples, drawn when they are first asked for.
 
-    def __init__(self, model: LanguageModel, examples: Sequence[Example], counter: Counter | None = None) -> None:
-        self.model, self.examples, self.counter = model, examples, counter
+    With `own` those of "infill" come from the example itself: its source or prompt and, for a later decoder token,
+    what is before it.
+    """
+
+    def __init__(
+        self, model: LanguageModel, examples: Sequence[Example], counter: Counter | None = None, own: bool = False
+    ) -> None:
+        self.model, self.examples, self.counter, self.own = model, examples, counter, own
         self._known: dict[tuple[int, str], list[Fill]] = {}
 
     def __call__(self, index: int, how: str) -> list[Fill]:
@@ -49,8 +59,11 @@ class Fills:
         for block, tokens in (("source", example.source), ("target", example.target[: example.stop])):
             rng = np.random.default_rng(hashed(f"infill/{block}", given, size=4))
             u = rng.random((len(tokens), DRAWS))  # those of a token do not depend on later ones
-            pool = self._pools[block]
-            ids = pool[(u * len(pool)).astype(int)] if len(pool) else np.zeros_like(u, int)
+            known = len(tokens) if block == "source" else example.prompt_length
+            if how == "masked_lm":
+                made.append(list(masked_lm(self.model).draws(tokens, known, u).T))
+                continue
+            ids = _own(tokens, known, u) if self.own else _from(self._pools[block], u)
             if expected is not None and block == "target" and len(tokens) > 1:
                 ids[1:] = torch.searchsorted(expected, torch.from_numpy(u[1:]), right=True).clamp(
                     max=expected.shape[-1] - 1
@@ -70,7 +83,7 @@ class Fills:
         """Cumulative distribution of every decoder token but the first, `[position, vocab]`, without special tokens."""
         if example.source:
             raise InputError(
-                "perturbation 'infill_model' draws what a decoder expects, and an encoder's tokens have no such "
+                "'infill_model' draws what a decoder expects, and an encoder's tokens have no such "
                 "distribution; use 'infill'"
             )
         model, ids = self.model, torch.tensor([[t.id for t in example.target[: example.stop - 1]]])
@@ -83,6 +96,18 @@ class Fills:
         special = [i for i in model.tokenizer.all_special_ids if i < logits.shape[-1]]
         logits[:, special] = -torch.inf
         return logits.softmax(-1).cumsum(-1)
+
+
+def _from(pool: np.ndarray, u: np.ndarray) -> np.ndarray:
+    return pool[(u * len(pool)).astype(int)] if len(pool) else np.zeros_like(u, int)
+
+
+def _own(tokens: Sequence[Token], known: int, u: np.ndarray) -> np.ndarray:
+    """Ids of a text's own tokens, `[position, draw]`: of the first `known` ones and those before; NONE without any."""
+    places = np.array([i for i, t in enumerate(tokens) if not t.special], int)
+    pool = np.array([*(tokens[i].id for i in places), NONE], int)
+    sizes = np.searchsorted(places, np.maximum(np.arange(len(tokens)), known))
+    return np.where(sizes[:, None] > 0, pool[(u * sizes[:, None]).astype(int)], NONE)
 
 
 def averaged(log_probabilities: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attriflow.aggregation._apply import reduce_spans
 from attriflow.aggregation._spans import merged_token, span_function
-from attriflow.engine.baselines import Baseline, TokenBaseline, named
+from attriflow.engine.baselines import Baseline, TokenBaseline, every, named
 from attriflow.engine.bound import Counter, Objective
 from attriflow.engine.engine import Engine
 from attriflow.engine.finite import not_finite, reasons
@@ -60,6 +60,7 @@ class Job:
     force_contrast: bool
     internals: bool
     knows_spans: bool
+    span_value: str
 
 
 def make_job(
@@ -110,17 +111,21 @@ def make_job(
         force_contrast=force_contrast or contrast_kind(attributed_fn) == "inputs",
         internals=info.meta["family"] == "internals",
         knows_spans=info.meta["family"] != "internals" if info.meta["spans"] is None else info.meta["spans"],
+        span_value=span_value or "",
     )
 
 
 def over_baselines(method: Callable[[Engine], Any]) -> Callable[[Engine], Any]:
     """A method with several baselines as the mean over them, unless it draws from them itself."""
-    several = getattr(method, "baseline", None)
-    ours = isinstance(several, (list, tuple)) and hints_of(type(method)).get("baseline") in (Baseline, TokenBaseline)
+    given: Any = getattr(method, "baseline", None)
+    ours = given is not None and hints_of(type(method)).get("baseline") in (Baseline, TokenBaseline)
     if not ours or getattr(method, "draws_baselines", False):
         return method
+    several = every(given)
     if not several:
         raise InputError("baseline must name at least one baseline")
+    if several == [given]:
+        return method
     each = [dataclasses.replace(method, baseline=one) for one in several]  # type: ignore[type-var]
     return lambda engine: mean([one(engine) for one in each])
 
@@ -194,6 +199,7 @@ def explain_batch(
         attribute_target=model.is_encoder_decoder and "target" in job.blocks,
         include_eos_baseline=job.eos_baseline,
         contrast_force_inputs=job.force_contrast,
+        span_value=job.span_value,
         baseline_ids=tuple(absent),
         baseline_tokens=tuple(t.text for t in model.tokens(absent)),
     )
@@ -280,8 +286,8 @@ def make_objective(fn: str | Callable[[Forward], Tensor], args: Mapping[str, Any
     """What is explained, and its name."""
     if callable(fn):
         bound = (lambda forward: fn(forward, **args)) if args else fn
-        stepwise = getattr(fn, "stepwise", False) is True
-        return Objective(bound, stepwise=stepwise), getattr(fn, "__name__", type(fn).__name__)
+        stepwise, passes = (getattr(fn, name, False) is True for name in ("stepwise", "passes"))
+        return Objective(bound, stepwise=stepwise, passes=passes), getattr(fn, "__name__", type(fn).__name__)
     info = step_functions.info(fn)
     stepwise, passes = bool(info.meta.get("stepwise", True)), bool(info.meta.get("passes", False))
     logarithm = info.meta.get("span") == "prod" and bool(args.get("logprob"))

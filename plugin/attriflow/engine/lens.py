@@ -27,15 +27,11 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
     Raises:
         UnsupportedModelError: The states of the last layer, read like this, are not the model's own prediction.
     """
-    bound.watched()
     hf = bound.model.hf
     head = hf.get_output_embeddings()
     if head is None or isinstance(head, nn.Embedding):  # some give the table that the head is tied to
         raise UnsupportedModelError(f"{type(hf).__name__} has no LM head to read states with")
-    decoder = hf.get_decoder() if bound.model.is_encoder_decoder else hf.base_model
-    blocks = main_stack(decoder, bound.model.shape.layers)
-    if not blocks:
-        raise UnsupportedModelError(f"{bound.model.name} has no list of layers")
+    decoder, blocks = _stack(bound)
     states: list[Tensor] = []
     norms: list[nn.Module] = []  # that run after the last layer
     read: list[Tensor] = []
@@ -64,6 +60,35 @@ def readouts(bound: Bound, rows: Rows, layer: int | None) -> list[Tensor]:
 
     _check(hf, logits_of(states[-1]), logits)
     return [logits_of(states[i]) for i in _chosen(layer, len(blocks))]
+
+
+def states(bound: Bound, rows: Rows) -> list[Tensor]:
+    """States at the query positions before the first decoder layer and after each, `[row, step, width]`; one pass."""
+    _, blocks = _stack(bound)
+    found: list[Tensor] = []
+
+    def entered(_module: Any, args: Any, given: Any) -> None:
+        found.append(args[0] if args else given["hidden_states"])
+
+    with ExitStack() as stack:
+        stack.callback(blocks[0].register_forward_pre_hook(entered, with_kwargs=True).remove)
+        for block in blocks:
+            stack.callback(block.register_forward_hook(lambda _m, _a, out: found.append(hidden_states(out))).remove)
+        bound.run(rows)
+    if len(found) != len(blocks) + 1 or not all(s.ndim == 3 and len(s) == len(rows.query) for s in found):
+        raise UnsupportedModelError(f"{type(bound.model.hf).__name__} does not run its layers one after the other")
+    return [at(state, rows.query).to(rows.query.device) for state in found]
+
+
+def _stack(bound: Bound) -> tuple[nn.Module, list[nn.Module]]:
+    """The decoder and its layers; the pass that follows is looked into."""
+    bound.watched()
+    hf = bound.model.hf
+    decoder = hf.get_decoder() if bound.model.is_encoder_decoder else hf.base_model
+    blocks = main_stack(decoder, bound.model.shape.layers)
+    if not blocks:
+        raise UnsupportedModelError(f"{bound.model.name} has no list of layers")
+    return decoder, blocks
 
 
 def _chosen(layer: int | None, n: int) -> Sequence[int]:

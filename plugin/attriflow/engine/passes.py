@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from attriflow.engine.bound import Bound
 from attriflow.engine.dropout import dropout, example_key
-from attriflow.engine.lens import readouts
-from attriflow.errors import InputError
-from attriflow.models.base import Rows
+from attriflow.engine.lens import readouts, states
+from attriflow.errors import InputError, check_keywords
+from attriflow.models.base import BLOCKS, Rows
 from attriflow.types import Forward
+
+CHANGEABLE = tuple(f"{block}_{what}" for block in BLOCKS for what in ("ids", "embeds", "mask"))
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,41 @@ class EnginePasses:
         """What the LM head reads from earlier states."""
         bound = self._usable()
         return [bound.forward_of(logits, self.steps) for logits in readouts(bound, self.rows, layer)]
+
+    def ids(self, block: str = "target") -> Tensor:
+        """Token ids; those of the batch where only embeddings differ."""
+        bound = self._usable()
+        own: Tensor | None = getattr(self.rows, f"{block}_ids", None)
+        if own is not None:
+            return own
+        ids = bound.ids(block)
+        return ids.repeat(len(self.rows.query) // len(ids), 1)
+
+    def embeddings(self, block: str = "target") -> Tensor:
+        """Input embeddings."""
+        bound = self._usable()
+        own: Tensor | None = getattr(self.rows, f"{block}_embeds", None)
+        return bound.model.embed(self.ids(block), block) if own is None else own
+
+    def mask(self, block: str = "target") -> Tensor | None:
+        """Which positions are tokens."""
+        self._usable()
+        found: Tensor | None = getattr(self.rows, f"{block}_mask")
+        return found
+
+    def positions(self) -> Tensor:
+        """Where each step is read."""
+        return self.rows.query[:, self.steps]
+
+    def hidden_states(self) -> list[Tensor]:
+        """States before the first layer and after each."""
+        return [state[:, self.steps] for state in states(self._usable(), self.rows)]
+
+    def again(self, **changes: Tensor) -> Forward:
+        """One more pass with some inputs changed."""
+        check_keywords("passes.again", changes, CHANGEABLE)
+        free: dict[str, Any] = {name.replace("_ids", "_embeds"): None for name in changes if name.endswith("_ids")}
+        return self._usable().run(dataclasses.replace(self.rows, **{**free, **changes}), self.steps)
 
     def _usable(self) -> Bound:
         if self.rows.past is not None or self.rows.encoder_states is not None:

@@ -7,12 +7,17 @@ product, one path or one set of changed inputs, however long it is.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from attriflow.aggregation._apply import reduce_spans
+from attriflow.aggregation._spans import span_function
 from attriflow.models.batch import Batch
 from attriflow.types import Example
 
@@ -105,3 +110,20 @@ class Spans:
         values = values * self.weight[:, reads].to(values).view(shape)
         out = values.new_zeros((*values.shape[:axis], n + 1, *values.shape[axis + 1 :]))
         return out.scatter_add(axis, into.to(values.device).view(shape).expand_as(values), values).narrow(axis, 0, n)
+
+
+def of_steps(example: Example, values: Mapping[str, Tensor], args: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Step scores of an example's spans, `[span]`, of those of its explained tokens: as they are registered to combine.
+
+    Args:
+        example: The example; one without spans keeps the values of its tokens.
+        values: Name -> `[token]`.
+        args: Options of the step functions, as `step_scores_args`.
+    """
+    if example.spans is None:
+        return dict(values)
+    ranges = [(first - example.start, stop - example.start) for first, stop in example.spans]
+    # what lies between spans is nobody's
+    parts = {name: torch.cat([v[a:b] for a, b in ranges]) for name, v in values.items()}
+    ends = list(itertools.accumulate((b - a for a, b in ranges), initial=0))
+    return {name: reduce_spans(span_function(name, args), v, list(pairwise(ends)), 0) for name, v in parts.items()}

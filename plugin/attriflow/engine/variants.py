@@ -30,7 +30,7 @@ TOKENS = {"baseline": "unk", "unk": "unk", "pad": "pad", "eos": "eos", "bos": "b
 """How a token is replaced -> the name of the token that replaces it."""
 HOW = ("delete", "mask", *INFILLS, *TOKENS, "soft")
 
-_Wanted = tuple[int, int, int]  # step, variant, place in the variant's answer
+_Wanted = tuple[int, int, int]  # explained token, variant, place in the variant's answer
 
 
 @dataclass
@@ -79,7 +79,8 @@ def score_variants(
         counter: Counts passes.
 
     Returns:
-        One float64 tensor per variant, in nats: `[1]` for a variant with a step, `[step]` otherwise.
+        One float64 tensor per variant, in nats: `[1]` for a variant with a step, `[step]` otherwise. A span has the sum
+        (or mean) over its tokens, each read after its own changed prefix.
 
     Complexity: one forward per distinct changed sequence, whatever the number of steps and thresholds that ask for it.
     """
@@ -87,10 +88,11 @@ def score_variants(
     for soft in (False, True):
         some = [r for r in rows if bool(r.source_stay or r.target_stay) is soft]
         _run(model, sorted(some, key=lambda r: (len(r.source), len(r.target))), answers, batch_size, counter)
-    return [
-        averaged(answer) if variant.how in INFILLS else answer
-        for (_, variant), answer in zip(variants, answers, strict=True)
-    ]
+    out = []
+    for (index, variant), answer in zip(variants, answers, strict=True):
+        values = _of_steps(examples[index], variant, answer)
+        out.append(averaged(values) if variant.how in INFILLS else values)
+    return out
 
 
 def count_rows(
@@ -120,14 +122,12 @@ def _planned(
         example = examples[index]
         if not isinstance(variant.how, int):
             check_choice("perturbation", variant.how, HOW)
-        steps = range(example.n_steps) if variant.step is None else [variant.step]
+        steps = [token for part in _tokens(example, variant) for token in part]
         draws = DRAWS if variant.how in INFILLS else 1
         answers.append(torch.zeros(draws * len(steps), dtype=torch.float64))
         keep = _with_specials(example, variant, attribute_target)
         group = grouped.setdefault((index, variant.how, variant.draw, keep), [])
         for place, step in enumerate(steps):
-            if not 0 <= step < example.n_steps:
-                raise InputError(f"step {step} is outside the example's {example.n_steps} steps")
             group.append((step, number, place))
     for (index, how, draw, keep), wanted in grouped.items():
         if how == "soft":
@@ -149,6 +149,23 @@ def _planned(
             if same is not row:
                 same.readers.extend(row.readers)
     return list(rows.values()), answers
+
+
+def _tokens(example: Example, variant: Variant) -> list[range]:
+    """The explained tokens of each wanted step, counted from the first explained one."""
+    if variant.step is not None and not 0 <= variant.step < example.n_steps:
+        raise InputError(f"step {variant.step} is outside the example's {example.n_steps} steps")
+    steps = range(example.n_steps) if variant.step is None else [variant.step]
+    return [range(a - example.start, b - example.start) for a, b in map(example.positions, steps)]
+
+
+def _of_steps(example: Example, variant: Variant, answer: Tensor) -> Tensor:
+    """Log-probabilities of steps, of those of their tokens, one draw after the other."""
+    if example.spans is None:
+        return answer
+    lengths = [len(part) for part in _tokens(example, variant)]
+    parts = answer.view(-1, sum(lengths)).split(lengths, -1)
+    return torch.stack([p.mean(-1) if example.span_value == "mean" else p.sum(-1) for p in parts], -1).flatten()
 
 
 def _with_specials(example: Example, variant: Variant, attribute_target: bool) -> tuple[float, ...]:

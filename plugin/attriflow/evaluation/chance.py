@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from attriflow.engine.job import step_tokens
 from attriflow.evaluation.results import ExampleValues, MethodResult
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.kernels.seeds import hashed
@@ -53,15 +54,18 @@ def stand_in(example: Example, attribute_target: bool = False, rng: np.random.Ge
     rng = np.random.default_rng(0) if rng is None else rng
     scores = torch.from_numpy(rng.random((example.n_steps, len(inputs))))
     for step in range(example.n_steps):
-        scores[step, len(example.source) + example.start + step :] = torch.nan
+        scores[step, len(example.source) + example.positions(step)[1] - 1 :] = torch.nan
     return Attribution(
         scores=scores,
         inputs=inputs,
-        targets=example.target[example.start : example.stop],
-        start=example.start,
+        targets=step_tokens(example),
+        start=example.positions(0)[0],
         provenance=Provenance(method="stand-in"),
         input_text=example.input_text,
         target_text=example.target_text,
+        segments=example.segments,
+        turns=example.turns,
+        spans=example.spans,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attriflow.engine.baselines import baseline_id
+from attriflow.engine.infill import INFILLS
 from attriflow.engine.variants import TOKENS
 from attriflow.errors import AttriflowError
 from attriflow.evaluation.families import FAITHFUL, perturbation
@@ -45,7 +46,7 @@ def own_metrics(
     """Method -> faithfulness metrics that replace tokens as it does.
 
     Methods with an option `baseline` are built from what its token (any token of a list) does in place of others;
-    metrics whose `perturbation` is the same token score them by what they were built with.
+    metrics whose `perturbation` is the same token, or the same kind of draws, score them by what they were built with.
 
     Args:
         results: The methods.
@@ -56,7 +57,9 @@ def own_metrics(
     scored: dict[Hashable, list[str]] = {}
     for metric in (m for m in kinds if kinds[m] in FAITHFUL):
         how = perturbation(metric, options)
-        if how in TOKENS or how.isdecimal():
+        if how in INFILLS:
+            scored.setdefault(how, []).append(metric)
+        elif how in TOKENS or how.isdecimal():
             scored.setdefault(token(int(how) if how.isdecimal() else TOKENS[how]), []).append(metric)
     found = {}
     for result in results:

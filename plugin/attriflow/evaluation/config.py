@@ -21,7 +21,11 @@ from attriflow.evaluation.selection import (
 from attriflow.kernels.annotations import check_value, hints_of
 from attriflow.registry import methods, metrics, step_functions
 from attriflow.statistics.ranking import FLOOR
+from attriflow.texts.target_spans import as_json
+from attriflow.types import SpanValue
 
+USUAL = ("input", "messages")
+"""Columns of inputs that need no name."""
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
 _MINIMA = {
     "batch_size": 1,
@@ -38,7 +42,7 @@ class EvaluationConfig:
     """What to run and how. `from_dict` makes a checked one.
 
     Attributes:
-        inputs: Column of input texts; None: "input", or the only text column.
+        inputs: Column of input texts or chats; None: "input", "messages", or the only column of texts.
         rationale: Column of evidence spans, see `attriflow.evaluation.rationale`; None: no plausibility metrics.
         contrast_target, contrast_source: Columns of foils (target texts, source texts or prompts), which turn on the
             contrastive step functions; None: "contrast_target" and "contrast_source" where there are such columns. Rows
@@ -51,7 +55,12 @@ class EvaluationConfig:
         attributed_fn: Step function whose value is explained, or a callable.
         attributed_fn_args: Its options.
         method_options, step_function_options, metric_options: Name -> options.
+        masked_lm: Folder or Hugging Face name of the masked language model that the perturbation and the baseline
+            "masked_lm" draw from, see `attriflow.use_masked_lm`.
         generation_args: Arguments of `model.generate`, for data without targets.
+        target_spans: Explain spans of the targets, each as one step: "all", "sentence", "turn", "answer", ranges or a
+            pattern (see `attriflow.texts.target_spans.find_spans`), the same for all rows; None: tokens.
+        span_value: A span's value is the "sum" of those of its tokens, or their "mean".
         attribute_target: Encoder-decoders: also give credit to the target prefix.
         batch_size: Examples per batch; "auto" lets the engine choose.
         device: "auto", or a torch device.
@@ -85,7 +94,10 @@ class EvaluationConfig:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     step_function_options: Mapping[str, Any] = field(default_factory=dict)
     metric_options: Mapping[str, Any] = field(default_factory=dict)
+    masked_lm: str | None = None
     generation_args: Mapping[str, Any] = field(default_factory=dict)
+    target_spans: Any = None
+    span_value: SpanValue = "sum"
     attribute_target: bool = False
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
@@ -131,6 +143,8 @@ class EvaluationConfig:
         given = dict(check_value("evaluator_config", mapping, Mapping | None) or {})
         check_keywords("evaluator_config", given, cls.keys())
         _check_types(given)
+        if given.get("target_spans") is not None:
+            given["target_spans"] = as_json(given["target_spans"])
         if columns is not None:
             given["inputs"] = _inputs_column(given, columns, text_columns or (), targets)
             _check_column("rationale", given.get("rationale"), columns)
@@ -231,19 +245,21 @@ def _check_column(key: str, name: str | None, columns: Sequence[str]) -> None:
 def _inputs_column(
     given: Mapping[str, Any], columns: Sequence[str], text_columns: Sequence[str], targets: str | None
 ) -> str:
-    """The column of inputs: as named, else "input", else the only text column left."""
+    """The column of inputs: as named, else a usual name, else the only text column left."""
     name = given.get("inputs")
     if name is not None:
         _check_column("inputs", name, columns)
         return str(name)
-    if "input" in columns:
-        return "input"
+    for usual in USUAL:
+        if usual in columns:
+            return usual
     taken = ("rationale", "contrast_target", "contrast_source")
     free = [c for c in text_columns if c not in (*(given.get(k) for k in taken), *taken[1:], targets)]
     if len(free) == 1:
         return free[0]
+    usual = " or ".join(f"'{name}'" for name in USUAL)
     raise InputError(
-        f"name the column of input texts in 'inputs': there is no column 'input' and {len(free)} text columns "
+        f"name the column of input texts in 'inputs': there is no column {usual} and {len(free)} text columns "
         f"could be it. Columns: {', '.join(map(str, columns))}"
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attriflow.errors import InputError, check_unicode
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.rationale import Rationale, parse_rationale
+from attriflow.texts.chats import Chat, chat_of, is_cell, messages_of, of_cell, text_of_chat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,13 +30,13 @@ class Foil:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """Parallel rows. `targets` None: generate; a rationale or foil None: this row has none.
+    """Parallel rows of texts or chats. `targets` None: generate; a rationale or foil None: this row has none.
 
     `rows` are their numbers in the data that they come from (None: all of it), `failed` the numbers of those that
     cannot be explained, with the reasons.
     """
 
-    inputs: tuple[str, ...]
+    inputs: tuple[str | Chat, ...]
     targets: tuple[str, ...] | None = None
     rationales: tuple[Rationale | None, ...] | None = None
     foils: tuple[Foil | None, ...] | None = None
@@ -93,25 +94,25 @@ class EvaluationData:
         unread: Mapping[int, str] = frame.attrs.get(UNREAD, {})
         names = {config.inputs, config.rationale, config.contrast_target, config.contrast_source} - {None}
         columns = {name: frame[name].tolist()[:n] for name in names}
-        good: list[tuple[str, str | None, Rationale | None, Foil | None]] = []
+        good: list[tuple[str | Chat, str | None, Rationale | None, Foil | None]] = []
         rows, failed = list[int](), dict[int, str]()
         for i in range(n):
             row: dict[Any, Any] = {name: values[i] for name, values in columns.items()}
             try:
                 if i in unread:
                     raise InputError(unread[i])
-                text = _text("input", row[config.inputs])
-                target = None if targets is None else _text("target", targets[i])
-                evidence = parse_rationale(row[config.rationale], text) if config.rationale is not None else None
-                good.append((text, target, evidence, _foil(row, config)))
+                given = of_cell("the input", row[config.inputs])
+                target = None if targets is None else reply_of("the target", targets[i])
+                evidence = None if config.rationale is None else evidence_in(given, row[config.rationale])
+                good.append((given, target, evidence, _foil(row, config)))
                 rows.append(i)
             except InputError as error:
                 failed[i] = str(error)
         check_some(failed, len(good))
-        inputs, given, rationales, foils = zip(*good, strict=True)
+        inputs, replies, rationales, foils = zip(*good, strict=True)
         return cls(
             inputs=inputs,
-            targets=None if targets is None else given,
+            targets=None if targets is None else replies,
             rationales=None if config.rationale is None else rationales,
             foils=foils if config.contrasted else None,
             rows=tuple(rows) if failed else None,
@@ -194,7 +195,7 @@ def _missing(value: Any) -> bool:
 
 
 def text_columns(frame: pd.DataFrame) -> list[str]:
-    """Columns of texts, those without a hole if there are any.
+    """Columns of texts or chats, those without a hole if there are any.
 
     One that holds numbers only is none: in a CSV file all cells are texts.
     """
@@ -204,7 +205,7 @@ def text_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def _are_texts(values: Sequence[Any]) -> bool:
-    return bool(values) and all(isinstance(v, str) for v in values) and not all(map(_is_number, values))
+    return bool(values) and all(map(is_cell, values)) and not all(isinstance(v, str) and _is_number(v) for v in values)
 
 
 def _is_number(text: str) -> bool:
@@ -215,7 +216,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _text(label: str, value: Any) -> str:
+def evidence_in(given: str | Chat, rationale: Any, where: str = "rationale") -> Rationale | None:
+    """The evidence of a row: in its text, or in the contents of its chat (see `text_of_chat`)."""
+    return parse_rationale(rationale, given if isinstance(given, str) else text_of_chat(given), where)
+
+
+def reply_of(label: str, value: Any) -> str:
+    """A target: a text, or the content of a message (of the last one, where it is a chat)."""
+    chat = None if isinstance(value, str) else chat_of(value)
+    value = messages_of(chat)[-1]["content"] if chat is not None else value
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"the {label} must be a text that is not empty, not {value!r}"[:200])
+        raise InputError(f"{label} must be a text that is not empty, not {value!r}"[:200])
     return check_unicode(str(value))

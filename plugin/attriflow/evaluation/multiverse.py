@@ -85,6 +85,17 @@ class Multiverse:
             as_set = not result.ok or row.world == World()
             self.found[row] = Found.of(result, self.choices.metrics) if as_set else self._row(row, made)
 
+    def told(self, method: str) -> list[Any]:
+        """What is known of the rows of a method, as plain values; see `take`."""
+        found = [self.found[row] for row in self.choices.rows if row.method == method]
+        return [(f.status, f.reason, dict(f.values)) for f in found]
+
+    def take(self, method: str, told: Sequence[Any]) -> None:
+        """Know what `told` gave."""
+        rows = [row for row in self.choices.rows if row.method == method]
+        for row, (status, reason, values) in zip(rows, told, strict=True):
+            self.found[row] = Found(status, reason, {name: (mean, n) for name, (mean, n) in values.items()})
+
     def _row(self, row: Row, made: dict[tuple[str, str], list[Attribution]]) -> Found:
         """A row of its own; `made` are the explanations of the method by baseline and objective."""
         plain = row.world.but(perturbation="")

@@ -8,7 +8,9 @@ backward pass counts as two forward passes. The time of a pass is that of teache
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -197,9 +199,23 @@ def _seconds_per_pass(model: AttributionModel, examples: Sequence[Example]) -> f
     return forward_time(lambda: model.teacher_forced(examples), model.device) / len(examples)
 
 
+_SAYS: ContextVar[bool] = ContextVar("says", default=True)
+
+
 def say(text: str) -> None:
     """Tell the user, beside whatever is logged."""
-    print(printable(text), file=sys.stderr, flush=True)
+    if _SAYS.get():
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Nothing is told in this thread: one of many small evaluations."""
+    token = _SAYS.set(False)
+    try:
+        yield
+    finally:
+        _SAYS.reset(token)
 
 
 def _count(n: float) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attriflow.errors import InputError
+from attriflow.texts.chats import Chat, contents_in, messages_of, plain
 from attriflow.types import Example, Token
 
 Span = tuple[int, int]
@@ -60,7 +61,7 @@ def parse_rationale(value: Any, text: str, where: str = "rationale") -> Rational
             raise InputError(f"{where}: not JSON: {error}") from None
     if value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value):
         return None
-    value = _plain(value)
+    value = plain(value)  # arrays and tuples, as Parquet gives them back, as lists
     if not isinstance(value, list):
         raise InputError(f"{where}: expected lists of [start, end) character spans, not {value!r}")
     if _is_mask(value):
@@ -128,13 +129,6 @@ def _masked(mask: Sequence[int], text: str, where: str) -> tuple[Span, ...]:
     return tuple(span for span, marked in zip(words, mask, strict=True) if marked)
 
 
-def _plain(value: Any) -> Any:
-    """Nested arrays and tuples (as Parquet gives them back) as nested lists."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 def _is_span(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
 
@@ -153,11 +147,37 @@ def target_words(example: Example) -> list[Span]:
     return words_of(full, len(prompt) if not example.source and full.startswith(prompt) else 0)
 
 
+def in_template(rationale: Rationale, chat: Chat, text: str) -> Rationale:
+    """Evidence in the contents of a chat (see `text_of_chat`) as spans of what the chat template made of them.
+
+    Raises:
+        InputError: The template left out, or changed, a content that has evidence.
+    """
+    messages = messages_of(chat)
+    places, begin = [], 0
+    for message, found in zip(messages, contents_in(messages, text), strict=True):
+        places.append((begin, found))
+        begin += len(message["content"]) + 1
+
+    def moved(span: Span) -> Iterator[Span]:
+        for message, (begin, found) in zip(messages, places, strict=True):
+            content = message["content"]
+            blank = begin + len(content) - len(content.lstrip())
+            a, b = max(span[0], blank), min(span[1], blank + len(content.strip()))
+            if a < b and found is None:
+                raise InputError(f"the chat template does not show {content[:60]!r}, which has evidence, as it is")
+            if a < b and found is not None:
+                yield found[0] + a - blank, found[0] + b - blank
+
+    return replace(rationale, spans=tuple(tuple(m for span in spans for m in moved(span)) for spans in rationale.spans))
+
+
 def rationale_matrix(rationale: Rationale, example: Example, attribute_target: bool = False) -> Tensor:
     """Bool `[step, input]`: which inputs are evidence for which explained token.
 
-    A token is evidence when it shares a character with a span; a step belongs to the target word(s) it shares
-    characters with. Tokens without characters (special tokens) are never evidence, and a step without any has none.
+    A token is evidence when it shares a character with a span; a step belongs to the target word(s) it, or a token of
+    its span, shares characters with. Tokens without characters (special tokens) are never evidence, and a step without
+    any has none.
 
     Raises:
         InputError: The number of lists is not the number of words in the target.
@@ -171,9 +191,10 @@ def rationale_matrix(rationale: Rationale, example: Example, attribute_target: b
     per_word = torch.tensor([[_is_evidence(t, evidence) for t in inputs] for evidence in spans], dtype=torch.bool)
     per_word = per_word.reshape(len(words), len(inputs))
     out = torch.zeros((example.n_steps, len(inputs)), dtype=torch.bool)
-    for step, token in enumerate(example.target[example.start : example.stop]):
+    for step in range(example.n_steps):
+        tokens = example.target[slice(*example.positions(step))]
         for word, span in enumerate(words):
-            if _overlaps(token, span):
+            if any(_overlaps(token, span) for token in tokens):
                 out[step] |= per_word[word]
     return out
 

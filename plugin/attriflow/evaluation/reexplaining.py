@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +58,14 @@ class Reexplainer:
         self.model, self.examples, self.explain = model, examples, explain
         self.sample, self.seed, self.other_target, self.why_no_target = tuple(sample), seed, other_target, why_no_target
         self.explanations, self.seconds = 0, 0.0
-        self._method, self._given = "", list[Attribution]()
+        self._method = ""
+        self._given: Sequence[Attribution] | Mapping[int, Attribution] = ()
         self._known: dict[tuple[tuple[str, Any], ...], dict[int, Attribution] | NotApplicableError] = {}
         self._draws: bool | None = None
 
-    def start(self, method: str, given: Sequence[Attribution]) -> None:
-        """Turn to a method that has explained the data set; what is known of the one before is forgotten."""
-        self._method, self._given, self._known, self._draws = method, list(given), {}, None
+    def start(self, method: str, given: Sequence[Attribution] | Mapping[int, Attribution]) -> None:
+        """Turn to a method that has explained (at least) the sample; what is known of the one before is forgotten."""
+        self._method, self._given, self._known, self._draws = method, given, {}, None
 
     def for_example(self, index: int) -> Reexplain:
         """The `reexplain` of one example."""

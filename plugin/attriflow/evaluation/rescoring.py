@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,41 @@ class VariantScorer:
         """Forget the scores of changes that depend on an explanation."""
         self._transient.clear()
 
+    def known(self, since: int = 0) -> dict[str, np.ndarray]:
+        """What is kept for all methods, but for the first `since` changes, as arrays; see `take`."""
+        new = list(self._shared.items())[since:]
+        if not new:
+            return {}
+        keys = [key for key, _ in new]
+        return {
+            "numbers": np.array([(index, step, draw, len(code)) for index, step, _, draw, code in keys]),
+            "how": np.frombuffer(json.dumps([key[2] for key in keys]).encode(), dtype=np.uint8),
+            "codes": np.frombuffer(b"".join(key[4] for key in keys), dtype=np.uint8),
+            "sizes": np.array([len(value) for _, value in new]),
+            "values": torch.cat([value for _, value in new]).numpy(),
+        }
+
+    def take(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep for all methods what `known` gave."""
+        if not arrays:
+            return
+        codes, begin = arrays["codes"].tobytes(), 0
+        hows = json.loads(arrays["how"].tobytes())
+        values = torch.from_numpy(arrays["values"]).split(arrays["sizes"].tolist())
+        for (index, step, draw, length), how, value in zip(arrays["numbers"].tolist(), hows, values, strict=True):
+            self._shared[index, step, how, draw, codes[begin : begin + length]] = value
+            begin += length
+
+    @property
+    def n_known(self) -> int:
+        """Number of changes that are kept for all methods."""
+        return len(self._shared)
+
+    def forget(self) -> None:
+        """Forget all scores."""
+        self._shared.clear()
+        self._transient.clear()
+
     def _compute(self, requests: Iterable[tuple[int, Key, Variant]], shared: bool) -> None:
         missing: dict[Key, tuple[int, Variant]] = {}
         for index, key, variant in requests:
@@ -124,7 +160,7 @@ class VariantScorer:
             return True
         removable, position = self._layout(index)
         step = self.examples[index].n_steps - 1 if variant.step is None else variant.step
-        return gone == int((removable & (position < self.examples[index].start + step)).sum())
+        return gone == int((removable & (position < self.examples[index].positions(step)[1] - 1)).sum())
 
     def _canonical(self, index: int, variant: Variant) -> tuple[Key, Variant]:
         removable, position = self._layout(index)
@@ -137,7 +173,7 @@ class VariantScorer:
         keep[~removable] = 1
         if variant.step is not None:
             # what lies beyond a step's prefix is cut anyway
-            keep[position >= self.examples[index].start + variant.step] = 1
+            keep[position >= self.examples[index].positions(variant.step)[1] - 1] = 1
         draw = variant.draw if soft else 0
         code = keep.tobytes() if soft else np.packbits(keep).tobytes()
         key = (index, -1 if variant.step is None else variant.step, variant.how, draw, code)

@@ -82,7 +82,7 @@ class MethodResult:
         values: Metric -> values per example.
         problems: Metric -> why it has no value for this method.
         failures: Metric -> the examples on which it failed, and why, where it has values for others.
-        facts: What its card says of the explanations, see `facts_of`.
+        facts: What its card says of the explanations, see `summarised`.
     """
 
     name: str
@@ -126,25 +126,35 @@ class MethodResult:
         """Metric -> number of steps without a value."""
         return {name: sum(len(v.skipped) for v in values) for name, values in self.values.items()}
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException | str) -> None:
         """Mark the method as failed. Keeps no reference to the error, whose traceback would hold on to memory."""
-        self.status, self.reason = "failed", reason_of(error)
+        self.status, self.reason = "failed", error if isinstance(error, str) else reason_of(error)
         self.attributions, self.values, self.seeded = [], {}, None
 
 
 def facts_of(attributions: Sequence[Attribution]) -> dict[str, Any]:
-    """What a card says of explanations, which are not kept: baselines, means of passes, medians over steps."""
+    """What a card says of explanations, which are not kept: see `summarised`."""
     made = [a.provenance for a in attributions]
-    tokens = {i: t for p in made for i, t in zip(p.baseline_ids, p.baseline_tokens, strict=False)}
-    facts: dict[str, Any] = {"baselines": dict(sorted(tokens.items()))}
-    if made:
-        facts["forward_passes"] = math.fsum(p.forward_rows for p in made) / len(made)
-        facts["backward_passes"] = math.fsum(p.backward_rows for p in made) / len(made)
+    names = [name for name in ("n_steps", "residual") if any(name in a.step_scores for a in attributions)]
+    return {
+        "baselines": {i: t for p in made for i, t in zip(p.baseline_ids, p.baseline_tokens, strict=False)},
+        "forward_passes": [p.forward_rows for p in made],
+        "backward_passes": [p.backward_rows for p in made],
+        **{n: [v for a in attributions if n in a.step_scores for v in a.step_scores[n].tolist()] for n in names},
+    }
+
+
+def summarised(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts of blocks of explanations as those of all: baselines, means of passes, medians over steps."""
+    tokens = {int(i): t for part in facts for i, t in part["baselines"].items()}
+    out: dict[str, Any] = {"baselines": dict(sorted(tokens.items()))}
+    for name in ("forward_passes", "backward_passes"):
+        if values := [v for part in facts for v in part[name]]:
+            out[name] = math.fsum(values) / len(values)
     for name in ("n_steps", "residual"):
-        values = [v for a in attributions if name in a.step_scores for v in a.step_scores[name].tolist()]
-        if values := [v for v in values if math.isfinite(v)]:
-            facts[name] = statistics.median(values)
-    return facts
+        if values := [v for part in facts for v in part.get(name, ()) if math.isfinite(v)]:
+            out[name] = statistics.median(values)
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from attriflow.errors import InputError, NotFiniteError, reason_of
-from attriflow.evaluation.chance import chance
+from attriflow.engine.job import of_a_span
+from attriflow.errors import reason_of
+from attriflow.evaluation.chance import RANDOM_TOKENS, chance, curved
 from attriflow.evaluation.changes import target_function
 from attriflow.evaluation.choices import choices
 from attriflow.evaluation.circularity import token_of
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.data import EvaluationData, encoded
+from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.multiverse import Multiverse
 from attriflow.evaluation.planning import Plan, make_plan, say
-from attriflow.evaluation.rationale import rationale_matrix, rationale_size
+from attriflow.evaluation.preparing import Prepared
+from attriflow.evaluation.rationale import rationale_size
 from attriflow.evaluation.reexplaining import Reexplainer, spread
 from attriflow.evaluation.rescoring import VariantScorer
 from attriflow.evaluation.results import (
@@ -30,17 +31,27 @@ from attriflow.evaluation.results import (
     Finished,
     MethodResult,
     StepScored,
-    StepScores,
     facts_of,
+    summarised,
 )
-from attriflow.evaluation.scoring import MetricRunner
+from attriflow.evaluation.scoring import Failed, MetricRunner, Seeded, Values
 from attriflow.evaluation.selection import part_of
+from attriflow.evaluation.tables import Valued, each_value
 from attriflow.evaluation.twins import Explanations, without_sign
+from attriflow.evaluation.work import (
+    BLOCK,
+    Work,
+    WorkError,
+    read_seeded,
+    read_values,
+    scored_of,
+    scored_record,
+    unit_of,
+)
 from attriflow.kernels import devices
-from attriflow.measuring.cost import measure, old_objects_uncollected
-from attriflow.models.contrast import add_foil
+from attriflow.measuring.cost import Cost, measure, old_objects_uncollected
 from attriflow.progress import track
-from attriflow.registry import PartInfo, methods, metrics, step_functions
+from attriflow.registry import PartInfo, methods, metrics
 from attriflow.types import Attribution, Example
 
 if TYPE_CHECKING:
@@ -48,37 +59,43 @@ if TYPE_CHECKING:
 
 TRY_FROM = 8
 """Examples from which one explanation more per method is little."""
+STEPS = "steps"
+"""The unit of all step functions."""
 _logger = logging.getLogger(__name__)
 
 
-class Evaluation:
-    """Methods x metrics x step functions over one data set and one model.
+class Evaluation(Prepared):
+    """Methods x metrics x step functions over one data set and one model, block by block.
 
     `run` yields events; at any time `results` and `step_scores` hold what is known so far. `chance` has the curves of
-    random tokens, in the end and where a metric has curves.
+    random tokens, in the end and where a metric has curves. With a folder to work in, `results` have the attributions
+    of their first block, and no curves; `explanations` and `curves` read them back.
     """
 
-    def __init__(self, model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> None:
-        self.model, self.data, self.config = model, data, config
-        self.examples: list[Example] = []
+    def __init__(
+        self, model: AttributionModel, data: EvaluationData, config: EvaluationConfig, work: Work | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            model: What is explained.
+            data: The rows.
+            config: Checked settings.
+            work: What is known already, and where what is found is kept; by default, nothing and in memory.
+        """
+        super().__init__(model, data, config, work or Work())
+        self.blocks: list[range] = []
         self.results: list[MethodResult] = []
-        self.step_scores: list[StepScores] = []
-        self.rationales: list[Tensor | None] = []
         self.metric_options: dict[str, dict[str, Any]] = {}
         self.plan: Plan | None = None
         self.chance: MethodResult | None = None
         self.multiverse: Multiverse | None = None
         self._runner: MetricRunner | None = None
+        self._of_blocks: dict[int, MetricRunner] = {}
         self._explaining = self._in_worlds = self._rescored_in_worlds = 0.0
+        self._spent = {"metrics": 0.0, "rescoring": 0.0}  # by runners of blocks that are gone
         self._tried: set[str] = set()
-        self._step_tensors: list[dict[str, Tensor]] = []
-        self._why_not = ""
         self._explained = Explanations()
-
-    @property
-    def n_tokens(self) -> int:
-        """Explained tokens in the data set."""
-        return sum(e.n_steps for e in self.examples)
 
     def run(self) -> Iterator[Event]:
         """Encode (or generate), then step functions, then every method with its metrics."""
@@ -87,46 +104,66 @@ class Evaluation:
 
     def _run(self) -> Iterator[Event]:
         self._prepare()
-        self.step_scores = self._score_steps()
         yield StepScored(self.step_scores)
+        size = len(self.examples) if self.config.multiverse else BLOCK
+        self.blocks = [range(i, min(i + size, len(self.examples))) for i in range(0, len(self.examples), max(1, size))]
         self._runner = runner = self._metric_runner()
         if not self._why_not:
-            self._make_plan(runner)
+            if self.work.resumed:
+                say(f"resumed: {self.work.resumed} units of an earlier process are done")
+            else:
+                self._make_plan(runner)
             self.multiverse = self._make_multiverse(runner.scorer) if self.config.multiverse else None
-        if self.config.throughput:
+        if self.config.throughput and not self.work.resumed:
             self.model.teacher_forced(self.examples, batch_size=self.config.explicit_batch_size)  # warm-up
         for name in track(self.config.methods, "attribution methods"):
             result = MethodResult(name=name)
             self.results.append(result)
             if self._attribute(result):
                 yield Attributed(result)
-                runner.score(result)
+                self._score(result)
                 result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
             explained = result.attributions  # whoever hears of the result may shorten them
             yield Finished(result)
-            if self.multiverse is not None:
-                began, before = time.perf_counter(), runner.scorer.seconds
-                self.multiverse.add(result, explained)
-                rescored = runner.scorer.seconds - before
-                self._rescored_in_worlds += rescored
-                self._in_worlds += time.perf_counter() - began - rescored
+            self.work.release()
+            self._in_other_worlds(result, explained)
         if any(result.ok for result in self.results):
-            self.chance = chance(runner, self.examples)
+            self.chance = self._chance()
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
+
+    def explanations(self, method: str) -> Iterator[Attribution]:
+        """All explanations of a method that has explained the data set, a block in memory at a time."""
+        if not self.work.lasting:
+            yield from next(result.attributions for result in self.results if result.name == method)
+            return
+        for number in range(len(self.blocks)):
+            yield from self.work.attributions(unit_of("explain", method, number))
+
+    def curves(self) -> Iterator[Valued]:
+        """The values that have curves, those of random tokens last."""
+        results = [*self.results, *filter(None, [self.chance])]
+        if not self.work.lasting:
+            yield from each_value(results)
+            return
+        for result in results:
+            for metric in curved(self._whole) if result.values else ():
+                for number, block in enumerate(self.blocks):
+                    record = self.work.record(unit_of("score", result.name, number))["values"]
+                    found = read_values({metric: record[metric]})[metric]
+                    yield from ((result.name, metric, i, v) for i, v in zip(block, found, strict=True))
 
     @property
     def seconds(self) -> dict[str, float]:
         """Where the time went so far; all but the last is the model's."""
-        runner = self._runner
-        rescored = runner.scorer.seconds if runner else 0.0
-        again = runner.reexplainer.seconds if runner and runner.reexplainer else 0.0
+        runners = {id(r): r for r in (self._runner, *self._of_blocks.values()) if r is not None}.values()
+        rescored = self._spent["rescoring"] + sum(r.scorer.seconds for r in runners)
+        again = self._runner.reexplainer.seconds if self._runner and self._runner.reexplainer else 0.0
+        in_all = self._spent["metrics"] + sum(r.seconds for r in runners)
         return {
             "explaining": self._explaining,
             "explaining again": again,
             "scoring changed inputs": rescored,
-            "in metrics (ferret, numpy)": max(0.0, runner.seconds - (rescored - self._rescored_in_worlds) - again)
-            if runner
-            else 0.0,
+            "in metrics (ferret, numpy)": max(0.0, in_all - (rescored - self._rescored_in_worlds) - again),
             **({"explaining in other worlds and in their metrics": self._in_worlds} if self.multiverse else {}),
         }
 
@@ -153,118 +190,16 @@ class Evaluation:
                 self._free_memory()
         say(str(self.plan))
 
-    def _prepare(self) -> None:
-        """Tokenise or generate; a row that cannot be explained is left out of `data` and noted there."""
-        config = self.config
-        examples, self.data = encoded(
-            self.model,
-            self.data,
-            generation_args=dict(config.generation_args),
-            batch_size=config.explicit_batch_size,
-            seed=config.seed,
-        )
-        wrong: dict[int, str] = {}
-        for i, example in enumerate(examples):
-            try:
-                found = self._with_foil(i, example)
-                self.rationales.append(self._match_rationale(i, found))
-                self.examples.append(found)
-            except InputError as error:
-                wrong[i] = str(error)
-        self.data = self.data.without(wrong)
-        if config.fail_fast:
-            for number, why in self.data.failed.items():
-                raise InputError(f"row {number}: {why}")
-
-    def _with_foil(self, i: int, example: Example) -> Example:
-        foil = (self.data.foils or {i: None})[i]
-        if foil is None:
-            return example
-        alignment = self.config.contrast_targets_alignments or ()
-        return add_foil(self.model.wrapped, example, source=foil.source, target=foil.target, alignment=alignment)
-
-    def _match_rationale(self, i: int, example: Example) -> Tensor | None:
-        """Evidence as bool `[step, input]`; None where a row has none."""
-        row = (self.data.rationales or {i: None})[i]
-        try:
-            return None if row is None else rationale_matrix(row, example, self.config.attribute_target)
-        except InputError:
-            if self.data.targets is not None:
-                raise
-            return None  # a generated target need not have the words that the rationale speaks of
-
-    def _without_not_finite(self) -> bool:
-        """Leave out rows for which the model gives NaN or infinity; False when these are all, or none alone."""
-        wrong: dict[int, str] = {}
-        for i, example in enumerate(self.examples):
-            try:
-                self.model.score_steps([example], {}, batch_size=1, seed=self.config.seed)
-            except NotFiniteError as error:
-                wrong[i] = reason_of(error)
-        if not wrong or len(wrong) == len(self.examples):
-            return False
-        self.data = self.data.without(wrong)
-        self.examples = [e for i, e in enumerate(self.examples) if i not in wrong]
-        self.rationales = [r for i, r in enumerate(self.rationales) if i not in wrong]
-        return True
-
-    def _score_steps(self) -> list[StepScores]:
-        names, options = self.config.step_functions, self.config.step_function_options
-        wanted = {n: options.get(n, {}) for n in names}
-        reasons: dict[str, str] = {}
-        try:
-            self._step_tensors = self._steps(wanted)
-        except Exception as error:
-            if self.config.fail_fast:
-                raise
-            if isinstance(error, NotFiniteError) and self._without_not_finite():
-                return self._score_steps()
-            if isinstance(error, NotFiniteError):  # nobody can explain what is not a number
-                self._why_not = reason_of(error)
-                _logger.warning("nothing can be explained: %s", self._why_not)
-            _logger.debug("step functions fail together, trying one at a time: %s", error)
-            self._step_tensors = [{} for _ in self.examples]
-            for name in names:
-                try:
-                    self._check_logits()
-                    for known, new in zip(self._step_tensors, self._steps({name: wanted[name]}), strict=True):
-                        known.update(new)
-                except Exception as alone:
-                    reasons[name] = reason_of(alone)
-        return [
-            StepScores(
-                name=name,
-                unit=str(step_functions.info(name).meta.get("unit", "")),
-                values=()
-                if name in reasons
-                else tuple(_finite(t[name]) if name in t else () for t in self._step_tensors),
-                reason=reasons.get(name, ""),
-            )
-            for name in names
-        ]
-
-    def _check_logits(self) -> None:
-        """Raise the error that was found when the model was read first."""
-        if self._why_not:
-            raise NotFiniteError(self._why_not)
-
-    def _steps(self, wanted: dict[str, Any]) -> list[dict[str, Tensor]]:
-        """Values of step functions; also without any, for the model's logits are checked on the way."""
-        config = self.config
-        return self.model.score_steps(self.examples, wanted, batch_size=config.explicit_batch_size, seed=config.seed)
-
     def _metric_runner(self) -> MetricRunner:
+        """For the whole data set: what is planned, and what explains again."""
         config = self.config
-        scorer = VariantScorer(
-            self.model,
-            self.examples,
-            attribute_target=config.attribute_target,
-            batch_size=config.explicit_batch_size,
-        )
         parts = [metrics.info(n) for n in config.metrics]
         reexplainer = None
         if any("reexplain" in part.meta["needs"] for part in parts):
-            other_target, reason = target_function(config.attributed_fn, config.attributed_fn_args)
+            arguments = config.attributed_fn_args
+            if config.target_spans is not None:
+                arguments = of_a_span(config.attributed_fn, arguments, config.span_value)
+            other_target, reason = target_function(config.attributed_fn, arguments)
             reexplainer = Reexplainer(
                 self.model,
                 self.examples,
@@ -275,7 +210,135 @@ class Evaluation:
                 why_no_target=reason,
             )
         self.metric_options = self._options_from_data(parts)
-        return MetricRunner(parts, self.metric_options, scorer, self.rationales, config.fail_fast, reexplainer)
+        return self._runner_for(range(len(self.examples)), reexplainer)
+
+    @property
+    def _whole(self) -> MetricRunner:
+        """The metrics of the whole data set."""
+        if self._runner is None:
+            raise RuntimeError("the evaluation has not begun")
+        return self._runner
+
+    def _runner_for(self, block: range, reexplainer: Reexplainer | None) -> MetricRunner:
+        config = self.config
+        part = slice(block.start, block.stop)
+        scorer = VariantScorer(
+            self.model,
+            self.examples[part],
+            attribute_target=config.attribute_target,
+            batch_size=config.explicit_batch_size,
+        )
+        parts = [metrics.info(n) for n in config.metrics]
+        rationales = self.rationales[part]
+        return MetricRunner(parts, self.metric_options, scorer, rationales, config.fail_fast, reexplainer)
+
+    def _runner_of(self, number: int) -> MetricRunner:
+        """The metrics of a block, which know what units before have found about changed inputs."""
+        if number not in self._of_blocks:
+            if self.work.lasting:  # one block is held
+                for gone in self._of_blocks.values():
+                    self._spent["metrics"] += gone.seconds
+                    self._spent["rescoring"] += gone.scorer.seconds
+                self._of_blocks = {}
+            alone = len(self.blocks) == 1
+            runner = self._whole if alone else self._runner_for(self.blocks[number], self._whole.reexplainer)
+            for unit in self.work:
+                if alone or unit.endswith(f"/{number}"):
+                    runner.scorer.take(self.work.scores(unit))
+            self._of_blocks[number] = runner
+        return self._of_blocks[number]
+
+    def _score(self, result: MethodResult) -> None:
+        """Values of all metrics for a method that has explained the data set."""
+        values: Values = {}
+        failed: Failed = {}
+        for number, block in enumerate(self.blocks):
+            found, wrong = self._scored(result.name, number)
+            for name in found:
+                values.setdefault(name, []).extend(found[name])
+                failed.setdefault(name, {}).update({block[i]: why for i, why in wrong[name].items()})
+        more, seeded = self._again(result, values, failed)
+        self._whole.conclude(result, more, failed, seeded)
+
+    def _scored(self, method: str, number: int) -> tuple[Values, Failed]:
+        """Values of the metrics that do not explain again, for a block, and the places of examples that failed."""
+        unit = unit_of("score", method, number)
+        if unit not in self.work:
+            runner = self._runner_of(number)
+            known = runner.scorer.n_known
+            values, failed = runner.scored(self.work.attributions(unit_of("explain", method, number)))
+            self.work.put(unit, scored_record(values, failed), scores=runner.scorer.known(known))
+            if not self.work.lasting:
+                return values, failed
+        return scored_of(self.work.record(unit))
+
+    def _again(self, result: MethodResult, values: Values, failed: Failed) -> tuple[Values, Seeded]:
+        """The values of all metrics; those that explain again do so for their sample, whatever the blocks are."""
+        runner, unit = self._whole, unit_of("again", result.name)
+        if runner.reexplainer is None or unit not in self.work:
+            sample = () if runner.reexplainer is None else runner.reexplainer.sample
+            if len(self.blocks) == 1:
+                self._runner_of(0)  # the same, with what units before have found
+            known = runner.scorer.n_known
+            found, seeded = runner.again(result, self._explained_by(result.name, sample), values, failed)
+            if runner.reexplainer is not None:
+                own = {name: found[name] for name in found if name not in values}
+                scores = runner.scorer.known(known)
+                if len(self.blocks) > 1:
+                    runner.scorer.forget()  # what one method asks for must not matter to another
+                    scores = {}
+                self.work.put(
+                    unit, {**scored_record(own, {n: failed[n] for n in own}), "seeded": seeded}, scores=scores
+                )
+            return found, seeded
+        record = self.work.record(unit)
+        own, wrong = scored_of(record)
+        failed |= wrong
+        known_values = {**values, **own}
+        return {name: known_values[name] for name in runner.metrics}, read_seeded(record["seeded"])
+
+    def _explained_by(self, method: str, sample: Sequence[int]) -> dict[int, Attribution]:
+        """Explanations of some examples."""
+        out = dict[int, Attribution]()
+        for number, block in enumerate(self.blocks):
+            if wanted := [i for i in sample if i in block]:
+                found = self.work.attributions(unit_of("explain", method, number))
+                out |= {i: found[i - block.start] for i in wanted}
+        return out
+
+    def _chance(self) -> MethodResult | None:
+        """Curves of random tokens, see `attriflow.evaluation.chance`."""
+        whole: MethodResult | None = None
+        for number, block in enumerate(self.blocks):
+            unit = unit_of("score", RANDOM_TOKENS, number)
+            if unit not in self.work:
+                runner = self._runner_of(number)
+                if not curved(runner):
+                    return None
+                found = chance(runner, self.examples[block.start : block.stop])
+                values = {} if found is None else found.values
+                self.work.put(unit, scored_record(values, {n: {} for n in values}))
+            if self.work.lasting:
+                values = scored_of(self.work.record(unit))[0]
+            whole = whole or MethodResult(name=RANDOM_TOKENS, family="control")
+            for name, more in values.items():
+                whole.values.setdefault(name, []).extend(more)
+        return whole
+
+    def _in_other_worlds(self, result: MethodResult, explained: Sequence[Attribution]) -> None:
+        unit, worlds = unit_of("worlds", result.name), self.multiverse
+        if worlds is None:
+            return
+        if unit in self.work:
+            worlds.take(result.name, self.work.record(unit)["rows"])
+            return
+        runner = self._runner_of(0) if result.ok else self._whole
+        began, before, known = time.perf_counter(), runner.scorer.seconds, runner.scorer.n_known
+        worlds.add(result, explained)
+        rescored = runner.scorer.seconds - before
+        self._rescored_in_worlds += rescored
+        self._in_worlds += time.perf_counter() - began - rescored
+        self.work.put(unit, {"rows": worlds.told(result.name)}, scores=runner.scorer.known(known))
 
     def _make_multiverse(self, scorer: VariantScorer) -> Multiverse:
         """Say which choices are looked at; scores of changed inputs are shared with the evaluation."""
@@ -302,39 +365,60 @@ class Evaluation:
 
     def _attribute(self, result: MethodResult) -> bool:
         """Explain the data set with one method; False when it failed."""
-        config, begin = self.config, time.perf_counter()
+        config, begin, failed = self.config, time.perf_counter(), unit_of("failed", result.name)
         try:
             self._check_logits()
             part = methods.info(part_of(result.name))
             result.family = part.meta["family"]
             result.options = {**part.options, **config.method_options.get(result.name, {})}
-
-            def warm_up() -> object:
-                return self._explain(result.name, [min(self.examples, key=lambda e: len(e.target))])
-
-            with self.model.lock:  # no waiting in what is timed
-                attributions, result.cost = measure(
-                    lambda: self._explain(result.name, self.examples),
-                    lambda: self.model.teacher_forced(self.examples, batch_size=config.explicit_batch_size),
-                    n_tokens=self.n_tokens,
-                    places=self.model.wrapped.devices,
-                    throughput=config.throughput,
-                    warm_up=None if result.name in self._tried else warm_up,
-                )
+            if failed in self.work:
+                result.fail(self.work.record(failed)["reason"])
+            else:
+                parts = [self._explain_block(result.name, number) for number in range(len(self.blocks))]
+                result.cost = Cost.of_blocks([cost for cost, _ in parts], self.n_tokens)
+                result.facts = summarised([facts for _, facts in parts])
+                result.attributions = self._first_explanations(result.name)
         except Exception as error:
-            if config.fail_fast:
+            if config.fail_fast or isinstance(error, WorkError):
                 raise
             _logger.debug("method '%s' failed", result.name, exc_info=True)
-            result.fail(error)
-        else:
-            result.facts = facts_of(attributions)
-            result.attributions = [
-                self._completed(a, scores) for a, scores in zip(attributions, self._step_tensors, strict=True)
-            ]
+            result.fail(reason_of(error))
+            self.work.put(failed, {"reason": result.reason})
         self._explaining += time.perf_counter() - begin
         if not result.ok:
             self._free_memory()  # out of the except block, where the error would still hold on to it
         return result.ok
+
+    def _explain_block(self, method: str, number: int) -> tuple[Cost, Mapping[str, Any]]:
+        """Explain a block; its cost, and the facts that a card shows."""
+        unit, config, block = unit_of("explain", method, number), self.config, self.blocks[number]
+        if unit in self.work:
+            record = self.work.record(unit)
+            return Cost(**{**record["cost"], "rounds": tuple(record["cost"]["rounds"])}), record["facts"]
+        examples, steps = self.examples[block.start : block.stop], self._step_tensors[block.start : block.stop]
+
+        def warm_up() -> object:
+            return self._explain(method, [min(examples, key=lambda e: len(e.target))])
+
+        with self.model.lock:  # no waiting in what is timed
+            attributions, cost = measure(
+                lambda: self._explain(method, examples),
+                lambda: self.model.teacher_forced(examples, batch_size=config.explicit_batch_size),
+                n_tokens=sum(e.n_tokens for e in examples),
+                places=self.model.wrapped.devices,
+                throughput=config.throughput,
+                warm_up=None if number or method in self._tried else warm_up,
+                repeats=not number,
+            )
+        facts = facts_of(attributions)
+        made = [self._completed(a, scores) for a, scores in zip(attributions, steps, strict=True)]
+        self.work.put(unit, {"cost": dataclasses.asdict(cost), "facts": facts}, attributions=made)
+        return cost, facts
+
+    def _first_explanations(self, method: str) -> list[Attribution]:
+        """All that are in memory anyway: those of the first block, or of every block."""
+        numbers = [0] if self.work.lasting else range(len(self.blocks))
+        return [a for number in numbers for a in self.work.attributions(unit_of("explain", method, number))]
 
     def _completed(self, attribution: Attribution, step_scores: dict[str, Tensor]) -> Attribution:
         """What the evaluation knows and the method did not: step scores, and whether the target was generated."""
@@ -370,7 +454,3 @@ class Evaluation:
         gc.collect()
         devices.synchronize(self.model.device)
         devices.empty_cache()
-
-
-def _finite(values: Tensor) -> tuple[float | None, ...]:
-    return tuple(float(v) if math.isfinite(v) else None for v in values.tolist())

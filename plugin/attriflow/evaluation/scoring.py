@@ -25,6 +25,12 @@ NAMED = 10
 """Failed examples that are named per reason; the table `scores` has all."""
 NOT_IN_SAMPLE = "not among the examples that are explained again"
 _logger = logging.getLogger(__name__)
+Values = dict[str, list[ExampleValues]]
+"""Metric -> values per example."""
+Failed = dict[str, dict[int, str]]
+"""Metric -> number of an example -> why it failed there."""
+Seeded = list[dict[str, dict[int, float | None]]] | None
+"""See `MethodResult.seeded`."""
 
 
 class MetricRunner:
@@ -51,11 +57,52 @@ class MetricRunner:
 
     def score(self, result: MethodResult) -> None:
         """Fill in the values and problems of a method that has explained the data set."""
+        values, failed = self.scored(result.attributions)
+        more, seeded = self.again(result, dict(enumerate(result.attributions)), values, failed)
+        self.conclude(result, more, failed, seeded)
+
+    def scored(self, attributions: Sequence[Attribution]) -> tuple[Values, Failed]:
+        """Values of the metrics that do not explain again, and the examples on which each failed."""
         started = time.perf_counter()
-        if self.reexplainer is not None:
-            self.reexplainer.start(result.name, result.attributions)
-        values, failed = self._values(list(self.metrics), result.attributions)  # shown once all examples have theirs
-        result.values = values
+        names = [n for n in self.metrics if self.reexplainer is None or not self._explains_again(n)]
+        found = self._values(names, attributions)
+        self.seconds += time.perf_counter() - started
+        return found
+
+    def again(
+        self, result: MethodResult, attributions: Mapping[int, Attribution], values: Values, failed: Failed
+    ) -> tuple[Values, Seeded]:
+        """Add the values of metrics that explain again, for the examples of their sample.
+
+        Args:
+            result: The method.
+            attributions: By example; those of the sample.
+            values, failed: What `scored` gave for all examples; `failed` gets more.
+
+        Returns:
+            The values of all metrics, in their order, and `MethodResult.seeded`.
+        """
+        started, again = time.perf_counter(), self.reexplainer
+        if again is None:
+            return {name: values[name] for name in self.metrics}, None
+        again.start(result.name, attributions)
+        names = [n for n in self.metrics if self._explains_again(n)]
+        found = {name: [self._left_out(name, i) for i in range(len(self.rationales))] for name in names}
+        failed |= {name: dict[int, str]() for name in names}
+        for begin in range(0, len(again.sample), EXAMPLES_AT_ONCE):
+            indices = again.sample[begin : begin + EXAMPLES_AT_ONCE]
+            self._prefetch([n for n in names if not begin or len(failed[n]) < begin], attributions, indices)
+            for name, i in itertools.product(names, indices):
+                found[name][i] = self._guarded(name, i, attributions[i], failed[name])
+            self.scorer.release()
+        seeded = self._under_other_seeds(result, attributions)
+        self.seconds += time.perf_counter() - started
+        known = {**values, **found}
+        return {name: known[name] for name in self.metrics}, seeded
+
+    def conclude(self, result: MethodResult, values: Values, failed: Failed, seeded: Seeded) -> None:
+        """Tell a method's result what was found, and the user what failed."""
+        result.values, result.seeded = values, seeded
         for name, found in values.items():
             if failed[name]:
                 what, n = next(iter(failed[name].values())), f"{len(failed[name])} of {len(found)} examples"
@@ -66,8 +113,6 @@ class MetricRunner:
                 reasons = sorted({reason for v in found for reason in v.skipped.values()} - {NOT_IN_SAMPLE})
                 prefix = "" if set(reasons) <= set(failed[name].values()) else "no value for any step: "
                 result.problems[name] = f"{prefix}{'; '.join(reasons)}"
-        result.seeded = self._under_other_seeds(result)
-        self.seconds += time.perf_counter() - started
 
     def values(self, names: Sequence[str], attributions: Sequence[Attribution]) -> dict[str, list[ExampleValues]]:
         """Values of some metrics for explanations of all examples that are no method's."""
@@ -76,9 +121,7 @@ class MetricRunner:
         self.seconds += time.perf_counter() - started
         return found
 
-    def _values(
-        self, names: Sequence[str], attributions: Sequence[Attribution]
-    ) -> tuple[dict[str, list[ExampleValues]], dict[str, dict[int, str]]]:
+    def _values(self, names: Sequence[str], attributions: Sequence[Attribution]) -> tuple[Values, Failed]:
         """Values per metric, and the examples on which each failed."""
         values = {name: list[ExampleValues]() for name in names}
         failed = {name: dict[int, str]() for name in names}
@@ -90,13 +133,13 @@ class MetricRunner:
             self.scorer.release()
         return values, failed
 
-    def _under_other_seeds(self, result: MethodResult) -> list[dict[str, dict[int, float | None]]] | None:
+    def _under_other_seeds(self, result: MethodResult, attributions: Mapping[int, Attribution]) -> Seeded:
         """Metrics of explanations under the seeds that a metric asked for, see `MethodResult.seeded`."""
         seeds = [change for change in self.changes() if set(change) == {"seed"}]
         if self.reexplainer is None or not seeds or result.family == "control":
             return None
         sample = self.reexplainer.sample
-        names = [n for n in self.metrics if "reexplain" not in self.parts[n].meta["needs"]]
+        names = [n for n in self.metrics if not self._explains_again(n)]
         out = []
         for change in seeds:
             try:
@@ -104,7 +147,7 @@ class MetricRunner:
             except Exception as error:  # the metric that asked for it says so
                 _logger.debug("'%s' has no explanation under another seed: %s", result.name, error)
                 return None
-            if all(others[i] is result.attributions[i] for i in sample):
+            if all(others[i] is attributions[i] for i in sample):
                 return []
             found: dict[str, dict[int, float | None]] = {name: {} for name in names}
             for begin in range(0, len(sample), EXAMPLES_AT_ONCE):
@@ -151,9 +194,17 @@ class MetricRunner:
         found: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
         for name in self.metrics if names is None else names:
             metric = self.metrics[name]
-            if "reexplain" in self.parts[name].meta["needs"] and hasattr(metric, "changes"):
+            if self._explains_again(name) and hasattr(metric, "changes"):
                 found |= {tuple(sorted(change.items())): dict(change) for change in metric.changes()}
         return list(found.values())
+
+    def _explains_again(self, name: str) -> bool:
+        return "reexplain" in self.parts[name].meta["needs"]
+
+    def _left_out(self, name: str, index: int) -> ExampleValues:
+        """Of an example that is not in the sample."""
+        why = "no rationale in this row" if self._without_rationale(name, index) else NOT_IN_SAMPLE
+        return skipped_example(self.scorer.examples[index].n_steps, why)
 
     def _without_rationale(self, name: str, index: int) -> bool:
         return "rationale" in self.parts[name].meta["needs"] and self.rationales[index] is None
@@ -181,11 +232,9 @@ class MetricRunner:
             "rationale": self.rationales[index],
             "reexplain": None,
         }
-        if "reexplain" in self.parts[name].meta["needs"]:
+        if self._explains_again(name):
             if self.reexplainer is None:
                 raise InputError(f"metric '{name}' explains again, for which this evaluation is not prepared")
-            if index not in self.reexplainer.sample:
-                return skipped_example(n_steps, NOT_IN_SAMPLE)
             given["reexplain"] = self.reexplainer.for_example(index)
         call = self._calls[name]
         by_name = {parameter: given[what] for parameter, what in call.by_name.items()}

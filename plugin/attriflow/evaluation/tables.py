@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attriflow.evaluation.results import MethodResult, StepScores
+from attriflow.engine.job import step_tokens
+from attriflow.evaluation.results import ExampleValues, MethodResult, StepScores
 from attriflow.registry import PartInfo, metrics
 from attriflow.statistics import ranking
 from attriflow.statistics.ranking import FLOOR, same_metrics
@@ -19,6 +22,8 @@ COST_COLUMNS = ("seconds", "target_tokens_per_second", "forward_equivalents", "p
 SCORE_COLUMNS = ("example", "step", "token", "method", "metric", "value", "skipped")
 CURVE_COLUMNS = ("example", "step", "token", "method", "metric", "x", "y")
 STEP_COLUMNS = ("example", "step", "token", "step_function", "value", "unit")
+Valued = tuple[str, str, int, ExampleValues]
+"""Method, metric, number of the example, values."""
 
 
 def directions(names: Iterable[str]) -> dict[str, bool]:
@@ -162,49 +167,83 @@ def _row(result: MethodResult, metric_names: Sequence[str], n_examples: int) -> 
     }
 
 
+def each_value(results: Iterable[MethodResult]) -> Iterator[Valued]:
+    """What results have, one by one."""
+    for result in results:
+        for metric, values in result.values.items():
+            for i, found in enumerate(values):
+                yield result.name, metric, i, found
+
+
 def scores_table(results: Iterable[MethodResult], examples: Sequence[Example]) -> pd.DataFrame:
     """One row per example, step, method and metric. A skipped step has a reason instead of a value.
 
     Metrics that give one number for a whole explanation have no step and no token.
     """
-    import pandas as pd
-
-    rows = []
-    for result in results:
-        for metric, values in result.values.items():
-            for i, (found, example) in enumerate(zip(values, examples, strict=True)):
-                for step, value in enumerate(found.values):
-                    place = (step, _token(example, step)) if found.per_step else (None, None)
-                    rows.append((i, *place, result.name, metric, value, found.skipped.get(step)))
-    frame = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
-    return frame.astype({"example": "int64", "step": "Int64", "value": "float64"})
+    rows = _Rows(examples)
+    values, skipped = array("d"), list[str | None]()
+    for method, metric, i, found in each_value(results):
+        for step, value in enumerate(found.values):
+            rows.add(i, step if found.per_step else None, method, metric)
+            values.append(math.nan if value is None else value)
+            skipped.append(found.skipped.get(step))
+    return rows.frame(SCORE_COLUMNS, value=values, skipped=skipped)
 
 
-def curves_table(results: Iterable[MethodResult], examples: Sequence[Example]) -> pd.DataFrame:
+def curves_table(values: Iterable[Valued], examples: Sequence[Example]) -> pd.DataFrame:
     """The curves behind areas (and cascades), one row per example, step, method, metric and point."""
-    import pandas as pd
-
-    rows = []
-    for result in results:
-        for metric, values in result.values.items():
-            for i, (found, example) in enumerate(zip(values, examples, strict=True)):
-                for step, curve in found.curves.items():
-                    place = (step, _token(example, step)) if found.per_step else (None, None)
-                    rows += [(i, *place, result.name, metric, x, y) for x, y in curve]
-    frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
-    return frame.astype({"example": "int64", "step": "Int64", "x": "float64", "y": "float64"})
+    rows, x, y = _Rows(examples), array("d"), array("d")
+    for method, metric, i, found in values:
+        for step, curve in found.curves.items():
+            for point in curve:
+                rows.add(i, step if found.per_step else None, method, metric)
+                x.append(point[0])
+                y.append(point[1])
+    return rows.frame(CURVE_COLUMNS, x=x, y=y)
 
 
-def _token(example: Example, step: int) -> str:
-    return example.target[example.start + step].text
+class _Rows:
+    """The first columns of tables that may have millions of rows: numbers without objects, texts that are shared."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._names = _names(examples)
+        self.example, self.step = array("q"), list[int | None]()
+        self.token, self.method, self.metric = list[str | None](), list[str](), list[str]()
+
+    def add(self, i: int, step: int | None, method: str, metric: str) -> None:
+        self.example.append(i)
+        self.step.append(step)
+        self.token.append(None if step is None else self._names[i][step])
+        self.method.append(method)
+        self.metric.append(metric)
+
+    def frame(self, names: Sequence[str], **more: Any) -> pd.DataFrame:
+        import numpy as np
+        import pandas as pd
+
+        columns = {
+            "example": np.array(self.example, dtype="int64"),
+            "step": pd.array(self.step, dtype="Int64"),
+            "token": self.token,
+            "method": self.method,
+            "metric": self.metric,
+        }
+        arrays = {name: np.array(v, dtype="float64") if isinstance(v, array) else v for name, v in more.items()}
+        return pd.DataFrame({**columns, **arrays}, columns=list(names))
+
+
+def _names(examples: Sequence[Example]) -> list[list[str]]:
+    """What each step of each example is called: the text of its token, or of its span."""
+    return [[token.text for token in step_tokens(example)] for example in examples]
 
 
 def step_scores_table(step_scores: Iterable[StepScores], examples: Sequence[Example]) -> pd.DataFrame:
     """One row per example, step and step function."""
     import pandas as pd
 
+    texts = _names(examples)
     rows = [
-        (i, step, _token(examples[i], step), scores.name, value, scores.unit)
+        (i, step, texts[i][step], scores.name, value, scores.unit)
         for scores in step_scores
         for i, values in enumerate(scores.values)
         for step, value in enumerate(values)

@@ -58,7 +58,7 @@ def iterate(path: str | Path) -> Iterator[Attribution]:
 
 def read(path: Path) -> Iterator[Record]:
     """Records of a file, those of failed rows too."""
-    suffix = suffix_of(path)
+    suffix = ".json" if path.name.lower().endswith(".json.gz") else suffix_of(path)
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     records = FORMATS[suffix].read(path)

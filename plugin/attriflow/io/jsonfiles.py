@@ -1,4 +1,4 @@
-"""JSON: one object with all records."""
+"""JSON: one object with all records, or what Inseq saved."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from attriflow.datasets import limits
 from attriflow.errors import InputError
+from attriflow.io import inseqfiles
 from attriflow.io.lines import check_record
-from attriflow.io.records import Record, dumps
+from attriflow.io.records import Record, dumps, to_record
 
 FORMAT = 2
 
@@ -27,8 +28,13 @@ def write(records: Iterable[Record], path: Path, run: str | None) -> None:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Records of the file, which is read as a whole."""
+    """Records of the file, which is read as a whole, also where it is compressed."""
     content = json.loads(limits.whole_json(path))
+    if inseqfiles.is_document(content):
+        yield from map(to_record, inseqfiles.attributions(content))
+        return
+    if isinstance(content, dict) and ("cti_scores" in content or "context" in str(content.get("format"))):
+        raise InputError(f"{path} holds context attributions: attriflow.context.load reads them")
     if not isinstance(content, dict) or "attributions" not in content:
         raise InputError(f"{path} is a JSON file, but not one that attriflow wrote")
     if content.get("format") != FORMAT:

@@ -129,7 +129,7 @@ def largest_batch(
             BatchSize(
                 size=size,
                 seconds=took,
-                target_tokens_per_second=size * longest.n_steps / took,
+                target_tokens_per_second=size * longest.n_tokens / took,
                 peak_memory_mb=memory.megabytes,
             )
         )

@@ -56,6 +56,27 @@ class Cost:
         names = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
         return {n: float(v) for n in names if (v := getattr(self, n)) is not None}
 
+    @classmethod
+    def of_blocks(cls, parts: Sequence[Cost], n_tokens: int) -> Cost:
+        """Cost of a data set from those of its blocks: times add up, peaks do not."""
+        if len(parts) == 1:
+            return parts[0]
+        seconds, forwards = sum(p.seconds for p in parts), [p.forward_seconds for p in parts]
+        known = [f for f in forwards if f is not None]
+        if not known:
+            return cls(seconds=seconds)
+        peaks = {place: max(p.peak_by_device.get(place, 0.0) for p in parts) for place in parts[0].peak_by_device}
+        return cls(
+            seconds=seconds,
+            target_tokens_per_second=n_tokens / seconds,
+            forward_equivalents=seconds / sum(known),
+            peak_memory_mb=max(p.peak_memory_mb or 0.0 for p in parts),
+            forward_seconds=sum(known),
+            repeats=min(p.repeats for p in parts),
+            rounds=tuple(r for p in parts for r in p.rounds),
+            peak_by_device=peaks,
+        )
+
 
 def memory_kind(*places: torch.device) -> str:
     """What `peak_memory_mb` counts for a model on these devices."""
@@ -151,10 +172,10 @@ def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
     return result, time.perf_counter() - start
 
 
-def forward_time(forward: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a forward pass: the median of three, of one when it is slow."""
+def forward_time(forward: Callable[[], object], device: torch.device, most: int = 3) -> float:
+    """Seconds of a forward pass: the median of three (`most`), of one when it is slow."""
     seconds = [timed(forward, device)[1]]
-    while len(seconds) < 3 and sum(seconds) < MIN_SECONDS:
+    while len(seconds) < most and sum(seconds) < MIN_SECONDS:
         seconds.append(timed(forward, device)[1])
     return statistics.median(seconds)
 
@@ -167,6 +188,7 @@ def measure(
     places: Sequence[torch.device],
     throughput: bool = True,
     warm_up: Callable[[], object] | None = None,
+    repeats: bool = True,
 ) -> tuple[T, Cost]:
     """Run a method over a data set and measure its cost.
 
@@ -177,6 +199,7 @@ def measure(
         places: Devices that the model runs on; the first one has the result.
         throughput: Measure everything; otherwise only seconds, with a single run.
         warm_up: A small piece of the work, run first: imports and lazy set-up are not the method's cost.
+        repeats: Repeat quick work; not worth it for each of many blocks.
     """
     device = places[0]
     if not throughput:
@@ -185,12 +208,13 @@ def measure(
     if warm_up is not None:
         warm_up()
     runs: list[float] = []
-    forwards = [forward_time(forward, device)]
+    most = 3 if repeats else 1
+    forwards = [forward_time(forward, device, most)]
     with PeakMemory(*places) as memory:
         result, first = timed(work, device)
     runs.append(first)
-    forwards.append(forward_time(forward, device))
-    while sum(runs) < MIN_SECONDS and len(runs) < MAX_REPEATS:
+    forwards.append(forward_time(forward, device, most))
+    while repeats and sum(runs) < MIN_SECONDS and len(runs) < MAX_REPEATS:
         runs.append(timed(work, device)[1])
         forwards.append(forward_time(forward, device))
     # the machine's speed drifts: each run is compared with the forwards around it

@@ -171,7 +171,7 @@ class Interleaved:
         return Throughput(
             seconds=tuple(self.seconds),
             forward_seconds=tuple((a + b) / 2 for a, b in zip(self._before, self._after, strict=True)),
-            tokens=tuple(sum(e.n_steps for e in examples) for examples in self.used),
+            tokens=tuple(sum(e.n_tokens for e in examples) for examples in self.used),
             examples=tuple(len(examples) for examples in self.used),
             peak_memory_mb=self.peak_memory_mb,
             peak_by_device=self.peak_by_device,
@@ -281,6 +281,7 @@ def floors_of(
 
     given = {**methods.info(method).options, **options}
     problems = [[Problem.of_example(work, e) for e in examples] for examples in rounds]
-    least = [total(method, given, p) for p in problems]
+    spanned = any(e.spans is not None for examples in rounds for e in examples)  # counted for tokens only
+    least = [None if spanned else total(method, given, p) for p in problems]
     out = {"forward_floor": tuple(sum(p.forward() for p in part) for part in problems)}
     return out if None in least else {**out, "floor": tuple(f for f in least if f is not None)}

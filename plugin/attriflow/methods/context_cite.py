@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -52,7 +53,8 @@ class ContextCite:
         target: What is fitted: the attributed function's "value", or the "logit" $\log p - \log(1 - p)$ of one that
             gives probabilities.
         ablate_generated: Ablate generated tokens of the prefix too.
-        unit: What is absent together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat).
+        unit: What is absent together: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn"
+            (chats).
         baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
     """
 
@@ -106,11 +108,13 @@ class ContextCite:
 
     def _lasso(self, kept: NDArray[np.bool_], values: NDArray[np.float64]) -> Tensor:
         """Coefficients `[target, unit]` for samples `[sample, unit]` and values `[sample, target]`."""
-        from sklearn.linear_model import Lasso
+        from sklearn.linear_model import lasso_path  # fitting a `Lasso` would be logged by `mlflow.autolog`
 
         spread = kept.std(0)
         spread = np.where(spread > 0, spread, 1.0)
         features = (kept - kept.mean(0)) / spread
-        model = Lasso(alpha=self.alpha, tol=1e-10, max_iter=100_000)
-        coefficients = model.fit(features, values).coef_.reshape(values.shape[1], -1)
+        fit = functools.partial(
+            lasso_path, np.asfortranarray(features), alphas=[self.alpha], tol=1e-10, max_iter=100_000
+        )
+        coefficients = np.stack([fit(target)[1][:, 0] for target in (values - values.mean(0)).T])
         return torch.from_numpy(coefficients / spread)

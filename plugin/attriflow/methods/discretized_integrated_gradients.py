@@ -16,6 +16,7 @@ from attriflow.errors import check_least
 from attriflow.kernels.transfer import sent
 from attriflow.methods._neighbours import neighbours
 from attriflow.registry import methods
+from attriflow.texts.tokens import special_ids
 
 Strategy = Literal["greedy", "maxcount"]
 
@@ -99,7 +100,7 @@ class DiscretizedIntegratedGradients:
         """From baseline to input, `[point, batch, position, hidden]`; equal pairs of tokens share one path."""
         ids, base = engine.planned_ids(block), baseline_ids(engine, block, self.baseline)
         pairs, place = torch.unique(torch.stack([ids.flatten(), base.flatten()], 1), dim=0, return_inverse=True)
-        still = torch.isin(pairs[:, 0], torch.tensor(sorted(engine.model.tokenizer.all_special_ids), dtype=ids.dtype))
+        still = torch.isin(pairs[:, 0], torch.tensor(sorted(special_ids(engine.model.tokenizer)), dtype=ids.dtype))
         pairs, place, still = sent([pairs, place, still], engine.model.device)
         words = self._words(engine, block, pairs[:, 0], pairs[:, 1], still)
         table = engine.model.embedding_table(block)

@@ -33,7 +33,8 @@ class FeatureAblation:
     tokens in its prefix. Groups may hold source and target tokens.
 
     Attributes:
-        unit: What goes together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat).
+        unit: What goes together: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn"
+            (chats).
         groups: In place of `unit`: lists of positions in the attribution's inputs, the same for every text; tokens in
             no list are ablated alone.
         share: Every token of a group gets the group's effect; with True, the effect divided by the number of its

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attriflow.engine import EmbeddingReducer, Engine, Scores
-from attriflow.engine.baselines import Baseline, One
+from attriflow.engine.baselines import Baseline, Draw, One, every
 from attriflow.engine.scores import Reduction
 from attriflow.errors import InputError, check_least
 from attriflow.methods._draws import generator
@@ -72,8 +72,8 @@ class GradientShap:
             raise InputError("baseline must name at least one baseline")
 
     @property
-    def _names(self) -> list[One]:
-        return [self.baseline] if isinstance(self.baseline, (str, int)) else list(self.baseline)
+    def _names(self) -> list[One | Draw]:
+        return every(self.baseline)
 
     def __call__(self, engine: Engine) -> Scores:
         """Scores of a batch."""

@@ -43,7 +43,8 @@ class KernelShap:
 
     Attributes:
         n_samples: Coalitions.
-        unit: What is absent together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat).
+        unit: What is absent together: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn"
+            (chats).
         baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
     """
 

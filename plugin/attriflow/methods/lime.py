@@ -40,7 +40,8 @@ class Lime:
         mask_prob: Probability that a unit is absent from a sample.
         alpha: Ridge penalty; 0 for none.
         kernel_width: Width of the kernel; large values weigh all samples alike.
-        unit: What is absent together: "token", "word", "sentence", "segment" (of `segments=`) or "turn" (of a chat).
+        unit: What is absent together: "token", "word", "sentence", "paragraph", "segment" (of `segments=`) or "turn"
+            (chats).
         baseline: What an absent token looks like: "unk", "pad", "mask", "eos", "bos", "zero", "mean" or a token id.
         return_fit: Add the step score `fit_r2`: the weighted share of variance that the linear model explains.
     """

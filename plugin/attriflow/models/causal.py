@@ -15,7 +15,7 @@ from attriflow.models.checking import check_model
 from attriflow.models.findings import ModelCheck
 from attriflow.models.generation import generated_ids
 from attriflow.texts.segments import ChatText, turns_of, with_reply
-from attriflow.texts.tokens import Span, decode, decoded_spans, spans_as_forced, tokenize
+from attriflow.texts.tokens import Span, decode, decoded_spans, spans_as_forced, special_ids, tokenize
 from attriflow.types import Example
 
 CONTEXT = 32
@@ -181,7 +181,7 @@ class CausalLM(LanguageModel):
         self, prompt: str, prompt_ids: list[int], prompt_spans: list[Span], new: list[int], special: bool
     ) -> Example:
         """Prompt and new ids, with the spans that a forced text of the same ids has, where there is one."""
-        markers = set(self.tokenizer.all_special_ids)
+        markers = special_ids(self.tokenizer)
         words = [i for i in new if i not in markers]
         before = prompt_ids[-CONTEXT:]
         added = self._added_text(before, words)

@@ -113,11 +113,13 @@ def align(example: Example, length: int, pairs: Pairs = ()) -> tuple[int, ...]:
     """Position in a foil of `length` tokens for each step: the given pairs, one to one from the right elsewhere."""
     given = dict(pairs)
     for own, other in given.items():
-        if not (0 <= own < len(example.target) and 0 < other < length):
+        if not (0 <= own < len(example.target) and 0 <= other < length):
             raise InputError(
-                f"alignment ({own}, {other}) is outside the target ({len(example.target)} tokens) or the contrastive "
-                f"target (positions 1 to {length - 1})"
+                f"alignment ({own}, {other}) is outside the target (positions 0 to {len(example.target) - 1}) or the "
+                f"contrastive target (positions 0 to {length - 1})"
             )
+        if other == 0 and example.start <= own < example.stop:
+            raise InputError(f"alignment ({own}, 0) compares with the first token of a text, which is never predicted")
     shift = length - len(example.target)
     # the first token of a sequence is never predicted, so nothing is compared with it
     return tuple(given.get(p, max(1, p + shift)) for p in range(example.start, example.stop))

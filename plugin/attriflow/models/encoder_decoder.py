@@ -16,7 +16,16 @@ from attriflow.models.checking import check_model
 from attriflow.models.findings import ModelCheck
 from attriflow.models.generation import generated_ids
 from attriflow.texts.segments import ChatText, turns_of
-from attriflow.texts.tokens import Span, decode, decoded_spans, ids_to_tokens, sides, spans_as_forced, tokenize
+from attriflow.texts.tokens import (
+    Span,
+    decode,
+    decoded_spans,
+    ids_to_tokens,
+    sides,
+    spans_as_forced,
+    special_ids,
+    tokenize,
+)
 from attriflow.types import Example
 
 _ARGUMENTS = {"source": ("input_ids", "inputs_embeds"), "target": ("decoder_input_ids", "decoder_inputs_embeds")}
@@ -94,7 +103,7 @@ class EncoderDecoder(LanguageModel):
             token = self.tokenizer.convert_ids_to_tokens(ids[0])
             warnings.warn(f"the tokenizer begins targets with the decoder start token {token!r}, {does}", stacklevel=2)
             ids, spans = (ids, spans) if self._starts_twice else (ids[1:], spans[1:])
-        markers = set(self.tokenizer.all_special_ids)
+        markers = special_ids(self.tokenizer)
         text_end = max((i for i, token in enumerate(ids) if token not in markers), default=-1)
         end = next((i for i in range(text_end + 1, len(ids)) if ids[i] in self.eos_ids), len(ids) - 1)
         return ids[: end + 1], spans[: end + 1]

@@ -31,6 +31,27 @@ def twins(cells: pd.DataFrame, alike: Mapping[Place, str]) -> dict[tuple[str, st
     return {key: home for key, found in homes.items() if len(found) == 1 and (home := next(iter(found)))}
 
 
+def double_blocks(cells: pd.DataFrame, alike: Mapping[Place, str]) -> dict[str, str]:
+    """Of a board of models: block -> the block of a method that explains the same on every model that has either.
+
+    Args:
+        cells: As for `twins`; blocks are methods on data.
+        alike: As for `twins`.
+    """
+    block_of = {(c.inputs, c.method): c.block for c in cells.itertuples()}
+    rows_of = cells.assign(ok=cells["status"] == "ok").groupby("block")
+    there = {block: frozenset(part.loc[part["ok"], "model"]) for block, part in rows_of}
+    homes: dict[str, set[str]] = {}
+    for c in cells.itertuples():
+        home = alike.get((str(c.model), str(c.inputs), str(c.method)), "")
+        homes.setdefault(str(c.block), set()).add(str(block_of.get((c.inputs, home), "")))
+    return {
+        block: home
+        for block, found in homes.items()
+        if len(found) == 1 and (home := next(iter(found))) and there[home] == there[block]
+    }
+
+
 def with_twins(table: pd.DataFrame, found: Mapping[tuple[str, str], str]) -> pd.DataFrame:
     """A table of rows with copies for those that share them."""
     own = table[[key not in found for key in zip(table["group"], table["row"], strict=True)]]

@@ -66,6 +66,25 @@ def world_ranks(
     return out
 
 
+def copies(
+    rows: pd.DataFrame, worlds: pd.DataFrame, metrics: Sequence[str], alike: Mapping[str, str]
+) -> dict[str, str]:
+    """Method -> the method that it is in every world: one that explains the same as set, with the same values anywhere.
+
+    Args:
+        rows, worlds: As for `world_ranks`.
+        metrics: The metrics that are looked at.
+        alike: Method -> an earlier one with the same explanations as set.
+    """
+    wide = worlds[["world", "method", "row"]].merge(rows[["row", *metrics]], on="row")
+    of = {m: part.sort_values("world")[list(metrics)].round(12).to_numpy(float) for m, part in wide.groupby("method")}
+    return {
+        method: home
+        for method, home in alike.items()
+        if method in of and home in of and np.array_equal(of[method], of[home], equal_nan=True)
+    }
+
+
 def wins(ranked: pd.DataFrame) -> pd.DataFrame:
     """How often each method stands before each other one.
 

@@ -130,6 +130,8 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: flo
     """
     check_choice("grouping", by, BY)
     cells, examples = _keyed(found.cells, by), _keyed(found.examples, by)
+    doubles = contests.double_blocks(cells, found.alike) if by == "model" else {}
+    cells, examples = (t[~t["block"].isin(list(doubles))] for t in (cells, examples))
     metrics = _ordered(dict.fromkeys(examples["metric"]), found.families)
     table = _rows(cells)
     alike = contests.twins(cells, found.alike) if by != "model" else {}
@@ -140,7 +142,8 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: flo
     summaries = _summaries(examples, metrics, found.higher_is_better, seed, alike)
     table = table.merge(summaries, on=["group", "row"], how="left")
     if found.seeded is not None and len(found.seeded):
-        table = _over_seeds(table, _keyed(found.seeded, by), seed)
+        seeded = _keyed(found.seeded, by)
+        table = _over_seeds(table, seeded[~seeded["block"].isin(list(doubles))], seed)
     ranked, same = _ranks(competing, metrics, found, floor)
     table = table.merge(contests.with_twins(ranked, alike), on=["group", "row"], how="left")
     lacking = (table["partial"].fillna("") != "") & (table["status"] == "ok")
@@ -165,8 +168,13 @@ def standings(found: Evaluated, by: str = "method", *, seed: int = 0, floor: flo
         metrics=tuple(metrics),
         higher_is_better={m: found.higher_is_better[m] for m in metrics if m in found.higher_is_better},
         families={m: found.families.get(m, "") for m in metrics},
-        notes=(*found.notes, *same, *notes, *_powerless(pairs), *_lone(table, by)),
+        notes=(*found.notes, *_counted_once(doubles), *same, *notes, *_powerless(pairs), *_lone(table, by)),
     )
+
+
+def _counted_once(doubles: Mapping[str, str]) -> list[str]:
+    """Which methods are no blocks of their own."""
+    return [f"{block}: explains as {home} does on every model, and counts with it." for block, home in doubles.items()]
 
 
 def _keyed(table: pd.DataFrame, by: str) -> pd.DataFrame:

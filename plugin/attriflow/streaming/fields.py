@@ -9,8 +9,9 @@ from typing import Any
 
 from attriflow.datasets import Row
 from attriflow.errors import InputError, UnknownNameError, check_unicode, unknown
+from attriflow.texts.chats import of_cell
 
-USUAL = ("input_text", "input", "text")
+USUAL = ("input_text", "input", "text", "messages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,8 @@ class Fields:
     """Names of columns.
 
     Attributes:
-        inputs: Input texts, or chats as lists of messages. None: "input_text", "input", "text" or the only column.
+        inputs: Input texts, or chats as lists of messages. None: "input_text", "input", "text",
+            "messages" or the only column.
         targets: Forced targets; None generates them.
         contrast_targets, contrast_sources: Texts that contrastive step functions compare with.
     """
@@ -53,8 +55,8 @@ def _text(row: Mapping[str, Any], name: str, chat: bool) -> Any:
     if name not in row:
         raise InputError(f"there is no '{name}'")
     value = row[name]
-    if chat and isinstance(value, list) and value and all(isinstance(message, Mapping) for message in value):
-        return value
+    if chat:
+        return of_cell(f"'{name}'", value)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"'{name}' must be a text that is not empty, not {value!r}"[:200])
     return check_unicode(value)

@@ -43,7 +43,7 @@ class Meter:
             self._bar.update(self._task, completed=self.done, speed=f"{speed:,.1f}/s")
         elif self.show and now - self._last >= LINE_EVERY:
             self._last = now
-            left = _duration((self.total - self.done) / speed)
+            left = duration((self.total - self.done) / speed)
             share = 100 * self.done / max(1, self.total)
             print(
                 f"{self.done:,} of {self.total:,} rows ({share:.1f}%), {speed:,.1f} rows/s, {left} left",
@@ -52,7 +52,24 @@ class Meter:
             )
 
 
-def _duration(seconds: float) -> str:
+class Pace:
+    """How fast each worker is."""
+
+    def __init__(self) -> None:
+        self._done = dict[str, tuple[int, float]]()
+
+    def add(self, worker: str, rows: int, seconds: float) -> None:
+        """Count what a worker has done, and how long it took it."""
+        before, took = self._done.get(worker, (0, 0.0))
+        self._done[worker] = before + rows, took + seconds
+
+    def rows_per_second(self) -> dict[str, float]:
+        """Of each worker, while it worked."""
+        return {worker: rows / max(seconds, 1e-9) for worker, (rows, seconds) in self._done.items()}
+
+
+def duration(seconds: float) -> str:
+    """In minutes, or in hours and minutes."""
     minutes = round(seconds / 60)
     return (
         f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else "under a minute"

@@ -1,26 +1,27 @@
-"""A data set through a model: windows of rows, each committed before the next begins."""
+"""A data set through a model: windows of rows, committed one after the other."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attriflow import io
-from attriflow.datasets import Row, Rows
+from attriflow.datasets import Rows
 from attriflow.errors import InputError
 from attriflow.io.files import run_of, write
 from attriflow.streaming.fields import Fields
 from attriflow.streaming.journal import Journal
-from attriflow.streaming.meter import Meter
+from attriflow.streaming.meter import Meter, Pace
 from attriflow.streaming.page import page_run, write_page
-from attriflow.streaming.rows import Explain, Result, explain_window, reason, records
+from attriflow.streaming.rows import Explain
+from attriflow.streaming.windows import Explainer, windows
 from attriflow.types import Attribution
+from attriflow.workers import check_engine, run_units
 
 HELD = 20_000
 """Most rows for a .safetensors file, which is made in memory."""
@@ -35,6 +36,7 @@ class Summary:
         failed: How many of them could not be explained.
         resumed: Rows that an earlier process had done.
         seconds: Time of this process.
+        pace: Rows per second of each worker, while it worked.
         finished_before: Whether there was nothing to do, since an earlier process had finished.
     """
 
@@ -42,6 +44,7 @@ class Summary:
     failed: int = 0
     resumed: int = 0
     seconds: float = 0.0
+    pace: Mapping[str, float] = field(default_factory=dict)
     finished_before: bool = False
 
 
@@ -60,13 +63,16 @@ def attribute_dataset(
     on_window: Callable[[list[Attribution]], None] | None = None,
     on_failure: Callable[[int, str], None] | None = None,
     show_progress: bool = True,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
 ) -> Summary:
     """Explain every row of a data set in bounded memory, and write the attributions as they come.
 
     Args:
         rows: The data set (see `attriflow.datasets.open_dataset`).
         load: Called when there is a row to explain. Returns what explains the texts of a window:
-            `lambda: functools.partial(model.attribute, method="saliency")`.
+            `lambda: functools.partial(model.attribute, method="saliency")`. Every worker calls it.
         fields: Which columns hold what.
         output: File for the attributions (see `attriflow.io`) and, in their place, the reasons of rows that failed.
             A .html file is a `page`.
@@ -79,6 +85,8 @@ def attribute_dataset(
         on_window: Called with the attributions of every window.
         on_failure: Called with the row and the reason of every failure.
         show_progress: Show how far the run is.
+        engine, workers, address: Where windows are explained (see `attriflow.workers.run_units`), which changes
+            nothing of what is written. Elsewhere than in this process, `load` must be picklable.
 
     Raises:
         InputError: A file that cannot be written or resumed, a row that fails (`strict`), or no row of the first window
@@ -88,6 +96,7 @@ def attribute_dataset(
     fields = (fields or Fields()).resolved(rows.columns)
     journal, only_page = None, False
     check_targets(output, page, resume=resume, overwrite=overwrite)
+    check_engine(engine, workers, address)
     if output or page:
         target = Path(output or page or "")
         only_page = not output or io.suffix_of(target, ".html") == ".html"
@@ -103,32 +112,29 @@ def attribute_dataset(
             return Summary(rows=len(rows), resumed=len(rows), seconds=took, finished_before=True)
         done, failed = (journal.rows, journal.failed) if journal else (0, 0)
         resumed = done
-        with Meter(len(rows), done, show_progress) as meter:
-            for block, results in _windows(rows, done, window, fields, load):
-                wrong = [(done + i, reason(r)) for i, r in enumerate(results) if isinstance(r, Exception)]
-                _check_failures(wrong, strict, all_failed=done == 0 and len(wrong) == len(block))
+        run = journal.run if journal else None
+        made, pace = Explainer(load=load, fields=fields, run=run, show=on_window is not None), Pace()
+        units = windows(rows, done, window)
+        doing = run_units(made, units, engine=engine, workers=workers, address=address, ordered=True)
+        with contextlib.closing(doing), Meter(len(rows), done, show_progress) as meter:
+            for one in doing:
+                found = made.result(one)
+                everything = done == 0 and len(found.wrong) == found.rows
+                _check_failures(found.wrong, strict, all_failed=everything)
                 if journal:
-                    journal.commit(list(records(done, results)), len(block), len(wrong))
-                done, failed = done + len(block), failed + len(wrong)
+                    journal.commit(found.block, found.rows, len(found.wrong))
+                done, failed = done + found.rows, failed + len(found.wrong)
+                pace.add(one.worker, found.rows, one.seconds)
                 if on_window:
-                    on_window([a for r in results if not isinstance(r, Exception) for a in r])
+                    on_window(found.shown)
                 if on_failure:
-                    for row, why in wrong:
+                    for row, why in found.wrong:
                         on_failure(row, why)
-                meter.advance(len(block))
+                meter.advance(found.rows)
         if journal:
             _finish(journal, only_page, Path(page) if page and output else None)
-    return Summary(rows=done, failed=failed, resumed=resumed, seconds=time.monotonic() - begin)
-
-
-def _windows(
-    rows: Rows, start: int, size: int, fields: Fields, load: Callable[[], Explain]
-) -> Iterator[tuple[list[Row], list[Result]]]:
-    """Rows, a window at a time, and what came of each."""
-    source, explain = rows.read(start), None
-    while block := list(itertools.islice(source, size)):
-        explain = explain or load()
-        yield block, explain_window(block, fields, explain)
+    took = time.monotonic() - begin
+    return Summary(rows=done, failed=failed, resumed=resumed, seconds=took, pace=pace.rows_per_second())
 
 
 def _check_failures(wrong: Sequence[tuple[int, str]], strict: bool, all_failed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Parts of a text: sentences, the caller's own segments, and the turns of a chat."""
+"""Parts of a text: sentences, paragraphs, the caller's own segments, and the turns of a chat."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attriflow.errors import InputError
+from attriflow.texts.chats import Chat, chat_of, contents_in, messages_of
 
 Part = tuple[int, int]
 """Characters `[start, end)` of a text."""
 
-Message = Mapping[str, Any]
-"""One turn of a chat: `{"role": ..., "content": ...}`; other keys go to the chat template as they are."""
-
-Inputs = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]
-"""One text, several texts, one chat (a list of messages) or several chats."""
+Inputs = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any] | Sequence[Mapping[str, Any]]]
+"""One text, several texts, one chat (a list of messages, or `{"messages": [...]}`) or several chats."""
 
 Segments = Sequence[str | tuple[int, int]] | Sequence[Sequence[str | tuple[int, int]]]
 """Substrings or `(start, end)` pairs: one list for the only text, or one list per text."""
@@ -52,6 +50,12 @@ def sentences(text: str) -> list[Part]:
             parts.append((start, match.end()))
             start = match.end()
     return [*parts, (start, len(text))] if start < len(text) else parts
+
+
+def paragraphs(text: str) -> list[Part]:
+    """Paragraphs of a text, which end at blank lines, white space after them included; together they cover it."""
+    starts = [0, *(m.end() for m in re.finditer(r"\S[^\S\n]*\n[^\S\n]*\n\s*(?=\S)", text)), len(text)]
+    return [(a, b) for a, b in itertools.pairwise(starts) if a < b]
 
 
 def _is_abbreviation(before: str) -> bool:
@@ -157,7 +161,7 @@ def read_inputs(tokenizer: Any, inputs: Any) -> list[str]:
     given = list(inputs)
     if not given:
         raise InputError("input_texts is empty")
-    if all(isinstance(m, Mapping) for m in given):
+    if all(isinstance(m, Mapping) for m in given) and not all("messages" in m for m in given):
         given = [given]
     return [_one(tokenizer, g) for g in given]
 
@@ -165,9 +169,10 @@ def read_inputs(tokenizer: Any, inputs: Any) -> list[str]:
 def _one(tokenizer: Any, given: Any) -> str:
     if isinstance(given, str):
         return given
-    if isinstance(given, Sequence) and given and all(isinstance(m, Mapping) for m in given):
-        return render(tokenizer, given)
-    raise InputError(_not_texts(given))
+    chat = chat_of(given)
+    if chat is None:
+        raise InputError(_not_texts(given))
+    return render(tokenizer, chat)
 
 
 def _not_texts(found: Any) -> str:
@@ -175,29 +180,29 @@ def _not_texts(found: Any) -> str:
     return f"input_texts must be {wanted}; found {type(found).__name__}: {found!r}"[:240]
 
 
-def render(tokenizer: Any, chat: Sequence[Any]) -> ChatText:
+def render(tokenizer: Any, chat: Chat) -> ChatText:
     """A chat with the header of the reply, as the tokenizer's template writes it, and the spans of its turns."""
-    for message in chat:
-        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise InputError(f"a message needs a role and a content, both strings, not {dict(message)!r}"[:240])
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("the tokenizer has no chat template: give texts, or set tokenizer.chat_template")
-    messages = [dict(m) for m in chat]
-    text = _rendered(tokenizer, messages, reply=True)
-    return ChatText(text, _turns(tokenizer, messages, text))
+    messages, tools = messages_of(chat), chat["tools"] if isinstance(chat, dict) else None
+    text = _rendered(tokenizer, messages, tools, reply=True)
+    if tools and text == _rendered(tokenizer, messages, None, reply=True):
+        raise InputError("the chat template has no place for tools: leave 'tools' out, or describe them in a message")
+    return ChatText(text, _turns(tokenizer, messages, tools, text))
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, Any]], reply: bool) -> str:
+def _rendered(tokenizer: Any, messages: list[dict[str, Any]], tools: Any, reply: bool) -> str:
     from jinja2 import TemplateError
 
+    more = {"tools": tools} if tools else {}
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply, **more)
     except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"the chat template does not take this chat: {error}") from error
     return str(text)
 
 
-def _turns(tokenizer: Any, messages: list[dict[str, Any]], text: str) -> tuple[Part, ...]:
+def _turns(tokenizer: Any, messages: list[dict[str, Any]], tools: Any, text: str) -> tuple[Part, ...]:
     """Each message with the markers around it, found by rendering growing chats.
 
     Where a template does not allow that (a system message that becomes part of the first question, say), the contents
@@ -206,7 +211,7 @@ def _turns(tokenizer: Any, messages: list[dict[str, Any]], text: str) -> tuple[P
     ends = [0]
     try:
         for n in range(1, len(messages) + 1):
-            shown = _rendered(tokenizer, messages[:n], reply=False)
+            shown = _rendered(tokenizer, messages[:n], tools, reply=False)
             if not text.startswith(shown) or len(shown) <= ends[-1]:
                 break
             ends.append(len(shown))
@@ -216,12 +221,6 @@ def _turns(tokenizer: Any, messages: list[dict[str, Any]], text: str) -> tuple[P
         bos = getattr(tokenizer, "bos_token", None)
         ends[0] = len(bos) if bos and text.startswith(bos) else 0
         return tuple(itertools.pairwise(ends))
-    found, at = [], 0
-    for message in messages:
-        content = message["content"].strip()
-        start = text.find(content, at)
-        if start < 0 or not content:
-            return ()
-        at = start + len(content)
-        found.append((start, at))
-    return tuple(found)
+    found = contents_in(messages, text)
+    written = [span for span, message in zip(found, messages, strict=True) if message["content"].strip()]
+    return () if None in written else tuple(span for span in written if span is not None)

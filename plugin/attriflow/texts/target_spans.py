@@ -27,6 +27,27 @@ def with_spans(example: Example, spans: TargetSpans, value: SpanValue = "sum") -
     return replace(example, spans=find_spans(example, spans), span_value=value) if example.n_steps else example
 
 
+def as_json(spans: TargetSpans) -> TargetSpans:
+    """What is asked for all texts, as JSON has it: patterns as objects.
+
+    Raises:
+        InputError: It is neither a name, nor ranges, nor a pattern.
+    """
+    if isinstance(spans, re.Pattern):
+        return {"pattern": spans.pattern}
+    if isinstance(spans, str):
+        check_choice("target_spans", spans, NAMES)
+        return spans
+    if isinstance(spans, Mapping):
+        kind, given = _entry(spans)
+        if kind == "pattern":
+            _compiled(given)
+        return {kind: given}
+    if isinstance(spans, Sequence) and _is_ranges(spans):
+        return [list(r) for r in spans]
+    raise InputError(f"target_spans must be one of {', '.join(NAMES)}, ranges or a pattern, not {spans!r}")
+
+
 def for_texts(spans: TargetSpans, n: int) -> list[TargetSpans]:
     """What is asked for each of `n` texts: the same for all, or a list with an entry per text.
 
@@ -81,20 +102,29 @@ def find_spans(example: Example, spans: TargetSpans) -> tuple[tuple[int, int], .
 
 def _keyed(example: Example, spans: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """Spans of which a mapping with one entry says what they are."""
-    if len(spans) != 1 or next(iter(spans)) not in KEYS:
-        raise InputError(f"target_spans: a mapping has one of the keys {', '.join(KEYS)}, not {list(spans)}")
-    ((kind, given),) = spans.items()
+    kind, given = _entry(spans)
     if kind == "tokens":
         return _tokens(example, given)
     if kind == "characters":
         offset = _offset(example)
         parts = [(a + offset, b + offset) for a, b in _checked(given, len(example.target_text) - offset, "characters")]
         return _parts(example, parts, f"token in the characters {given}")
+    return _matches(example, _compiled(given), f"match of {given!r}")
+
+
+def _entry(spans: Mapping[str, Any]) -> tuple[str, Any]:
+    """The key and the value of a mapping that has one."""
+    if len(spans) != 1 or next(iter(spans)) not in KEYS:
+        raise InputError(f"target_spans: a mapping has one of the keys {', '.join(KEYS)}, not {list(spans)}")
+    ((kind, given),) = spans.items()
+    return kind, given
+
+
+def _compiled(given: Any) -> re.Pattern[str]:
     try:
-        pattern = re.compile(given)
+        return re.compile(given)
     except (re.error, TypeError) as error:
         raise InputError(f"target_spans: {given!r} is no pattern ({error})") from None
-    return _matches(example, pattern, f"match of {given!r}")
 
 
 def _checked(given: Any, length: int, what: str) -> list[Part]:

@@ -14,6 +14,12 @@ from attriflow.types import Segment, Token
 Span = tuple[int, int] | None
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids that stand for no text: of named tokens (EOS, ...) and of others added as special (a chat's markers)."""
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    return {*tokenizer.all_special_ids, *(int(i) for i, token in added.items() if getattr(token, "special", False))}
+
+
 def tokenize(tokenizer: Any, text: str, *, special: bool = True, target: bool = False) -> tuple[list[int], list[Span]]:
     """Ids and character spans (surrounding spaces cut off) of one text."""
     if not isinstance(text, str):
@@ -82,7 +88,7 @@ def decoded_spans(
         start: Where their text begins.
     """
     known = len(decode(tokenizer, before, special=True)) if before else 0
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
 
     def grown(n: int) -> str:
         if not before:
@@ -123,7 +129,7 @@ def spans_as_forced(
 
     Special tokens are not in the text of generated ids, and have no span.
     """
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     plain = [(i, span) for i, span in zip(forced, forced_spans, strict=True) if i not in special]
     if [i for i, _ in plain] != [i for i in ids if i not in special]:
         return None
@@ -141,7 +147,7 @@ def ids_to_tokens(
     tokenizer: Any, ids: Sequence[int], *, spans: Sequence[Span] | None = None, segment: Segment = "prompt"
 ) -> list[Token]:
     """Readable tokens: the decoded piece where that is printable, the vocabulary entry where it is not."""
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     raw = tokenizer.convert_ids_to_tokens(list(ids))
     out = []
     for i, (token_id, entry) in enumerate(zip(ids, raw, strict=True)):

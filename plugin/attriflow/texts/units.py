@@ -1,4 +1,4 @@
-"""What belongs together in a text: tokens as words, sentences, the caller's segments or the turns of a chat.
+"""What belongs together in a text: tokens as words, sentences, paragraphs, the caller's segments or turns of a chat.
 
 Perturbation methods leave such units out together, aggregators merge their scores. Everything is read off the tokens'
 own character spans; no text is tokenised again.
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol, get_args
 
 from attriflow.errors import InputError, check_choice
-from attriflow.texts.segments import Part, sentences
+from attriflow.texts.segments import Part, paragraphs, sentences
 from attriflow.types import Token
 
-Unit = Literal["token", "word", "sentence", "segment", "turn"]
+Unit = Literal["token", "word", "sentence", "paragraph", "segment", "turn"]
 UNITS: tuple[str, ...] = get_args(Unit)
 _BLANKS = " ▁Ġ"
+_SPLIT = {"sentence": sentences, "paragraph": paragraphs}
 
 
 class Texts(Protocol):
@@ -51,9 +52,10 @@ def check_unit(unit: Any) -> None:
 def unit_numbers(texts: Texts, tokens: Sequence[Token], unit: str) -> list[int]:
     """The unit each token belongs to, counted from 0 in the order in which units begin; later tokens change nothing.
 
-    A word is what stands between white space. Sentences are split in the input and in the generated text. Segments and
-    turns lie in the input; tokens outside them are units of their own, and so are special tokens without characters. A
-    token belongs to the part that holds its first character, and a unit never spans input and generated tokens.
+    A word is what stands between white space. Sentences and paragraphs (between blank lines) are split in the input and
+    in the generated text. Segments and turns lie in the input; tokens outside them are units of their own, and so are
+    special tokens without characters. A token belongs to the part that holds its first character, and a unit never
+    spans input and generated tokens.
 
     Args:
         texts: The texts, segments and turns that the spans refer to.
@@ -65,10 +67,10 @@ def unit_numbers(texts: Texts, tokens: Sequence[Token], unit: str) -> list[int]:
     if unit == "word":
         return _words(texts, tokens)
     generated: Sequence[Part] = ()
-    if unit == "sentence":
+    if unit in _SPLIT:
         # the generated text of decoder-only models follows the prompt in the same text, but is split on its own
         offset = len(texts.input_text) if any(t.segment == "prompt" for t in tokens) else 0
-        generated = [(a + offset, b + offset) for a, b in sentences(texts.target_text[offset:])]
+        generated = [(a + offset, b + offset) for a, b in _SPLIT[unit](texts.target_text[offset:])]
     return numbered(part_keys(texts, tokens, parts_of(texts, unit), generated))
 
 
@@ -143,13 +145,13 @@ def _words(texts: Texts, tokens: Sequence[Token]) -> list[int]:
 
 
 def parts_of(texts: Texts, unit: str) -> Sequence[Part]:
-    """Spans of the sentences, segments or turns of the input.
+    """Spans of the sentences, paragraphs, segments or turns of the input.
 
     Raises:
         InputError: There are no segments or turns.
     """
-    if unit == "sentence":
-        return sentences(texts.input_text)
+    if unit in _SPLIT:
+        return _SPLIT[unit](texts.input_text)
     if unit == "segment" and not texts.segments:
         raise InputError(f"the unit 'segment' needs segments=, and {texts.input_text[:60]!r} has none")
     if unit == "turn" and not texts.turns:

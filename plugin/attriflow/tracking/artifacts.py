@@ -6,6 +6,9 @@ about each that is none.
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,12 @@ class AttributionsArtifact(EvaluationArtifact):
     def _load_content_from_file(self, local_artifact_path: str) -> dict[str, Any]:
         from attriflow.output import load
 
-        return {path.stem: load(path) for path in sorted(Path(local_artifact_path).glob("*.safetensors"))}
+        folder = Path(local_artifact_path)
+        stems = parts_of(path.stem for path in folder.glob("*.safetensors"))
+        return {
+            name: functools.reduce(operator.add, (load(folder / f"{stem}.safetensors") for stem in parts))
+            for name, parts in stems.items()
+        }
 
 
 class PlotsArtifact(EvaluationArtifact):
@@ -61,6 +69,19 @@ class PlotsArtifact(EvaluationArtifact):
 
     def _load_content_from_file(self, local_artifact_path: str) -> dict[str, bytes]:
         return {path.stem: path.read_bytes() for path in sorted(Path(local_artifact_path).glob("*.png"))}
+
+
+def part_name(name: str, number: int) -> str:
+    """The name of a file with a method's attributions of a block; names of methods have no "~" here."""
+    return f"{name}~{number}" if number else name
+
+
+def parts_of(stems: Iterable[str]) -> dict[str, list[str]]:
+    """Method -> names of its files in the order of their blocks."""
+    found: dict[str, list[str]] = {}
+    for stem in sorted(stems, key=lambda s: (s.partition("~")[0], int(s.partition("~")[2] or 0))):
+        found.setdefault(stem.partition("~")[0], []).append(stem)
+    return found
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:

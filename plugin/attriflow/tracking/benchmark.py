@@ -14,6 +14,7 @@ from attriflow.io import write_content
 from attriflow.measuring import benchmark
 from attriflow.measuring.benchmark import BenchmarkSettings, MethodBenchmark
 from attriflow.measuring.cost import memory_kind
+from attriflow.texts.target_spans import with_spans
 from attriflow.tracking.data import checked, read_data
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ def measure(
         batch_size=chosen.explicit_batch_size,
         seed=chosen.seed,
     )
+    if chosen.target_spans is not None:
+        examples = [with_spans(example, chosen.target_spans, chosen.span_value) for example in examples]
     return Measured(
         methods=tuple(benchmark.benchmark(loaded, examples, how)),
         about={"model": model, "data": data},
-        counts={"n_examples": len(examples), "n_tokens": sum(e.n_steps for e in examples)},
+        counts={"n_examples": len(examples), "n_tokens": sum(e.n_tokens for e in examples)},
         surroundings=benchmark.surroundings(loaded.device, loaded.dtype, *loaded.wrapped.devices),
         memory=memory_kind(*loaded.wrapped.devices),
         architecture=type(loaded.model).__name__,

@@ -20,6 +20,8 @@ from attriflow.tracking.stopping import terminable
 _logger = logging.getLogger(__name__)
 MLFLOWS_OWN = ("col_mapping", "metric_prefix")
 """Keys of an evaluator's configuration that are MLflow's."""
+ASIDE = (*MLFLOWS_OWN, "resume")
+"""Keys that say nothing about what is evaluated."""
 
 
 @terminable()
@@ -50,31 +52,42 @@ def evaluate_model(
         if value:
             _logger.warning("the attriflow evaluator does not use '%s'", name)
     from attriflow.tracking.places import checked_prefix
+    from attriflow.tracking.resuming import checked_resume, resumed_run
 
     with _as_mlflow_error():
         frame, targets = _columns(dataset)
-        prefix = checked_prefix(settings.get("metric_prefix"))
+        prefix, resume = checked_prefix(settings.get("metric_prefix")), checked_resume(settings.get("resume"))
         config = EvaluationConfig.from_dict(
-            {k: v for k, v in settings.items() if k not in MLFLOWS_OWN},
+            {k: v for k, v in settings.items() if k not in ASIDE},
             columns=[str(c) for c in frame.columns],
             text_columns=text_columns(frame),
             targets=None if targets is None else (getattr(dataset, "targets_name", None) or "targets"),
         )
         data = EvaluationData.from_frame(frame, config, targets)
         # from here on the weights are needed; a wrong setting did not load any
+        from attriflow.tracking.lineage import origin_of
         from attriflow.tracking.loading import hf_parts
         from attriflow.tracking.recorder import record
 
+        origin = origin_of(model, model_id)
         hf, tokenizer = hf_parts(model)
-        with _on_device(hf, config) as device:
+        with _on_device(hf, config) as device, resumed_run(run_id, resume) as logged:
             from attriflow.model import load_model
 
             loaded = load_model(hf, tokenizer=tokenizer, device=device)
-            if model_id is not None:
-                loaded.wrapped.name = f"models:/{model_id}"  # instead of the folder that MLflow copied it to
-            names = {"model": _model_name(model_id), "data": _data_name(dataset)}
+            if origin.model_id is not None:
+                loaded.wrapped.name = f"models:/{origin.model_id}"  # instead of the folder that MLflow copied it to
+            names = {"model": origin.name, "registered": ", ".join(origin.registered), "data": _data_name(dataset)}
             return record(
-                loaded, data, config, run_id, model_id, names={k: v for k, v in names.items() if v}, prefix=prefix
+                loaded,
+                data,
+                config,
+                logged,
+                origin.model_id,
+                names={k: v for k, v in names.items() if v},
+                prefix=prefix,
+                returned=model_id is not None and logged == run_id,
+                resume=resume is not None,
             )
 
 
@@ -102,13 +115,6 @@ def _columns(dataset: Any) -> tuple[pd.DataFrame, list[Any] | None]:
         raise InputError("there are no rows to evaluate")
     targets = dataset.labels_data
     return features.rename(columns=str), None if targets is None else list(targets)
-
-
-def _model_name(model_id: str | None) -> str | None:
-    """The name that the user gave to the logged model."""
-    import mlflow
-
-    return None if model_id is None else str(mlflow.get_logged_model(model_id).name)
 
 
 def _data_name(dataset: Any) -> str | None:

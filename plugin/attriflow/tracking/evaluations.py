@@ -45,8 +45,12 @@ _SHARED = (
     "contrast_source",
     "contrast_targets_alignments",
     "contrast_force_inputs",
+    "target_spans",
+    "span_value",
 )
 """Settings that change what is explained."""
+_USUAL = ("", "null", "false", "sum")
+"""Values of these settings that change nothing."""
 _DATA = ("inputs", "targets", "evidence", "foils")
 
 
@@ -125,7 +129,7 @@ class EvaluationRun:
     def shared(self) -> str:
         """Settings that change what is explained, as JSON."""
         given = {k: self.setting(k) for k in _SHARED}
-        return json.dumps({k: v for k, v in given.items() if v not in ("", "null", "false")}, sort_keys=True)
+        return json.dumps({k: v for k, v in given.items() if v not in _USUAL}, sort_keys=True)
 
     @cached_property
     def cost_rounds(self) -> dict[str, list[float]]:

@@ -7,15 +7,19 @@ tokens.
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import AttriflowError, InputError
 from attriflow.evaluation.config import EvaluationConfig
-from attriflow.evaluation.data import EvaluationData
-from attriflow.evaluation.rationale import parse_rationale
+from attriflow.evaluation.data import EvaluationData, evidence_in, reply_of
+from attriflow.evaluation.planning import say, unsaid
 from attriflow.evaluation.results import MethodResult
 from attriflow.evaluation.runner import Evaluation
+from attriflow.registry import metrics as registry
+from attriflow.texts.chats import Chat, of_cell
 
 if TYPE_CHECKING:
     from mlflow.genai.scorers import Scorer
@@ -23,8 +27,8 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
     from attriflow.types import Attribution
 
-Text = str | Callable[[Any], str] | None
-"""Where a text is: a key, a function of the whole, or None for the only text there."""
+Text = str | Callable[[Any], Any] | None
+"""Where a text or chat is: a key, a function of the whole, or None for "messages" or the only text there."""
 
 
 def evidence(
@@ -37,6 +41,8 @@ def evidence(
     answer: Text = None,
     top: int = 3,
     attributed_fn: str = "probability",
+    target_spans: Any = None,
+    span_value: str = "sum",
     method_options: Mapping[str, Any] | None = None,
     metric_options: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int | None = None,
@@ -48,11 +54,15 @@ def evidence(
         model: The model that wrote the outputs, as `attriflow.load_model` returns it.
         method: Attribution method that names the evidence.
         metrics: Metrics that judge it. Those that compare with a rationale read `expectations["rationale"]` of a row
-            (character spans in the prompt, see `attriflow.evaluation.rationale`).
+            (character spans in the prompt, see `attriflow.evaluation.rationale`; of a chat, in the contents of its
+            messages with a line break after each).
         name: Name of the scorer; each metric's feedback is called "<name>/<metric>". The method's name by default.
-        prompt, answer: The texts in a row's `inputs` and `outputs`: a key, a function, or None for the only text.
+        prompt, answer: The texts in a row's `inputs` and `outputs`: a key, a function, or None for the only text. The
+            prompt may be a chat, by default `inputs["messages"]`; an output may be a message, or a response that has
+            it.
         top: Tokens named in the rationale of a feedback for each generated token.
         attributed_fn: Step function whose value is explained.
+        target_spans, span_value: Explain spans of the output ("all", "sentence", ...), see `EvaluationConfig`.
         method_options: Options of the method.
         metric_options: Metric -> options.
         batch_size: Sequences per forward pass; None lets the engine choose.
@@ -66,11 +76,14 @@ def evidence(
         AttriflowError: A name or option is wrong; nothing has been computed then.
     """
     scorer, feedback = _mlflow()
+    told = threading.Lock()
     settings = {
         "methods": [method],
         "metrics": [metrics] if isinstance(metrics, str) else list(metrics),
         "step_functions": [],
         "attributed_fn": attributed_fn,
+        "target_spans": target_spans,
+        "span_value": span_value,
         "method_options": {method: dict(method_options)} if method_options else {},
         "metric_options": metric_options or {},
         "batch_size": batch_size or "auto",
@@ -83,13 +96,16 @@ def evidence(
     if top < 0:
         raise InputError(f"top must be at least 0, not {top}")
     label = name or config.methods[0]
+    model = _apart(model, config)
 
     @scorer(name=label)
     def score(inputs: Any, outputs: Any, expectations: Any = None) -> list[Any]:
-        text, generated = _text(inputs, prompt, "inputs"), _text(outputs, answer, "outputs")
-        given = expectations.get("rationale") if isinstance(expectations, Mapping) else None
-        rationale = parse_rationale(given, text, "expectations['rationale']")
-        data = EvaluationData(inputs=(text,), targets=(generated,), rationales=(rationale,))
+        given, generated = _given(inputs, prompt), _reply(outputs, answer)
+        found = expectations.get("rationale") if isinstance(expectations, Mapping) else None
+        rationale = evidence_in(given, found, "expectations['rationale']")
+        data = EvaluationData(inputs=(given,), targets=(generated,), rationales=(rationale,))
+        if told.acquire(blocking=False):  # never released: one line per scorer, not per row
+            say(f"{label}: {config.methods[0]} explains every output, judged by {', '.join(config.metrics)}")
         result = _evaluated(model, data, config)
         why = _strongest(result.attributions[0], top)
         return [_feedback(feedback, label, metric, result, why) for metric in config.metrics]
@@ -102,13 +118,12 @@ def generator(model: AttributionModel, *, prompt: Text = None, **generation_args
 
     Args:
         model: As `attriflow.load_model` returns it.
-        prompt: The text in a row's inputs: a key, a function, or None for the only text.
+        prompt: The text or chat in a row's inputs: a key, a function, or None for "messages" or the only text.
         **generation_args: Arguments of `generate`, such as `max_new_tokens`.
     """
 
     def predict(**inputs: Any) -> str:
-        text = _text(inputs, prompt, "inputs")
-        (example,) = model.encode([text], generation_args=generation_args)
+        (example,) = model.encode([_given(inputs, prompt)], generation_args=generation_args)
         spans = [(t.start, t.end) for t in example.target[example.start :] if not t.special and t.start is not None]
         return example.target_text[spans[0][0] : spans[-1][1]].strip() if spans else ""
 
@@ -124,29 +139,62 @@ def _mlflow() -> tuple[Any, Any]:
     return scorer, Feedback
 
 
-def _text(value: Any, where: Text, what: str) -> str:
-    """The text of a row's inputs or outputs."""
+def _apart(model: AttributionModel, config: EvaluationConfig) -> AttributionModel:
+    """The model with modules of its own, which share the weights.
+
+    Methods change modules while they run (hooks, attention, mode); a `predict_fn` that generates with the same model in
+    another thread knows of no lock. Metrics that explain again change weights, too: with them, the model is the same.
+    """
+    from attriflow.model import load_model
+
+    if any("reexplain" in registry.info(name).meta["needs"] for name in config.metrics):
+        return model
+    hf = model.model
+    shared = {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}
+    try:
+        own = load_model(copy.deepcopy(hf, shared), tokenizer=model.tokenizer)
+    except Exception:  # modules that cannot be copied
+        return model
+    own.wrapped.name, own.wrapped.revision = model.wrapped.name, model.wrapped.revision
+    return own
+
+
+def _given(inputs: Any, where: Text) -> str | Chat:
+    """The text or chat of a row's inputs."""
+    whole = where is None and isinstance(inputs, Mapping) and "messages" in inputs
+    return of_cell("the prompt in inputs", inputs if whole else _found(inputs, where, "inputs"))
+
+
+def _reply(outputs: Any, where: Text) -> str:
+    """The text of a row's outputs."""
+    if where is None and isinstance(outputs, Mapping):
+        choices = outputs.get("choices")  # as chat models answer
+        outputs = choices[0].get("message") if choices and isinstance(choices[0], Mapping) else outputs
+    message = where is None and isinstance(outputs, Mapping) and not {"role", "messages"}.isdisjoint(outputs)
+    return reply_of("the answer in outputs", outputs if message else _found(outputs, where, "outputs"))
+
+
+def _found(value: Any, where: Text, what: str) -> Any:
+    """What is meant of a row's inputs or outputs."""
     if callable(where):
-        value = where(value)
-    elif isinstance(value, Mapping):
-        if where is None:
-            texts = [v for v in value.values() if isinstance(v, str)]
-            if len(texts) != 1:
-                raise InputError(f"{what} has {len(texts)} texts; name the one that is meant: {', '.join(value)}")
-            value = texts[0]
-        elif where in value:
-            value = value[where]
-        else:
-            raise InputError(f"no '{where}' in {what}; there are {', '.join(map(str, value))}")
-    if not isinstance(value, str):
-        raise InputError(f"expected a text in {what}, not {value!r}")
-    return value
+        return where(value)
+    if not isinstance(value, Mapping):
+        return value
+    if where is None:
+        texts = [v for v in value.values() if isinstance(v, str)]
+        if len(texts) != 1:
+            raise InputError(f"{what} has {len(texts)} texts; name the one that is meant: {', '.join(value)}")
+        return texts[0]
+    if where not in value:
+        raise InputError(f"no '{where}' in {what}; there are {', '.join(map(str, value))}")
+    return value[where]
 
 
 def _evaluated(model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> MethodResult:
     evaluation = Evaluation(model, data, config)
-    for _ in evaluation.run():
-        pass
+    with unsaid():
+        for _ in evaluation.run():
+            pass
     (result,) = evaluation.results
     if not result.ok:
         raise AttriflowError(result.reason)

@@ -14,19 +14,29 @@ import mlflow
 import mlflow.models
 import mlflow.pyfunc
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 
 class GenerationModel(mlflow.pyfunc.PythonModel):
     """Generates text; `.model` and `.tokenizer` are the Hugging Face objects, loaded when first asked for."""
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
+        self.folder: Path | str | None = None
+        self._place: dict[str, Any] = {}
         self._model: Any = None
         self._tokenizer: Any = None
 
     def load_context(self, context: Any) -> None:
         """Remember where the files are; weights are read when they are needed."""
-        self.folder = Path(context.artifacts["model"])
+        given = context.model_config or {}
+        if reference := given.get("reference"):  # logged without a copy: a folder, or a name with its commit
+            self.folder = reference
+            self._place = {"revision": given["revision"]} if "revision" in given else {"local_files_only": True}
+            if "revision" not in given and not Path(reference).is_dir():
+                raise _wrong(f"this model was logged by reference to {reference}, which is not there")
+        else:
+            self.folder, self._place = Path(context.artifacts["model"]), {"local_files_only": True}
 
     @property
     def model(self) -> Any:
@@ -34,9 +44,15 @@ class GenerationModel(mlflow.pyfunc.PythonModel):
         if self._model is None:
             from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-            config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(self.folder, **self._place)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            self._model = auto.from_pretrained(self.folder, local_files_only=True, dtype="auto").eval()
+            model = auto.from_pretrained(self.folder, **self._place, dtype="auto")
+            adapter = Path(self.folder or "", "adapter")
+            if (adapter / "adapter_config.json").is_file():
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, adapter)
+            self._model = model.eval()
         return self._model
 
     @property
@@ -45,7 +61,7 @@ class GenerationModel(mlflow.pyfunc.PythonModel):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(self.folder, **self._place)
         return self._tokenizer
 
     # with this annotation MLflow leaves inputs to the signature; it reads others as schemas, and warns about none
@@ -54,7 +70,7 @@ class GenerationModel(mlflow.pyfunc.PythonModel):
 
         Args:
             context: Not used.
-            model_input: Texts in the column "input", else in the first; a list of texts or one text will do, too.
+            model_input: Texts in the column "input" or the only one; a list of texts or one text will do, too.
             params: "generation_args" (JSON of arguments for `generate`) and "batch_size".
         """
         del context
@@ -97,12 +113,28 @@ class GenerationModel(mlflow.pyfunc.PythonModel):
 
 
 def _texts(model_input: Any) -> list[str]:
-    if isinstance(model_input, str):
-        return [model_input]
-    if hasattr(model_input, "columns"):
-        column = "input" if "input" in model_input.columns else model_input.columns[0]
-        return [str(t) for t in model_input[column]]
-    return [str(t) for t in model_input]
+    """Texts of a table, of a mapping of columns, of a list of texts or of rows, or of one text."""
+    if isinstance(model_input, dict):  # columns
+        one = all(isinstance(v, str) or v is None or not hasattr(v, "__len__") for v in model_input.values())
+        model_input = pd.DataFrame([model_input] if one else {k: list(v) for k, v in model_input.items()})
+    elif isinstance(model_input, (list, tuple)) and model_input and all(isinstance(r, dict) for r in model_input):
+        model_input = pd.DataFrame(list(model_input))
+    if isinstance(model_input, pd.DataFrame):
+        if "input" not in model_input.columns and len(model_input.columns) != 1:
+            found = ", ".join(map(str, model_input.columns))
+            raise _wrong(f"expected texts in the column 'input'; there are {found or 'no columns'}")
+        model_input = model_input["input" if "input" in model_input.columns else model_input.columns[0]]
+    flat = [model_input] if not hasattr(model_input, "__len__") or isinstance(model_input, str) else model_input
+    values = [v.item() if hasattr(v, "item") and not hasattr(v, "__len__") else v for v in flat]
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            found = "no value" if value is None or value != value else repr(value)
+            raise _wrong(f"expected texts, but row {i} has {found}")
+    return [str(value) for value in values]
+
+
+def _wrong(what: str) -> MlflowException:
+    return MlflowException(what, error_code=INVALID_PARAMETER_VALUE)
 
 
 mlflow.models.set_model(GenerationModel())

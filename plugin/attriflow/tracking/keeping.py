@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
@@ -38,7 +38,7 @@ FOLDER = "ATTRIFLOW_KEPT"
 """Environment variable: where folders are made that keep what a server did not take; the current one by default."""
 STALE = ("attriflow.stopped", "attriflow.reason", "attriflow.failed_methods", "attriflow.failed_step_functions")
 """Tags that tell of an earlier try in the same run."""
-OPERATIONS = ("child", "finish", "metrics", "params", "tags", "untag", "artifact", "table")
+OPERATIONS = ("child", "finish", "metrics", "params", "tags", "untag", "artifact", "table", "model")
 """What a journal may ask for."""
 _HERE = ("", "file", "sqlite")
 _KEY = re.compile(r"[\w-]{1,64}")
@@ -54,6 +54,7 @@ class Keeper:
     Attributes:
         root: The run that everything belongs to.
         gone: Whether the store was given up: what follows is only kept.
+        resumed: Whether an earlier process has logged some of it: metrics that a run has are not logged again.
         about: Names of the run and its experiment, for another store.
     """
 
@@ -62,7 +63,7 @@ class Keeper:
         self.about: dict[str, str] = {}
         self.uri = str(self.client.tracking_uri)
         self.remote = urlparse(self.uri).scheme not in _HERE and len(urlparse(self.uri).scheme) > 1
-        self.gone = self.sent = False
+        self.gone = self.sent = self.resumed = False
         self.ids = {root: root}
         self._places: dict[str, str] = {}
         self._folder: Path | None = None
@@ -227,14 +228,15 @@ class Keeper:
     def _finish(self, run: str, status: str) -> None:
         self.client.set_terminated(self.ids[run], status)
 
-    def _metrics(self, run: str, values: Mapping[str, float], time: int) -> None:
-        """To the run only.
+    def _metrics(self, run: str, values: Mapping[str, float], time: int, model_id: str | None = None) -> None:
+        """To the run, and to no other model than is named.
 
         During an evaluation the evaluated model is MLflow's active model, and the client adds every metric to it: the
         unprefixed metrics of all methods would pile up there under the same names. A thread of its own has no active
         model.
         """
-        entries = [Metric(k, v, time, 0) for k, v in values.items()]
+        known = self.client.get_run(self.ids[run]).data.metrics if self.resumed else {}
+        entries = [Metric(k, v, time, 0, model_id=model_id) for k, v in values.items() if k not in known]
         with ThreadPoolExecutor(1) as thread:
             for i in range(0, len(entries), PER_BATCH):
                 thread.submit(self.client.log_batch, self.ids[run], metrics=entries[i : i + PER_BATCH]).result()
@@ -259,6 +261,9 @@ class Keeper:
 
     def _artifact(self, run: str, path: str) -> None:
         self.client.log_artifact(self.ids[run], str(self.file(run, path)), path.rpartition("/")[0] or None)
+
+    def _model(self, run: str, model_id: str) -> None:
+        self.client.log_inputs(self.ids[run], models=[LoggedModelInput(model_id)])
 
     def _table(self, run: str, path: str) -> None:
         """Make a table known, as `mlflow.log_table` does."""

@@ -50,10 +50,13 @@ class MultiverseTables:
             return None
         families = {m: str(metrics.info(m).meta["family"]) for m in found.choices.metrics if m not in doubles}
         higher, rows, worlds = tables.directions(families), found.rows(), found.worlds()
-        ranked = multiverse.world_ranks(rows, worlds, higher, families, floor)
+        alike = {r.name: r.same_as for r in evaluation.results if r.same_as}
+        same = multiverse.copies(rows, worlds, list(families), alike)
+        ranked = multiverse.world_ranks(rows, worlds[~worlds["method"].isin(list(same))], higher, families, floor)
         won, stable = multiverse.wins(ranked), multiverse.stability(ranked, AXES)
         places = multiverse.spans(ranked)
         said = multiverse.verdict(won, stable, places)
+        said += "".join(f" {m} is {home} in every world, and counts with it." for m, home in same.items())
         return cls(rows=rows, ranks=ranked, wins=won, stability=stable, places=places, verdict=said)
 
 
@@ -111,7 +114,7 @@ class Tables:
             comparisons=significance.comparison_table(scores, directions, seed=seed),
             agreement=agreement_table(magnitudes, seed=seed) if len(magnitudes) > 1 else None,
             scores=scores,
-            curves=tables.curves_table([*evaluation.results, *filter(None, [evaluation.chance])], evaluation.examples),
+            curves=tables.curves_table(evaluation.curves(), evaluation.examples),
             step_scores=tables.step_scores_table(evaluation.step_scores, evaluation.examples),
             directions=directions,
             cards=method_cards(evaluation, board, passing),
@@ -183,6 +186,7 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
         **config.as_dict(),
         "model": f"{names['model']} ({kind})" if "model" in names else kind,
         "model_name_or_uri": model.name,
+        **({"registered_as": names["registered"]} if "registered" in names else {}),
         **({"data": names["data"]} if "data" in names else {}),
         "device": ", ".join(places_of(model.model, model.wrapped.devices)),
         "dtype": str(model.dtype).removeprefix("torch."),

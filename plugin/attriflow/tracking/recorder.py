@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
-from attriflow import io
 from attriflow.errors import InputError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, say_failed
@@ -20,16 +21,19 @@ from attriflow.evaluation.identity import data_digests, weights_digest
 from attriflow.evaluation.planning import say
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
+from attriflow.evaluation.work import unit_of
 from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking import patience, stopping
-from attriflow.tracking.artifacts import AttributionsArtifact
+from attriflow.tracking.artifacts import AttributionsArtifact, part_name
+from attriflow.tracking.examples import evidence, examples_table
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
-from attriflow.tracking.places import EVALUATIONS, IDENTITY, choose, identity_of
+from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
+from attriflow.tracking.resuming import WORK, begun, opened, remove_at_exit
 from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
 _logger = logging.getLogger(__name__)
+SHOWN = 10_000
+"""Most rows of a table that is there as JSON, too."""
 PACKAGES = (*COMPUTING, "mlflow", "ferret-xai")
 
 
@@ -50,6 +56,9 @@ def record(
     model_id: str | None = None,
     names: Mapping[str, str] | None = None,
     prefix: str = "",
+    *,
+    returned: bool = False,
+    resume: bool = False,
 ) -> EvaluationResult:
     """Evaluate and log to a run, result by result.
 
@@ -58,21 +67,25 @@ def record(
         data: The rows.
         config: Checked settings.
         run_id: The run to log to.
-        model_id: The logged model's id, when MLflow knows it.
-        names: Names of "model" and "data" for the report.
+        model_id: The logged model's id.
+        names: Names of "model" and "data" for the report, and what the model is "registered" as.
         prefix: Opens the names of the run's metrics, and names the folder of the evaluation.
+        returned: Whether MLflow logs the metrics that are returned, see `Recorder`.
+        resume: Go on with the evaluation that an earlier process began in this run.
     """
-    return Recorder(Evaluation(model, data, config), run_id, model_id, names, prefix).record()
+    evaluation = Evaluation(model, data, config)
+    return Recorder(evaluation, run_id, model_id, names, prefix, returned=returned, resume=resume).record()
 
 
 class Recorder:
     """Logs the events of an evaluation.
 
-    Who logs the parent run's metrics: if MLflow knows the model's id, it logs whatever metrics an evaluator returns,
-    to the run and to the model, once all evaluators are done. Logging them here as well would give every metric a
-    second point, and points cannot be deleted. So with a model id they are returned and left to MLflow; without one
-    they are logged here at once. Either way each method's nested run gets its metrics the moment they exist, and if
-    the evaluation is broken off, MLflow will not log anything, so what is known by then is logged here.
+    Who logs the parent run's metrics: if MLflow finds the model's id in the URI, it logs whatever metrics an evaluator
+    returns, to the run and to the model, once all evaluators are done. Logging them here as well would give every
+    metric a second point, and points cannot be deleted. So then they are returned and left to MLflow; else
+    (models:/NAME@ALIAS, runs:/, models that nobody logged) they are logged here at once, to the run and to a model
+    whose id is known. Either way each method's nested run gets its metrics the moment they exist, and if the evaluation
+    is broken off, MLflow will not log anything, so what is known by then is logged here.
     """
 
     def __init__(
@@ -82,6 +95,9 @@ class Recorder:
         model_id: str | None = None,
         names: Mapping[str, str] | None = None,
         prefix: str = "",
+        *,
+        returned: bool = False,
+        resume: bool = False,
     ) -> None:
         self.evaluation, self.config = evaluation, evaluation.config
         self.names = dict(names or {})
@@ -92,14 +108,26 @@ class Recorder:
         if self.keeper.remote:
             experiment = self.keeper.ask(lambda: client.get_experiment(found.info.experiment_id))
             self.keeper.about = {"experiment": experiment.name, "name": found.info.run_name}
-        self.place = choose(found.data.tags, prefix, self.identity)
+        ours = begun(found.data.tags, prefix, self.identity) if resume else None
+        self.place = ours or claim(client, self.keeper.ask, run_id, prefix, self.identity)
+        if self.place.ended and not resume:
+            raise InputError(
+                f"run {run_id} has this evaluation already (same model, rows and settings): its metrics would be there "
+                "twice. Take its results from there, evaluate in another run, or give it another 'metric_prefix'"
+            )
+        self._open = partial(opened, evaluation, self.names.get("model", ""), found, self.place, ours)
+        if ours is not None:  # what differs is told before anything is replaced
+            self.work = evaluation.work = self._open()
+        self.resume = self.keeper.resumed = resume and bool(self.place.prefix or not self.place.others)
+        self.known = set(found.data.metrics) if self.resume else set[str]()
         self.run = RunLogger(run_id, folder=self.place.folder, keeper=self.keeper)
         self.model_id = model_id
-        self.mlflow_logs_metrics = model_id is not None
+        self.mlflow_logs_metrics = returned
         self.metrics: dict[str, float] = {}
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
         self._finished = set[str]()
+        self._evidence: dict[str, list[str]] = {}
         self._magnitudes: dict[str, list[np.ndarray]] = {}
 
     def record(self) -> EvaluationResult:
@@ -108,6 +136,7 @@ class Recorder:
             self._log_place()
             self._log_settings()
         except BaseException:
+            self.evaluation.work.close()
             self.keeper.close()
             raise
         try:
@@ -115,12 +144,17 @@ class Recorder:
                 self._log_event(event)
             self._log_all()
             if self.keeper.gone and self.mlflow_logs_metrics:
-                self.run.metrics(self.metrics)
+                self.run.metrics(self.metrics, self.model_id)
+            self.run.tags({ENDED: "yes"})
         except BaseException as error:
             self._save_what_is_known(error)
             raise
+        self.work.close()
+        self.run.untag([WORK])
         self.keeper.close("FINISHED")
-        return EvaluationResult(metrics=self.metrics, artifacts=self.artifacts, run_id=self.run.run_id)
+        remove_at_exit(self.work.folder)
+        metrics = {k: v for k, v in self.metrics.items() if k not in self.known}  # MLflow would log them once more
+        return EvaluationResult(metrics=metrics, artifacts=self.artifacts, run_id=self.run.run_id)
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -149,28 +183,48 @@ class Recorder:
         return self._children[result.name]
 
     def _method_metrics(self, result: MethodResult, values: Mapping[str, float]) -> None:
-        self._child(result).metrics(values)
+        if not self._told(result):
+            self._child(result).metrics(values)
         self._parent_metrics({f"{result.name}/{k}": v for k, v in values.items()})
+
+    def _told(self, result: MethodResult) -> bool:
+        """Whether an earlier process has logged everything about a method."""
+        return unit_of("logged", result.name) in self.work
 
     def _parent_metrics(self, values: Mapping[str, float]) -> None:
         named = {key_of(f"{self.place.prefix}{k}"): float(v) for k, v in values.items()}
         self.metrics |= named
         if not self.mlflow_logs_metrics:
-            self.run.metrics(named)
+            self.run.metrics(named, self.model_id)
 
     def _log_attributions(self, result: MethodResult) -> None:
-        name = key_of(result.name).replace("/", "_")
-        self.run.artifact(
-            f"attributions/{name}.safetensors", lambda path: io.save(result.attributions, path, overwrite=True)
-        )
+        name, logged = key_of(result.name).replace("/", "_"), unit_of("logged explanations", result.name)
+        if logged not in self.work:
+            for number in range(len(self.evaluation.blocks)):
+                whole = self.work.path(unit_of("explain", result.name, number))
+                self.run.artifact(
+                    f"attributions/{part_name(name, number)}.safetensors", partial(shutil.copyfile, whole)
+                )
+            self.work.put(logged, {})
         # read back when somebody asks for it: a whole data set times all methods would not fit into memory
         self.artifacts["attributions"] = AttributionsArtifact(uri=self.run.uri("attributions"))
 
     def _finish_method(self, result: MethodResult) -> None:
         self._finished.add(result.name)
         self._method_metrics(result, result.metrics)
-        child = self._child(result)
-        cost = result.cost
+        if not self._told(result):
+            self._finish_child(result)
+        if not result.ok:
+            _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
+        if result.ok:
+            shapes = [(e.n_steps, len(e.inputs(self.config.attribute_target))) for e in self.evaluation.examples]
+            compared = itertools.islice(self.evaluation.explanations(result.name), affordable(shapes))
+            self._magnitudes[result.name] = [magnitudes(a) for a in compared]
+            self._evidence[result.name] = [evidence(a) for a in self.evaluation.explanations(result.name)]
+        result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
+
+    def _finish_child(self, result: MethodResult) -> None:
+        child, cost = self._child(result), result.cost
         extra = {f"{name}_skipped_steps": float(n) for name, n in result.skipped.items()}
         extra |= _intervals(result, self.config.seed)
         if cost is not None and cost.forward_seconds is not None:
@@ -183,15 +237,13 @@ class Recorder:
             child.tags({"attriflow.metrics_without_value": result.problems})
         if not result.ok:
             child.tags({"attriflow.reason": result.reason})
-            _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
-        if result.ok:
-            compared = affordable([tuple(a.scores.shape[:2]) for a in result.attributions])
-            self._magnitudes[result.name] = [magnitudes(a) for a in result.attributions[:compared]]
-        result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
         child.finish("FINISHED" if result.ok else "FAILED")
         self._children.pop(result.name)
+        self.work.put(unit_of("logged", result.name), {})
 
     def _stop_method(self, result: MethodResult, status: str) -> None:
+        if self._told(result):
+            return
         child = self._child(result)
         child.tags({"attriflow.status": result.status, "attriflow.reason": result.reason})
         child.finish(status)
@@ -202,19 +254,19 @@ class Recorder:
         """Where the evaluation lies in the run, and a first file: a store that takes none is found before the work."""
         place, others = self.place, ", ".join(f or "the first one" for f in self.place.others)
         if place.again:
-            _logger.warning(
-                "the run has this evaluation already (same model, rows and settings): its files are replaced, and its "
-                "metrics get another value"
-            )
+            if not self.resume:
+                _logger.warning(
+                    "the run has this evaluation already (same model, rows and settings), but not to its end: its "
+                    "files are replaced, its nested runs are taken up again ('resume' goes on where it stood)"
+                )
             self.run.untag(STALE)
         elif place.others:
             apart = "" if place.prefix else "; its metrics go by the same names: metric_prefix tells them apart"
             _logger.warning("the run has evaluations already (%s): this one is in %s%s", others, place.folder, apart)
         whole = RunLogger(self.run.run_id, keeper=self.keeper)
-        known = [*place.others, place.folder]
         facts: dict[str, Any] = {
             "settings": self.config.as_dict(),
-            **{what: self.names[what] for what in ("model", "data") if what in self.names},
+            **{what: self.names[what] for what in ("model", "registered", "data") if what in self.names},
             "versions": versions(PACKAGES),
         }
         try:
@@ -222,15 +274,22 @@ class Recorder:
         except AwayError:
             raise
         except Exception as error:
+            if not place.again:
+                whole.untag([place.claim[0]])
             raise InputError(
                 f"cannot log files to run {self.run.run_id}: {reason_of(error)}. Nothing has been computed"
             ) from error
+        if not self.evaluation.work.lasting:
+            self.work = self.evaluation.work = self._open()
         if not place.again:
-            whole.tags({EVALUATIONS: known, "attriflow.device": str(self.evaluation.model.device)})
-        self.run.tags({IDENTITY: self.identity, **({"attriflow.metric_prefix": place.prefix} if place.prefix else {})})
+            whole.tags(dict([place.claim]) | {"attriflow.device": str(self.evaluation.model.device)})
+        prefix = {"attriflow.metric_prefix": place.prefix} if place.prefix else {}
+        self.run.tags({IDENTITY: self.identity, WORK: str(self.work.folder), **prefix})
 
     def _log_settings(self) -> None:
         model = self.evaluation.model
+        if self.model_id is not None and not self.mlflow_logs_metrics:
+            self.run.evaluates(self.model_id)
         conflicts = self.run.params({f"attriflow.{k}": v for k, v in self.config.as_dict().items()})
         if conflicts:
             _logger.warning("this run has other values already for the params %s; kept as tags", sorted(conflicts))
@@ -244,6 +303,7 @@ class Recorder:
                 "attriflow.model_name": self.names.get("model", model.name),
                 "attriflow.weights": weights_digest(model.model),
                 **({} if self.model_id is None else {"attriflow.model_id": self.model_id}),
+                **({"attriflow.registered_model": self.names["registered"]} if "registered" in self.names else {}),
                 "attriflow.seed": self.config.seed,
             }
         )
@@ -279,6 +339,7 @@ class Recorder:
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
         frames = {
+            "examples": ("examples.json", examples_table(evaluation, self._evidence)),
             "leaderboard": ("leaderboard.json", found.leaderboard),
             "gates": ("gates.json", found.gates),
             **({"redundancy": ("redundancy.json", found.redundancy)} if len(found.redundancy) else {}),
@@ -299,9 +360,11 @@ class Recorder:
             frames["curves"] = ("curves.parquet", found.curves)
         numbers = dict(enumerate(evaluation.data.numbers))
         for name, (path, frame) in frames.items():
-            if evaluation.data.failed and "example" in frame:
+            if evaluation.data.failed and "example" in frame and name != "examples":
                 frame = frame.assign(example=frame["example"].map(numbers))  # numbers of rows in the data
             self.artifacts[name] = self.run.table(path, frame)
+            if path.endswith(".parquet") and len(frame) <= SHOWN:  # which the viewer of artifacts does not open
+                self.run.table(path.replace(".parquet", ".json"), frame)
         self._log_spent()
         rounds = {r.name: [float(f"{x:.4g}") for x in r.cost.rounds] for r in evaluation.results if r.cost is not None}
         if any(rounds.values()):
@@ -326,7 +389,7 @@ class Recorder:
         reason, status = stopping.why(error), stopping.status_of(error)
         steps: list[Callable[[], object]] = [partial(self.run.tags, {"attriflow.stopped": reason})]
         if self.mlflow_logs_metrics:
-            steps.append(partial(self.run.metrics, self.metrics))
+            steps.append(partial(self.run.metrics, self.metrics, self.model_id))
         for result in self.evaluation.results:
             if result.name not in self._finished:
                 result.status, result.reason, result.values = "failed", reason, {}
@@ -340,6 +403,7 @@ class Recorder:
                 step()
             except Exception as error:
                 _logger.warning("could not log the results of an evaluation that was broken off: %s", error)
+        self.work.close()
         try:
             self.keeper.close(status)
         except KeptError as error:

@@ -37,16 +37,24 @@ class LoggedRun:
 
 
 @contextmanager
-def new_run(tracking_uri: str | None, experiment: str | None) -> Iterator[LoggedRun]:
-    """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses."""
+def new_run(tracking_uri: str | None, experiment: str | None, resume: str | None = None) -> Iterator[LoggedRun]:
+    """Start a run, for MLflow's own functions, too; without a store or an experiment, in those that MLflow uses.
+
+    `resume` is the id of a run to go on with instead.
+    """
     with terminable():
         if tracking_uri is not None:
             mlflow.set_tracking_uri(tracking_uri)
         uri = mlflow.get_tracking_uri()
         check_store(uri, experiment)
+        if resume is not None:
+            from attriflow.tracking.resuming import run_to_resume
+
+            experiment = None
+            run_to_resume(resume, uri)
         if experiment is not None:
             mlflow.set_experiment(experiment)
-        run = mlflow.start_run()
+        run = mlflow.start_run(run_id=resume)
         try:
             yield LoggedRun(run.info.run_id, uri)
             patiently(lambda: MlflowClient().set_terminated(run.info.run_id), uri, patience())
@@ -101,10 +109,15 @@ class RunLogger:
         """End the run."""
         self.keeper.send(do="finish", run=self.run_id, status=status)
 
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Log metrics, one point each, to the run only."""
+    def metrics(self, values: Mapping[str, float], model_id: str | None = None) -> None:
+        """Log metrics, one point each, to the run, and to a logged model."""
         named = {key_of(k): float(v) for k, v in values.items()}
-        self.keeper.send(do="metrics", run=self.run_id, values=named, time=int(time.time() * 1000))
+        link = {} if model_id is None else {"model_id": model_id}
+        self.keeper.send(do="metrics", run=self.run_id, values=named, time=int(time.time() * 1000), **link)
+
+    def evaluates(self, model_id: str) -> None:
+        """Make it known that the run is about a logged model."""
+        self.keeper.send(do="model", run=self.run_id, model_id=model_id)
 
     def params(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Log params and return those that the run already has with another value, which MLflow cannot change."""

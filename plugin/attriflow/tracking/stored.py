@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import shutil
 import sqlite3
@@ -20,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from attriflow.errors import InputError, check_choice
-from attriflow.tracking.artifacts import read_table
+from attriflow.tracking.artifacts import parts_of, read_table
 from attriflow.tracking.evaluations import EVALUATED, store_errors
 from attriflow.tracking.foreign import board_rows
 from attriflow.tracking.places import folders, within
@@ -164,21 +166,27 @@ class StoredEvaluation:
         folder = self._fetch(_PLOTS) if _PLOTS in self._names else None
         return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.png"))}
 
-    @cached_property
+    @property
     def methods(self) -> list[str]:
         """Methods whose attributions were logged."""
+        return list(self._parts)
+
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
+        """Method -> names of the files that have its attributions."""
         if _ATTRIBUTIONS not in self._names:
-            return []
+            return {}
         folder = "/".join(filter(None, (self._place, _ATTRIBUTIONS)))
         paths = [Path(item.path) for item in self.client.list_artifacts(self.run_id, folder)]
-        return sorted(path.stem for path in paths if path.suffix == ".safetensors")
+        return parts_of(path.stem for path in paths if path.suffix == ".safetensors")
 
     def attributions(self, method: str) -> AttributionOutput:
         """One attribution per example."""
         from attriflow.output import load
 
         check_choice("method", method, self.methods)
-        return load(self._fetch(f"{_ATTRIBUTIONS}/{method}.safetensors"))
+        parts = (load(self._fetch(f"{_ATTRIBUTIONS}/{stem}.safetensors")) for stem in self._parts[method])
+        return functools.reduce(operator.add, parts)
 
     def _fetch(self, path: str) -> Path:
         if path not in self._fetched:

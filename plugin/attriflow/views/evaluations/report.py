@@ -47,6 +47,8 @@ _HEADLINE = {
     "dataset": "Data",
     "n_examples": "Examples",
     "attributed_fn": "Attributed function",
+    "target_spans": "Target spans",
+    "target_spans.pattern": "Target spans",
     "device": "Device",
     "dtype": "Precision",
     "seed": "Seed",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attriflow.errors import InputError
 from attriflow.tracking.data import checked, read_data
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def evaluate(
     targets: str | None = None,
     tracking_uri: str | None = None,
     experiment: str | None = None,
+    resume: str | None = None,
 ) -> Evaluated:
-    """Evaluate methods on a data set, in a new run.
+    """Evaluate methods on a data set, in a new run or in the one where it was begun.
 
     Args:
         model: MLflow URI, folder, Hugging Face name or demo/<name>.
@@ -44,6 +46,7 @@ def evaluate(
         split, dataset_config: Of a data set.
         targets: Column of targets; without it they are generated.
         tracking_uri, experiment: Where to log; MLflow's own settings by default.
+        resume: The run of an evaluation that was broken off, with the same model, data and settings.
     """
     frame = read_data(data, split, dataset_config)
     checked(frame, config, targets)  # before a model is logged; MLflow's evaluation checks it again
@@ -52,28 +55,52 @@ def evaluate(
     from attriflow.tracking.quiet import quiet
     from attriflow.tracking.run_logger import new_run
 
-    with quiet(), new_run(tracking_uri, experiment) as run:
+    with quiet(), new_run(tracking_uri, experiment, resume) as run:
+        from attriflow.tracking.lineage import dataset_of
+
         result = mlflow.models.evaluate(
-            model_uri(model),
-            frame,
-            targets=targets,
+            model_uri(model) if resume is None else resumed_uri(model, resume),
+            dataset_of(frame, data, split, dataset_config, targets),
             model_type="text-attribution",
             evaluators="attriflow",
-            evaluator_config=dict(config),
+            evaluator_config={**config, **({} if resume is None else {"resume": resume})},
         )
     return Evaluated(result, run)
 
 
 def model_uri(model: str) -> str:
-    """An MLflow URI as it is; anything else is logged first, so that the run says what was evaluated."""
+    """An MLflow URI as it is; anything else is logged, once per experiment, so that the run says what was evaluated."""
     from attriflow.models.loading import is_mlflow_uri
 
     if is_mlflow_uri(model):
         return model
+    import mlflow
+
     from attriflow.model import load_model
+    from attriflow.tracking.lineage import CONTENT, content_of, logged_before
     from attriflow.tracking.log_model import log_model
 
-    return log_model(load_model(model, device="cpu"), name=_logged_name(model)).model_uri
+    content, active = content_of(model), mlflow.active_run()
+    if content and active is not None and (known := logged_before(active.info.experiment_id, content)):
+        return known
+    tags = {CONTENT: content} if content else None
+    return log_model(load_model(model, device="cpu"), name=_logged_name(model), tags=tags).model_uri
+
+
+def resumed_uri(model: str, run_id: str) -> str:
+    """The model that a run has logged already, which the given one must be."""
+    from attriflow.evaluation.identity import weights_digest
+    from attriflow.model import load_model
+    from attriflow.models.loading import is_mlflow_uri
+    from attriflow.tracking.resuming import run_to_resume
+
+    tags = run_to_resume(run_id).data.tags
+    known = next((v for k, v in reversed(tags.items()) if k.endswith("attriflow.model_id")), None)
+    if known is None or is_mlflow_uri(model):
+        return model_uri(model)
+    if weights_digest(load_model(model, device="cpu").model) != tags.get("attriflow.weights"):
+        raise InputError(f"cannot resume run {run_id}: its model is another one than {model}")
+    return f"models:/{known}"
 
 
 def _logged_name(model: str) -> str:

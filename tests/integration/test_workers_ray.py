@@ -1,0 +1,125 @@
+"""Units, and data sets, on a real Ray cluster of this machine."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from working import Lines, Worker, units_of
+
+from attriflow.errors import InputError
+from attriflow.workers import run_units
+
+pytestmark = pytest.mark.slow
+
+TOYS = Path(__file__).parents[1] / "toys"
+DATA_SET = ["attribute-dataset", "-m", "demo/recall", "--hide", "--device", "cpu", "-bs", "1", "-d", "demo/recall"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Address of a cluster with two cores."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setenv("PYTHONPATH", os.pathsep.join([str(TOYS), *filter(None, paths)]))
+        patches.setenv("OMP_NUM_THREADS", "1")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=80 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
+
+
+def test_units_that_kill_their_workers(cluster, tmp_path):
+    tasks = [("square", i) for i in range(12)]
+    tasks[3], tasks[5], tasks[8] = ("kill", ""), ("raise", ""), ("kill once", str(tmp_path / "once"))
+    made = list(run_units(Worker, units_of(tasks), engine="ray", workers=2, ordered=True))
+    assert [done.unit.id for done in made] == [str(i) for i in range(12)]
+    assert {int(d.unit.id): d.error for d in made if d.error and d.unit.id != "3"} == {5: "no such text"}
+    assert made[3].error.startswith("lost its worker 3 times: it was killed") and "\n" not in made[3].error
+    assert type(made[5].cause) is InputError and made[8].result == "the second time"
+    assert [d.result for i, d in enumerate(made) if i not in (3, 5, 8)] == [
+        i**2 for i in range(12) if i not in (3, 5, 8)
+    ]
+    with pytest.raises(InputError, match=r"is connected to the Ray cluster at .* already, not to elsewhere:1$"):
+        list(run_units(Worker, units_of(tasks), engine="ray", address="elsewhere:1"))
+    with pytest.raises(InputError, match=r"^there is no such model$"):
+        list(run_units(functools.partial(Worker, fail=True), units_of(tasks), engine="ray", workers=1))
+
+
+def command(*arguments: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, "-c", "from attriflow.cli import main; main()", *arguments]
+    return subprocess.Popen(line, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def equal_everywhere(names):
+    """Each of these methods on both demo models: the same bytes from every kind of worker."""
+    tasks = [(model, method) for method in names for model in ("recall", "translate")]
+    made = {
+        engine: {d.unit.payload: d.result for d in run_units(Lines, units_of(tasks), engine=engine, workers=1)}
+        for engine in ("local", "processes", "ray")
+    }
+    assert all(made["local"].values()) and len(made["local"]) == len(tasks)
+    for engine in ("processes", "ray"):
+        assert [task for task in tasks if made[engine][task] != made["local"][task]] == []
+
+
+def test_methods_are_equal_everywhere(cluster):
+    equal_everywhere(["saliency", "occlusion", "gradient_shap"])
+
+
+@pytest.mark.sweep
+def test_all_methods_are_equal_everywhere(cluster):
+    from attriflow.registry import methods
+
+    equal_everywhere(methods.names())
+
+
+def test_actors_end_with_a_driver_that_is_killed(cluster):
+    code = f"from working import *; wait_for_long('ray', {cluster!r})"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    worker = psutil.Process(int(driver.stdout.readline()))
+    driver.kill()
+    driver.communicate()
+    assert psutil.wait_procs([worker], timeout=60)[1] == []
+
+
+@pytest.mark.sweep
+def test_a_data_set_whose_driver_and_worker_are_killed(cluster, tmp_path):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    split = ["--split", "train[:96]", "-a", "occlusion"]
+    local = command(*DATA_SET, *split, "-o", str(whole))
+    on_ray = [*DATA_SET, *split, "--engine", "ray", "--workers", "2", "--ray-address", cluster, "-o", str(out)]
+    first = command(*on_ray)
+    state = tmp_path / "out.jsonl.state"
+    deadline = time.monotonic() + 120
+    while not (state.exists() and 0 < json.loads(state.read_text())["rows"] < 96):
+        assert first.poll() is None and time.monotonic() < deadline, first.stderr.read()
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert not out.exists()
+    again = command(*on_ray, "--resume")
+    told = again.communicate(timeout=200)
+    assert again.returncode == 0, told
+    assert "before)" in told[1] and "2 workers, rows/s while they worked" in told[1]
+    assert local.wait(200) == 0 and out.read_bytes() == whole.read_bytes()
+    assert told[0] == ""
