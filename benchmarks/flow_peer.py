@@ -2,7 +2,7 @@
 
 Usage: ``python benchmarks/flow_peer.py --python ENVIRONMENT/bin/python [--lengths 1000,4000]``, where the other
 environment has ``pip install torch flashtrace==0.1.1``. Each side runs in a process of its own on one thread; seconds
-are the processor's. Prints the table of docs/long-prompts.md.
+are the processor's. Prints the table of docs/long-answers.md.
 """
 
 from __future__ import annotations
