@@ -1,7 +1,9 @@
 """Memory and speed of `attriflow attribute-dataset` on a data set that is long: one process, watched from outside.
 
 The method is `dummy`, which sends nothing through the model, so that what is measured is reading, tokenising, keeping
-the journal and writing. Usage: python benchmarks/streaming.py [--rows 1000000] [--format jsonl] [--folder DIR]
+the journal and writing; with another engine, the driver is watched.
+
+Usage: python benchmarks/streaming.py [--rows 1000000] [--format jsonl] [--folder DIR] [--engine ray]
 """
 
 from __future__ import annotations
@@ -58,11 +60,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--format", default="jsonl")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--engine", default="local")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         data, output = Path(folder, "data.csv"), Path(folder, f"out.{options.format}")
         write_data(data, options.rows)
-        command = shlex.split(COMMAND)
+        command = [*shlex.split(COMMAND), "--engine", options.engine]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         begin = time.perf_counter()
         code = "from attriflow.cli import main; main()"

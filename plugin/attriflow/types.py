@@ -145,27 +145,21 @@ class Passes(Protocol):
 
     def ids(self, block: str = "target") -> Tensor:
         """Token ids, `[row, position]`, padded on the right; of the target all but the last, which is never read."""
-        ...
 
     def embeddings(self, block: str = "target") -> Tensor:
         """Input embeddings as the model read them, `[row, position, width]`."""
-        ...
 
     def mask(self, block: str = "target") -> Tensor | None:
         """1 = token, `[row, position]`; None where nothing is hidden."""
-        ...
 
     def positions(self) -> Tensor:
         """The decoder position that each step is read at, `[row, step]`: the last token of its prefix."""
-        ...
 
     def hidden_states(self) -> Sequence[Tensor]:
         """States at the steps before the first decoder layer and after each, `[row, step, width]`; one more pass."""
-        ...
 
     def again(self, **changes: Tensor) -> Forward:
         """One more pass with other ids, embeddings or masks (`target_ids`, `source_embeds`, ...) in their places."""
-        ...
 
     def dropout(self, n: int) -> Sequence[Forward]:
         """`n` passes with dropout, seeded; a warning when the model has none."""

@@ -126,6 +126,23 @@ def test_a_scorer_alone(model, rows):
     assert same.value == pytest.approx(compr.value)
 
 
+def test_chats_and_spans_have_the_numbers_of_their_texts(model, rows, monkeypatch):
+    monkeypatch.setattr(model.tokenizer, "chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    text, spans = rows["input"][0], rows["rationale"][0]
+    chat = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    reply = {"role": "assistant", "content": "blue"}
+    score = genai.evidence(model, method="occlusion", metrics=["deletion_auc", "pointing_game"])
+    given = {"expectations": {"rationale": spans}}
+    wanted = [f.value for f in score(inputs={"q": text}, outputs=" blue", **given)]
+    for inputs in ({"messages": chat}, {"messages": chat, "id": "7"}):
+        for outputs in (" blue", {"choices": [{"message": {**reply, "content": " blue"}}]}):
+            assert [f.value for f in score(inputs=inputs, outputs=outputs, **given)] == pytest.approx(wanted)
+    assert genai.generator(model, max_new_tokens=1)(messages=chat) == genai.generator(model, max_new_tokens=1)(q=text)
+    whole = genai.evidence(model, method="occlusion", metrics="deletion_auc", target_spans="all")
+    (one,) = whole(inputs={"q": text}, outputs="blue is blue .")
+    assert one.metadata["n_tokens"] == "1" and one.rationale.startswith("blue is blue .: ")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

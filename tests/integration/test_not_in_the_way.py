@@ -115,3 +115,20 @@ def test_a_classifier_evaluated_without_naming_evaluators_is_the_same_with_and_w
         registry.register("attriflow", hidden)
     assert with_attriflow == without
     assert with_attriflow[0]["accuracy_score"] > 0.8
+
+
+def test_autologging_hears_of_nothing(store: str) -> None:
+    from sklearn.linear_model import Lasso
+
+    import attriflow
+
+    model, client = attriflow.load_model("demo/recall"), mlflow.MlflowClient()
+    experiment = [client.get_experiment_by_name("test").experiment_id]
+    mlflow.sklearn.autolog(log_models=False, log_datasets=False, silent=True)
+    try:
+        model.attribute("anna has a red hat .", "anna has a red hat . red", method="context_cite", show_progress=False)
+        assert not client.search_runs(experiment) and mlflow.active_run() is None
+        Lasso().fit(np.eye(3), np.arange(3.0))
+        assert len(client.search_runs(experiment)) == 1  # it does listen
+    finally:
+        mlflow.sklearn.autolog(disable=True, silent=True)

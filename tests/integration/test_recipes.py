@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fresh import run_fresh
@@ -84,6 +85,29 @@ def test_bad_explainers(tmp_path):
 
     ranked = [line for line in gates.splitlines()[2:] if "| ok |" in line]
     assert len(ranked) == 1 and "`occlusion` | 1.00" in ranked[0]
+
+
+def test_what_boards_of_the_real_models_once_ranked():
+    """Of two metrics, one does not apply to two of the four rows: they share its last places, 3 and 4."""
+    board = pd.DataFrame(
+        {
+            "method": ["a", "b", "a.norm", "c", "random_unsigned", "random", "position"],
+            "directions": "x: higher, y: lower",
+            "x": [0.9, 0.8, 1.0, 0.7, 0.1, 0.0, 2.0],
+            "y": [0.2, np.nan, 0.0, 0.1, np.nan, np.nan, np.nan],
+            "rank": [1.5, 2.0, 1.0, 2.5, np.nan, np.nan, np.nan],
+            "rank (removal)": [1.0, 2.0, 1.0, 3.0, np.nan, np.nan, np.nan],
+            "gates_failed": ["", "", "", "", "randomisation (1.00)", "", ""],
+            "same_as": ["", "", "", "a", "", "", ""],
+            "status": ["ok", "ok", "ok", "ok", "gated", "gated", "gated"],
+            "reason": "",
+        }
+    )
+    assert real_models.before(board).to_dict() == {"a": 1.5, "b": 2.75, "c": 2.0, "random_unsigned": 3.75}
+    redundancy = pd.DataFrame({"first": ["x"], "second": ["y"], "effective_number": [1.5]})
+    lines = real_models.board(board, redundancy).splitlines()
+    assert lines[2] == "| `a` | 1.5 | 1.5 | 1.0 |  |" and lines[4] == "| `a.norm` | - | 1.0 | 1.0 |  |"
+    assert lines[5] == "| `c` | 2.0 | 2.5 | 3.0 | explains as a |" and lines[-1] == "2 metrics, in effect 1.5."
 
 
 def test_rows_of_the_real_models():

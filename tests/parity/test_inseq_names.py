@@ -164,7 +164,20 @@ def test_readable_tokens_and_options_by_other_names(model):
     split = raw.aggregate("vnorm").aggregate("split", split_pattern="Ġt")
     assert [t.token for t in split.source] == ["<s>", "ki nakol", "Ġt", "emo", "</s>"]
     assert not torch.allclose(raw.source_attributions, clean.source_attributions)
+    native = attriflow.load_model(str(MODELS / "bart")).attribute("ki nakol temo", "pari", method="saliency")
+    for tokenizer, token in ((None, "nakol"), (model.tokenizer, "Ġnakol")):
+        assert FeatureAttributionOutput.of(native, tokenizer=tokenizer)[0].source[2].token == token
     assert raw.source[1] == "ki" and raw.source[1] == 31 and raw.source[1] == TokenWithId("ki", 31)
+
+
+def test_context_in_its_layout():
+    """Inseq's JSON, back and forth, and its page."""
+    from attriflow.inseq.commands.attribute_context import AttributeContextOutput, visualize_attribute_context
+
+    recorded = json.loads((DATA / "context.json").read_text(encoding="utf-8"))
+    found = AttributeContextOutput.from_dict(recorded)
+    assert found.to_dict() == recorded and found.info.has_input_context
+    assert "nakol" in visualize_attribute_context(found, show_viz=False, return_html=True)
 
 
 def test_made_by_hand():

@@ -248,3 +248,18 @@ def test_answers_are_found_per_row_and_rows_without_one_fail_alone(models):
     assert [a.targets[0].text for a in evaluation.results[0].attributions] == ["blue"]
     assert list(evaluation.data.failed) == [1] and "has no answer" in evaluation.data.failed[1]
     assert issubclass(NothingToExplainError, InputError)
+
+
+def test_benchmarks_measure_spans(tmp_path):
+    from attriflow.tracking.benchmark import measure
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "tom has a blue car . what color is the car ?", "target": "the car is blue ."}\n')
+    settings = {"methods": "saliency", "target_spans": "all"}
+    how = {"rounds": (1, 1), "seconds": 0.1, "find_batch": False}
+    found = measure("demo/recall", str(path), settings, targets="target", **how)
+    assert found.counts == {"n_examples": 1, "n_tokens": 5} and len(found.table) == 1
+    (measured,) = found.methods
+    numbers = measured.throughput.numbers()
+    assert numbers["products"] == 1  # of a span, however long
+    assert "floor_forward_equivalents" not in numbers

@@ -154,3 +154,10 @@ class TestAttributeReasoning:
         back.show(view="console")
         assert "all hops" in capsys.readouterr().out
         assert "all hops" in out.to_html()
+
+
+def test_pages_say_that_the_logarithm_of_a_span_is_explained():
+    model = attriflow.load_model("demo/recall", "saliency")
+    spans, tokens = (model.attribute(PROMPT, f"{PROMPT} blue", target_spans=s) for s in ("all", None))
+    assert "explains log probability" in spans.to_html()
+    assert "explains probability" in tokens.to_html()

@@ -16,7 +16,7 @@ import pytest
 from working import Worker, units_of
 
 from attriflow.errors import InputError, MissingExtraError, UnknownNameError
-from attriflow.workers import Unit, run_units
+from attriflow.workers import Unit, processes, run_units
 from attriflow.workers.dispatch import AHEAD, Answered, Dispatch, Lost, Ready
 from attriflow.workers.processes import share
 from attriflow.workers.units import Answer
@@ -103,6 +103,30 @@ def test_devices_are_shared():
     assert [list(share(2, i, 4)) for i in range(4)] == [[0], [1], [0], [1]]
     assert list(share(4, 0, 1)) == [0, 1, 2, 3] and list(share(0, 0, 2)) == []
     assert [list(share(8, i, 3)) for i in range(3)] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_what_a_process_sees(monkeypatch):
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    seen = dict.fromkeys(("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"), "GPU-c,GPU-d")
+    gpus = ["GPU-a", "GPU-b", "GPU-c", "GPU-d"]
+    assert processes._settings("cuda", gpus, 1, 2) == {"OMP_NUM_THREADS": "4", **seen}
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert processes._settings("", [], 3, 2) == {"OMP_NUM_THREADS": "2"}
+    monkeypatch.setattr(processes, "_accelerators", lambda: ("cuda", gpus))
+    assert processes.Processes(Worker, None).n == 4
+    before = dict(os.environ)
+    with processes._environment({"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "3"}):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert dict(os.environ) == before
+
+
+def test_parts_of_a_cluster():
+    from attriflow.workers.on_ray import _share
+
+    assert _share(8, 8, 4) == 2 and _share(16, 4, 2) == 4  # no node has eight
+    assert _share(8, 8, 3) == 2 and _share(2, 2, 2) == 1
+    assert _share(2, 2, 64) == 0.031 and 64 * _share(2, 2, 64) <= 2
 
 
 class Simulated:

@@ -201,6 +201,11 @@ def load(path: str | Path) -> ContextOutput:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+    return parsed(document, str(path))
+
+
+def parsed(document: Any, path: str) -> ContextOutput:
+    """Results of parsed JSON, ours or Inseq's; `path` is named in errors."""
     if isinstance(document, dict) and {"cti_scores", "cci_scores", "output_current_tokens"} <= document.keys():
         document = {"format": FORMAT, "results": [_of_inseq(document)]}
     if not isinstance(document, dict) or document.get("format") != FORMAT:

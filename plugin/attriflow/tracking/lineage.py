@@ -81,15 +81,16 @@ def dataset_of(
     part = f" {split}" if split != "train" else ""
     name = f"{source if file is None else file.name}{f' {config}' if config else ''}{part}"
     if file is not None:
-        return mlflow.data.from_pandas(
-            frame, source=str(file.absolute()), targets=targets, name=name, digest=digest(file)
-        )
+        from mlflow.data.sources import LocalArtifactDatasetSource
+
+        place = LocalArtifactDatasetSource(str(file.absolute()))
+        return mlflow.data.from_pandas(frame, source=place, targets=targets, name=name, digest=digest(file))
     if source.startswith("demo/"):
         return mlflow.data.from_pandas(frame, targets=targets, name=name)
     from mlflow.data.huggingface_dataset_source import HuggingFaceDatasetSource
 
-    place = HuggingFaceDatasetSource(source, config_name=config, split=split)
-    return mlflow.data.from_pandas(frame, source=place, targets=targets, name=name)
+    hub = HuggingFaceDatasetSource(source, config_name=config, split=split)
+    return mlflow.data.from_pandas(frame, source=hub, targets=targets, name=name)
 
 
 def content_of(model: str) -> str:

@@ -28,6 +28,7 @@ from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking import patience, stopping
 from attriflow.tracking.artifacts import AttributionsArtifact, part_name
+from attriflow.tracking.examples import evidence, examples_table
 from attriflow.tracking.keeping import STALE, Keeper, KeptError
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
 _logger = logging.getLogger(__name__)
+SHOWN = 10_000
+"""Most rows of a table that is there as JSON, too."""
 PACKAGES = (*COMPUTING, "mlflow", "ferret-xai")
 
 
@@ -124,6 +127,7 @@ class Recorder:
         self.artifacts: dict[str, EvaluationArtifact] = {}
         self._children: dict[str, RunLogger] = {}
         self._finished = set[str]()
+        self._evidence: dict[str, list[str]] = {}
         self._magnitudes: dict[str, list[np.ndarray]] = {}
 
     def record(self) -> EvaluationResult:
@@ -216,6 +220,7 @@ class Recorder:
             shapes = [(e.n_steps, len(e.inputs(self.config.attribute_target))) for e in self.evaluation.examples]
             compared = itertools.islice(self.evaluation.explanations(result.name), affordable(shapes))
             self._magnitudes[result.name] = [magnitudes(a) for a in compared]
+            self._evidence[result.name] = [evidence(a) for a in self.evaluation.explanations(result.name)]
         result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
 
     def _finish_child(self, result: MethodResult) -> None:
@@ -334,6 +339,7 @@ class Recorder:
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)
         frames = {
+            "examples": ("examples.json", examples_table(evaluation, self._evidence)),
             "leaderboard": ("leaderboard.json", found.leaderboard),
             "gates": ("gates.json", found.gates),
             **({"redundancy": ("redundancy.json", found.redundancy)} if len(found.redundancy) else {}),
@@ -354,9 +360,11 @@ class Recorder:
             frames["curves"] = ("curves.parquet", found.curves)
         numbers = dict(enumerate(evaluation.data.numbers))
         for name, (path, frame) in frames.items():
-            if evaluation.data.failed and "example" in frame:
+            if evaluation.data.failed and "example" in frame and name != "examples":
                 frame = frame.assign(example=frame["example"].map(numbers))  # numbers of rows in the data
             self.artifacts[name] = self.run.table(path, frame)
+            if path.endswith(".parquet") and len(frame) <= SHOWN:  # which the viewer of artifacts does not open
+                self.run.table(path.replace(".parquet", ".json"), frame)
         self._log_spent()
         rounds = {r.name: [float(f"{x:.4g}") for x in r.cost.rounds] for r in evaluation.results if r.cost is not None}
         if any(rounds.values()):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import InputError, printable
-from attriflow.types import Attribution
+from attriflow.types import Attribution, Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 SEGMENTS = ("source", "prompt", "generated")
 
 _SYMBOLS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\u00a0": "⍽"}
+
+
+def explained(how: Provenance) -> str:
+    """The function that is explained, as pages name it; logarithms (of spans, say) are called so."""
+    name = printable(how.attributed_fn)
+    return f"log {name}" if how.attributed_fn_args.get("logprob") is True else name
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:

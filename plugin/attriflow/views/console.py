@@ -19,6 +19,7 @@ from attriflow.views.colors import Scale, color, ink
 from attriflow.views.common import (
     SEGMENTS,
     compact,
+    explained,
     foil_text,
     foils,
     number,
@@ -109,7 +110,7 @@ def legend(scale: Scale) -> str:
 def header(attribution: Attribution, width: int) -> Text:
     """Method, function and model, then what went in, what came out and what that is compared with."""
     how = attribution.provenance
-    text = Text.assemble((printable(how.method), "bold"), (f" · {printable(how.attributed_fn)}", ""))
+    text = Text.assemble((printable(how.method), "bold"), (f" · {explained(how)}", ""))
     if how.model:
         text.append(f" · {printable(how.model)}", style="dim")
     lines = {"in": attribution.input_text, "out": attribution.target_text, "foil": foil_text(attribution)}

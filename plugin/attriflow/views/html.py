@@ -13,7 +13,7 @@ from attriflow.io import check_outputs, write_content
 from attriflow.types import Attribution
 from attriflow.views import slices
 from attriflow.views.colors import Scale, check_limits
-from attriflow.views.common import Wraps, printable
+from attriflow.views.common import Wraps, explained, printable
 from attriflow.views.comparisons import compare
 from attriflow.views.page import framed, render
 from attriflow.views.payload import payload
@@ -108,10 +108,12 @@ def _title(items: Sequence[Attribution]) -> str:
 def _facts(items: Sequence[Attribution]) -> list[str]:
     """Attributed function and model, where all attributions share them."""
     found = []
-    for name in ("attributed_fn", "model"):
-        values = {str(getattr(item.provenance, name)) for item in items}
+    for label, values in (
+        ("explains", {explained(item.provenance) for item in items}),
+        ("model", {printable(str(item.provenance.model)) for item in items}),
+    ):
         if len(values) == 1 and values != {""}:
-            found.append(f"{'explains' if name == 'attributed_fn' else 'model'} {printable(values.pop())}")
+            found.append(f"{label} {values.pop()}")
     return found
 
 

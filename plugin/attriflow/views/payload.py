@@ -19,6 +19,7 @@ from attriflow.views.common import (
     Wraps,
     as_float,
     breaks,
+    explained,
     foil_text,
     foils,
     printable,
@@ -202,7 +203,7 @@ def _view(label: str, attribution: Attribution, shown: Sequence[int], plan: Plan
     how = attribution.provenance
     return {
         "label": label,
-        "function": printable(how.attributed_fn),
+        "function": explained(how),
         "reduced": [_what(axis, bounds[axis]) for axis in attribution.axes[2:] if axis not in sliders],
         "matrix": encode(matrix, plan.matrix),
         "axes": [

@@ -24,7 +24,7 @@ from attriflow.errors import InputError, check_choice
 from attriflow.types import Attribution
 from attriflow.views import slices
 from attriflow.views.colors import NEGATIVE, POSITIVE, Scale, color, hexadecimal, ink, largest
-from attriflow.views.common import foils, printable, shorten, shown_inputs, token_text
+from attriflow.views.common import explained, foils, printable, shorten, shown_inputs, token_text
 from attriflow.views.comparisons import compare
 from attriflow.views.figures import BLUE, ORANGE, SKY, TITLE, canvas, check_picture, clean, finish, fonts
 from attriflow.views.slices import Slices, as_list
@@ -81,7 +81,7 @@ def heatmap(
                 ax.axhline(i, color="#333333", linewidth=1.2)
         ax.set(xlabel="generated tokens", ylabel="attributed tokens")
         how = attribution.provenance
-        ax.set_title(f"{printable(how.method)} · {printable(how.attributed_fn)}", **{**TITLE, "pad": 12})
+        ax.set_title(f"{printable(how.method)} · {explained(how)}", **{**TITLE, "pad": 12})
         _color_bar(ax, mesh, scale, height)
         if bool(grid.isnan().any()):
             legend = [Patch(facecolor="white", edgecolor="#C8C8C8", hatch="////", label="not visible to the step")]

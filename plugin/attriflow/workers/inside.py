@@ -42,4 +42,4 @@ def _read(pipe: Connection, coming: queue.SimpleQueue[Any]) -> None:
         while True:
             coming.put(pipe.recv_bytes())
     except (EOFError, OSError):
-        os._exit(0)
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # whatever the main thread does

@@ -78,21 +78,21 @@ class RayActors:
             connect(address or os.environ.get("RAY_ADDRESS"))
         elif address not in (None, "auto", here := ray.get_runtime_context().gcs_address):
             raise InputError(f"this process is connected to the Ray cluster at {here} already, not to {address}")
-        self.kind = ray.remote(Actor)
         self.hired, self.waiting = dict[str, Any](), dict[Any, str]()  # actors; what they owe us -> who
         self.count, self.begin = 0, time.monotonic()
         self.loaded, self.looked = 0.0, 0.0  # when the first had loaded, and when the cluster was last looked at
         self.most = 0
+        total, largest = self._resources()  # now: a node that leaves makes nobody's part smaller
+        part = {"num_cpus": _share(total["CPU"], largest["CPU"], self.wanted())}
+        if total["GPU"]:
+            part = {"num_gpus": _share(total["GPU"], largest["GPU"], self.wanted()), "num_cpus": 1}
+        self.kind = ray.remote(Actor).options(**part)
 
     def hire(self) -> str:
         """Ask for an actor; it comes when there is room for it."""
         self.count += 1
         name = f"actor {self.count}"
-        total, largest = self._resources()
-        options = {"num_cpus": _share(total["CPU"], largest["CPU"], self.wanted())}
-        if total["GPU"]:
-            options = {"num_gpus": _share(total["GPU"], largest["GPU"], self.wanted()), "num_cpus": 1}
-        self.hired[name] = self.kind.options(**options).remote(self.factory)
+        self.hired[name] = self.kind.remote(self.factory)
         self.waiting[self.hired[name].load.remote()] = name
         return name
 

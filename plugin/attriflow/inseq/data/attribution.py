@@ -225,6 +225,11 @@ class FeatureAttributionSequenceOutput:
         return show_token_attributions(self, aggregator=aggregator, do_aggregation=do_aggregation, **options)
 
     @property
+    def granular(self) -> bool:
+        """Whether the last axis is that of embeddings."""
+        return self._attribution is not None and self._attribution.axes[2:3] == ("embedding",)
+
+    @property
     def stop(self) -> int:
         """`attr_pos_end`."""
         return len(self.target) if self.attr_pos_end is None else self.attr_pos_end
@@ -323,9 +328,16 @@ class FeatureAttributionOutput:
     info: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, out: AttributionOutput, info: dict[str, Any] | None = None) -> FeatureAttributionOutput:
-        """An output of attriflow."""
-        return cls([FeatureAttributionSequenceOutput.of(a) for a in out], info=dict(info or {}))
+    def of(
+        cls, out: AttributionOutput, info: dict[str, Any] | None = None, tokenizer: Any = None
+    ) -> FeatureAttributionOutput:
+        """An output of attriflow; with a tokenizer, tokens are raw ("Ġhat", "▁hat")."""
+        sequences = []
+        for a in out:
+            tokens = [t for t in {*a.inputs, *a.targets} if t.id >= 0 and tokenizer is not None]
+            raw = tokenizer.convert_ids_to_tokens([t.id for t in tokens]) if tokens else []
+            sequences.append(FeatureAttributionSequenceOutput.of(a, dict(zip(tokens, raw, strict=True))))
+        return cls(sequences, info=dict(info or {}))
 
     def to_output(self) -> AttributionOutput:
         """As an output of attriflow."""

@@ -49,12 +49,10 @@ def write(out: Any, path: Path, overwrite: bool, compress: bool, primitives: boo
 
 
 def _sequence(sequence: Any, precision: str) -> dict[str, Any]:
-    like = sequence._attribution
-    axes = () if like is None else like.axes[2:]
     fields = sequence.to_dict()
     scored = [t for t in (sequence.source_attributions, sequence.target_attributions) if t is not None]
     kind = "MultiDimensional" if scored and scored[0].ndim > 2 else "Coarse" if scored else ""
-    kind = "Granular" if axes == ("embedding",) else kind
+    kind = "Granular" if sequence.granular else kind
     for side in ("source", "target"):
         fields[side] = [
             _object("inseq.utils.typing", "TokenWithId", {"token": t.token, "id": t.id}) for t in fields[side]

@@ -65,7 +65,7 @@ def _who_beats_whom(axes: Axes, matrix: pd.DataFrame, small: int) -> None:
     axes.set_yticks(middle, names, rotation=0, fontsize=9, parse_math=False)
     axes.tick_params(length=0)
     axes.set(xlabel="", ylabel="")
-    axes.set_title("% of choices in which the row stands before the column", **{**TITLE, "fontsize": 10})
+    axes.set_title("% of choices in which\nthe row stands before the column", **{**TITLE, "fontsize": 10})
 
 
 def _where(axes: Axes, places: pd.DataFrame, count: int) -> None:

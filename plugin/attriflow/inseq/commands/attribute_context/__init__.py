@@ -14,10 +14,13 @@ if TYPE_CHECKING:
         AttributeContextOutput as AttributeContextOutput,
     )
     from attriflow.inseq.commands.attribute_context.attribute_context import CCIOutput as CCIOutput
+    from attriflow.inseq.commands.attribute_context.attribute_context import (
+        visualize_attribute_context as visualize_attribute_context,
+    )
 
 _HOMES = {
     "attriflow.inseq.commands.attribute_context.attribute_context": (
-        "AttributeContextArgs", "AttributeContextOutput", "CCIOutput",
+        "AttributeContextArgs", "AttributeContextOutput", "CCIOutput", "visualize_attribute_context",
     ),
 }  # fmt: skip
 __all__ = [name for names in _HOMES.values() for name in names]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attriflow.context.attribute import attribute_context as run
-from attriflow.context.result import ContextAttribution, ContextOutput, load
+from attriflow.context.result import ContextAttribution, parsed
 from attriflow.inseq.attr.step_functions import ALIASES
 from attriflow.inseq.models import AttributionModel, load_model
 from attriflow.io import write_content
@@ -198,12 +198,19 @@ def attribute_context_with_model(args: AttributeContextArgs, model: AttributionM
     return made
 
 
-def visualize_attribute_context(output: AttributeContextOutput | ContextOutput | str | Path) -> str:
-    """The page of a result, of an output of attriflow or of a file."""
-    if isinstance(output, AttributeContextOutput):
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory() as folder:
-            path = write_content(json.dumps(output.to_dict()), Path(folder) / "context.json", overwrite=False)
-            return load(path).to_html()
-    return (output if isinstance(output, ContextOutput) else load(output)).to_html()
+def visualize_attribute_context(
+    output: AttributeContextOutput,
+    model: Any = None,
+    cti_threshold: float | None = None,
+    show_viz: bool = True,
+    viz_path: str | None = None,
+    return_html: bool = False,
+) -> str | None:
+    """Show a result, write its page to `viz_path`, return it with `return_html`; thresholds are those of `info`."""
+    del model, cti_threshold
+    found = parsed(output.to_dict(), "the result")
+    if show_viz:
+        found.show()
+    if viz_path:
+        found.to_html(viz_path, overwrite=True)
+    return found.to_html() if return_html else None
