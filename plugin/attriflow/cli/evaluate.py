@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attriflow.cli.console import console, whole
-from attriflow.cli.options import RowsOptions, gates_option, json_option, known, min_coverage_option, option
+from attriflow.cli.options import (
+    RowsOptions,
+    WorkersOptions,
+    gates_option,
+    json_option,
+    known,
+    min_coverage_option,
+    option,
+)
 
 if TYPE_CHECKING:
     from mlflow.models.evaluation.base import EvaluationResult
@@ -20,7 +28,7 @@ _DATA, _RUN, _PARTS = "Data", "Run", "Parts"
 
 
 @dataclass(kw_only=True)
-class EvaluateOptions(RowsOptions):
+class EvaluateOptions(RowsOptions, WorkersOptions):
     """Options of `evaluate`; all but the first two and `resume` are settings of `EvaluationConfig`."""
 
     model: Annotated[str, typer.Argument(help="MLflow model URI; or a folder, Hugging Face name or demo/<name>.")]

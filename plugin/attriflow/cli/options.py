@@ -328,7 +328,7 @@ class WorkersOptions:
     engine: Annotated[
         str,
         option(
-            "local (this process), processes (of this machine) or ray (a cluster; extra ray): the same result.",
+            "local (this process), processes (of this machine) or ray (a cluster; extra ray): same result.",
             panel=_WORKERS,
         ),
     ] = "local"

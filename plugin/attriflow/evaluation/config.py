@@ -23,10 +23,13 @@ from attriflow.registry import methods, metrics, step_functions
 from attriflow.statistics.ranking import FLOOR
 from attriflow.texts.target_spans import as_json
 from attriflow.types import SpanValue
+from attriflow.workers import check_engine
 
 USUAL = ("input", "messages")
 """Columns of inputs that need no name."""
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
+PLACES = ("engine", "workers", "ray_address")
+"""Settings that say where an evaluation is done: it is the same one elsewhere."""
 _MINIMA = {
     "batch_size": 1,
     "reexplain_examples": 1,
@@ -76,6 +79,8 @@ class EvaluationConfig:
             `attriflow.evaluation.choices`, and say how far the ranking depends on them.
         multiverse_rows: Most rows of it: a method with its choices, under one perturbation.
         report_examples: Examples shown in the report.
+        engine, workers, ray_address: Where blocks of examples are done (see `attriflow.workers.run_units`), which
+            changes no number: in this process ("local"), in "processes" of this machine, or on a "ray" cluster.
         fail_fast: Raise at the first failing method instead of reporting it and going on.
         left_out: Parts selected through "all" that cannot run here, and why (filled in by `from_dict`).
     """
@@ -112,6 +117,9 @@ class EvaluationConfig:
     multiverse: bool = False
     multiverse_rows: int = 300
     report_examples: int = 5
+    engine: str = "local"
+    workers: int | None = None
+    ray_address: str | None = None
     fail_fast: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -153,6 +161,7 @@ class EvaluationConfig:
                 if given.get(key) is None and key in columns:
                     given[key] = key
         _check_device(given)
+        _check_places(given)
         _check_generation(given.get("generation_args") or {}, targets)
         return cls(**given)._resolved()
 
@@ -218,8 +227,8 @@ class EvaluationConfig:
         return None if self.device == "auto" else self.device
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by setting: for logs, reports and another run."""
-        out = {key: getattr(self, key) for key in self.keys()}
+        """Plain values by setting, but for `PLACES`: for logs, reports and another run, wherever that is done."""
+        out = {key: getattr(self, key) for key in self.keys() if key not in PLACES}
         if callable(self.attributed_fn):
             out["attributed_fn"] = getattr(self.attributed_fn, "__qualname__", repr(self.attributed_fn))
         return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
@@ -278,6 +287,13 @@ def _check_device(given: Mapping[str, Any]) -> None:
     except InputError as error:
         raise InputError(f"'device': {error}") from None
     check_map(*places, device)
+
+
+def _check_places(given: Mapping[str, Any]) -> None:
+    engine = given.get("engine", "local")
+    check_engine(engine, given.get("workers"), given.get("ray_address"))
+    if engine != "local" and given.get("multiverse"):
+        raise InputError(f"'multiverse' looks at all examples at once: it has no use for engine '{engine}'")
 
 
 def _check_generation(arguments: Mapping[str, Any], targets: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +41,11 @@ class Prepared:
         self._step_tensors: list[dict[str, Tensor]] = []
         self._why_not = ""
         self._left_out: dict[int, str] = {}
+
+    @property
+    def step_tensors(self) -> Sequence[dict[str, Tensor]]:
+        """Values of step functions `[step]`, by name, for each example."""
+        return self._step_tensors
 
     @property
     def n_tokens(self) -> int:

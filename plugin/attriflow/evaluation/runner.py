@@ -73,7 +73,12 @@ class Evaluation(Prepared):
     """
 
     def __init__(
-        self, model: AttributionModel, data: EvaluationData, config: EvaluationConfig, work: Work | None = None
+        self,
+        model: AttributionModel,
+        data: EvaluationData,
+        config: EvaluationConfig,
+        work: Work | None = None,
+        elsewhere: Callable[[Evaluation], Mapping[str, float]] | None = None,
     ) -> None:
         """Prepare.
 
@@ -82,9 +87,12 @@ class Evaluation(Prepared):
             data: The rows.
             config: Checked settings.
             work: What is known already, and where what is found is kept; by default, nothing and in memory.
+            elsewhere: Fills `work` with what workers find, where there are several blocks, see `blocks.fill`. Returns
+                examples per second of each.
         """
         super().__init__(model, data, config, work or Work())
         self.blocks: list[range] = []
+        self.elsewhere, self.pace = elsewhere, dict[str, float]()
         self.results: list[MethodResult] = []
         self.metric_options: dict[str, dict[str, Any]] = {}
         self.plan: Plan | None = None
@@ -114,7 +122,12 @@ class Evaluation(Prepared):
             else:
                 self._make_plan(runner)
             self.multiverse = self._make_multiverse(runner.scorer) if self.config.multiverse else None
-        if self.config.throughput and not self.work.resumed:
+        if self.elsewhere is not None and self.work.lasting and not self._why_not:
+            if len(self.blocks) > 1:
+                self.pace = dict(self.elsewhere(self))
+            else:
+                say(f"up to {BLOCK} examples are one unit: this process does it")
+        elif self.config.throughput and not self.work.resumed:
             self.model.teacher_forced(self.examples, batch_size=self.config.explicit_batch_size)  # warm-up
         for name in track(self.config.methods, "attribution methods"):
             result = MethodResult(name=name)

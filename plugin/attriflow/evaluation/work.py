@@ -22,8 +22,8 @@ from attriflow.evaluation.results import ExampleValues
 from attriflow.io.appended import Appended
 from attriflow.types import Attribution
 
-BLOCK = 256
-"""Examples of a unit."""
+BLOCK = 64
+"""Examples of a unit: the same for all engines, as it decides how numbers are rounded."""
 NAME = "units"
 
 

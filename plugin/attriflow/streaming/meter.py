@@ -52,22 +52,6 @@ class Meter:
             )
 
 
-class Pace:
-    """How fast each worker is."""
-
-    def __init__(self) -> None:
-        self._done = dict[str, tuple[int, float]]()
-
-    def add(self, worker: str, rows: int, seconds: float) -> None:
-        """Count what a worker has done, and how long it took it."""
-        before, took = self._done.get(worker, (0, 0.0))
-        self._done[worker] = before + rows, took + seconds
-
-    def rows_per_second(self) -> dict[str, float]:
-        """Of each worker, while it worked."""
-        return {worker: rows / max(seconds, 1e-9) for worker, (rows, seconds) in self._done.items()}
-
-
 def duration(seconds: float) -> str:
     """In minutes, or in hours and minutes."""
     minutes = round(seconds / 60)

@@ -16,12 +16,12 @@ from attriflow.errors import InputError
 from attriflow.io.files import run_of, write
 from attriflow.streaming.fields import Fields
 from attriflow.streaming.journal import Journal
-from attriflow.streaming.meter import Meter, Pace
+from attriflow.streaming.meter import Meter
 from attriflow.streaming.page import page_run, write_page
 from attriflow.streaming.rows import Explain
 from attriflow.streaming.windows import Explainer, windows
 from attriflow.types import Attribution
-from attriflow.workers import check_engine, run_units
+from attriflow.workers import Pace, check_engine, run_units
 
 HELD = 20_000
 """Most rows for a .safetensors file, which is made in memory."""

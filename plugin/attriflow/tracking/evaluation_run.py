@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -16,6 +17,9 @@ from attriflow.errors import AttriflowError, InputError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, text_columns
 from attriflow.tracking.stopping import terminable
+
+if TYPE_CHECKING:
+    from attriflow.evaluation.runner import Evaluation
 
 _logger = logging.getLogger(__name__)
 MLFLOWS_OWN = ("col_mapping", "metric_prefix")
@@ -70,6 +74,7 @@ def evaluate_model(
         from attriflow.tracking.recorder import record
 
         origin = origin_of(model, model_id)
+        elsewhere = _elsewhere(config, origin.model_id)
         hf, tokenizer = hf_parts(model)
         with _on_device(hf, config) as device, resumed_run(run_id, resume) as logged:
             from attriflow.model import load_model
@@ -88,6 +93,7 @@ def evaluate_model(
                 prefix=prefix,
                 returned=model_id is not None and logged == run_id,
                 resume=resume is not None,
+                elsewhere=elsewhere,
             )
 
 
@@ -121,6 +127,31 @@ def _data_name(dataset: Any) -> str | None:
     """The name that the user gave to the data; MLflow falls back to a hash."""
     name = getattr(dataset, "name", None)
     return None if name in (None, "dataset", getattr(dataset, "hash", None)) else str(name)
+
+
+def _elsewhere(config: EvaluationConfig, model_id: str | None) -> Callable[[Evaluation], Mapping[str, float]] | None:
+    """What lets workers do the blocks of an evaluation; None where this process does all."""
+    if config.engine == "local":
+        return None
+    if model_id is None:
+        raise InputError(
+            f"engine '{config.engine}': workers cannot load this model, which is in no store that MLflow knows: log it "
+            "(attriflow.log_model) and evaluate it by its URI"
+        )
+    import mlflow
+
+    from attriflow.evaluation.blocks import fill
+    from attriflow.tracking.loading import load_elsewhere
+
+    load = partial(
+        load_elsewhere,
+        f"models:/{model_id}",
+        {"tracking": mlflow.get_tracking_uri(), "registry": mlflow.get_registry_uri()},
+        device=config.explicit_device,
+        device_map=config.device_map,
+        max_memory=config.max_memory,
+    )
+    return partial(fill, load=load)
 
 
 @contextmanager

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from attriflow.model import AttributionModel
 
 WANTED = (
     "attriflow needs a Hugging Face generation model and its tokenizer: log the model with attriflow.log_model, with "
@@ -18,6 +22,22 @@ def resolve_uri(uri: str) -> tuple[Any, Any]:
     import mlflow.pyfunc
 
     return hf_parts(mlflow.pyfunc.load_model(uri))
+
+
+def load_elsewhere(uri: str, store: Mapping[str, str], **options: Any) -> AttributionModel:
+    """Load a logged model in a process that knows nothing of its store. `options`: of `attriflow.load_model`.
+
+    Args:
+        uri: Of the model.
+        store: Addresses that MLflow goes by: "tracking" and "registry".
+    """
+    import mlflow
+
+    from attriflow.model import load_model
+
+    mlflow.set_tracking_uri(store["tracking"])
+    mlflow.set_registry_uri(store["registry"])
+    return load_model(uri, **options)
 
 
 def hf_parts(pyfunc_model: Any) -> tuple[Any, Any]:

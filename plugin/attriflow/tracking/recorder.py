@@ -59,6 +59,7 @@ def record(
     *,
     returned: bool = False,
     resume: bool = False,
+    elsewhere: Callable[[Evaluation], Mapping[str, float]] | None = None,
 ) -> EvaluationResult:
     """Evaluate and log to a run, result by result.
 
@@ -72,8 +73,9 @@ def record(
         prefix: Opens the names of the run's metrics, and names the folder of the evaluation.
         returned: Whether MLflow logs the metrics that are returned, see `Recorder`.
         resume: Go on with the evaluation that an earlier process began in this run.
+        elsewhere: Lets workers do its blocks, see `Evaluation`.
     """
-    evaluation = Evaluation(model, data, config)
+    evaluation = Evaluation(model, data, config, elsewhere=elsewhere)
     return Recorder(evaluation, run_id, model_id, names, prefix, returned=returned, resume=resume).record()
 
 
@@ -143,6 +145,8 @@ class Recorder:
             for event in self.evaluation.run():
                 self._log_event(event)
             self._log_all()
+            if self.evaluation.pace:
+                self.run.tags({"attriflow.workers": {k: round(v, 3) for k, v in self.evaluation.pace.items()}})
             if self.keeper.gone and self.mlflow_logs_metrics:
                 self.run.metrics(self.metrics, self.model_id)
             self.run.tags({ENDED: "yes"})

@@ -61,6 +61,22 @@ class Answer:
     no_memory: bool = False
 
 
+class Pace:
+    """How fast each worker is."""
+
+    def __init__(self) -> None:
+        self._done = dict[str, tuple[int, float]]()
+
+    def add(self, worker: str, rows: int, seconds: float) -> None:
+        """Count what a worker has done, and how long it took it."""
+        before, took = self._done.get(worker, (0, 0.0))
+        self._done[worker] = before + rows, took + seconds
+
+    def rows_per_second(self) -> dict[str, float]:
+        """Of each worker, while it worked."""
+        return {worker: rows / max(seconds, 1e-9) for worker, (rows, seconds) in self._done.items()}
+
+
 class BrokenWorkerError(Exception):
     """The worker can do nothing more: its accelerator is in an error from which only a new process recovers."""
 
