@@ -4,7 +4,7 @@ Usage: ``python benchmarks/long_prompts.py [--prompts 100,400,1600,4000] [--meth
 shape is that of Qwen2-0.5B but for its layers. Forward and method are measured in turn, round after round, in seconds
 of the processor, and the least of each counts: other programs only ever add time. With ``--memory``, each method runs
 once more in a process of its own, whose highest memory is compared with that before the call (Linux). Prints the table
-of docs/long-prompts.md.
+of docs/long-answers.md.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ can be made of some rows at a time, for as many keys as these rows see, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +59,11 @@ class Queries:
             t.requires_grad for t in read
         )
 
-    def blocks(self, size: int, wanted: Tensor | None = None) -> Iterator[Block]:
-        """Blocks of `size` queries; only those with a query of `wanted`, bool `[query]` on the host."""
+    def blocks(self, size: int, wanted: Sequence[bool] | None = None) -> Iterator[Block]:
+        """Blocks of `size` queries; only those with a query of `wanted`."""
         for start in range(0, self.width, size):
             rows = slice(start, min(self.width, start + size))
-            if wanted is None or bool(wanted[rows].any()):
+            if wanted is None or any(wanted[rows]):
                 yield self.block(rows)
 
     def block(self, rows: slice) -> Block:
@@ -92,7 +92,7 @@ class Queries:
 
     def _seen(self, rows: slice) -> int:
         """Keys that some row sees: in a causal decoder, none after the last row."""
-        if self.mask is None:
+        if self.mask is None or (rows.start, rows.stop) == (0, self.width):  # all: the device need not be asked
             return self.keys
         mask = self._part(self.mask, rows, self.keys)
         seen = mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask

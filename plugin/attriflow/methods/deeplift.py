@@ -23,6 +23,9 @@ from attriflow.registry import methods
 CAPTUM = {nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus}
 """Elementwise module classes that captum's DeepLift has a rule for."""
 
+KEPT_BYTES = 2**20
+"""Attention weights of a layer up to which ordinary autograd is as fast as tiles."""
+
 
 @methods.register(
     "deeplift",
@@ -109,9 +112,9 @@ def contributions(
 
 
 def _limits(engine: Engine) -> RowLimits:
-    """Keep the attention weights of all layers where they fit; else slopes are worked out for many products at once."""
+    """Keep the attention weights of all layers where they are small; else slopes are worked out for many products."""
     return RowLimits(
-        kept_bytes=settings.CHUNK_BYTES / (4 * engine.model.shape.layers),
+        kept_bytes=min(KEPT_BYTES, settings.CHUNK_BYTES / (4 * engine.model.shape.layers)),
         group_bytes=settings.CHUNK_BYTES / 4,
         products=min(engine.sizes.products_at_once(), engine.batch.n_steps),
     )

@@ -248,13 +248,16 @@ def _attention(flow: Flow, unit: Unit, c: Tensor) -> None:
     values = for_heads(edges.call.value, by_head).to(c)
     found = c.new_zeros(*flow.linear.shape, edges.call.shape[3])
     places = engine.read.host.query
-    wanted = torch.zeros(edges.call.shape[2], dtype=torch.bool)
-    wanted[places.flatten()] = True
-    for block, weights in edges.call.blocks(wanted):
-        inside = (places >= block.rows.start) & (places < block.rows.stop)
-        tokens = inside.any(0).nonzero()[:, 0].to(c.device)
-        rows = (query[:, tokens] - block.rows.start).clamp(0, weights.shape[2] - 1)
-        rows = at(weights, rows, 2).to(c) * inside.to(c)[:, None, tokens, None]
+    read = set(places.flatten().tolist())
+    for block, weights in edges.call.blocks([i in read for i in range(edges.call.shape[2])]):
+        tokens: slice | Tensor = slice(None)
+        if weights.shape[2] == edges.call.shape[2]:  # one block: nothing to tell the device
+            rows = at(weights, query, 2).to(c)
+        else:
+            inside = (places >= block.rows.start) & (places < block.rows.stop)
+            tokens = inside.any(0).nonzero()[:, 0].to(c.device)
+            rows = (query[:, tokens] - block.rows.start).clamp(0, weights.shape[2] - 1)
+            rows = at(weights, rows, 2).to(c) * inside.to(c)[:, None, tokens, None]
         rows = (rows * (by_head[:, :, tokens] @ values[:, :, : block.seen].mT)).sum(1)
         into = owner[:, tokens].unsqueeze(-1).expand_as(rows)
         found[..., : block.seen].scatter_add_(1, into, rows)

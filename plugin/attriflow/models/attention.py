@@ -8,7 +8,7 @@ interface are read with `output_attentions=True` in eager mode.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -73,11 +73,11 @@ class AttentionCall:
             out[:, :, block.rows, : block.seen] = weights
         return out
 
-    def blocks(self, wanted: Tensor | None = None, size: int | None = None) -> Iterator[tuple[Block, Tensor]]:
+    def blocks(self, wanted: Sequence[bool] | None = None, size: int | None = None) -> Iterator[tuple[Block, Tensor]]:
         """Weights `[row, head, query of the block, seen key]`, block by block.
 
         Args:
-            wanted: Bool `[query]`, on the host: blocks with none of these are left out.
+            wanted: By query: blocks with none of these are left out.
             size: Queries of a block.
         """
         if self.whole is not None and size is None:

@@ -124,7 +124,7 @@ def quotient(r: Tensor, rb: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tenso
     return 2 * r * rb / (r + rb), (x * r + b * rb) / (r + rb)
 
 
-def _weights(log_p: Tensor, log_b: Tensor, dim: Any) -> tuple[Tensor, Tensor]:
+def logarithmic_means(log_p: Tensor, log_b: Tensor, dim: Any) -> tuple[Tensor, Tensor]:
     """Logarithmic means of two distributions, and the same divided by their sum over `dim`.
 
     `p - p' = mean * (ln p - ln p')`; the normaliser moves by the weighted mean of what the inputs move by.
@@ -153,7 +153,7 @@ class _Softmax(torch.autograd.Function):
 def softmax(value: Tensor, x: Tensor, b: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax whose gradient maps differences of scores exactly to differences of probabilities."""
     log_p, log_b = (F.log_softmax(t.detach(), dim, dtype=dtype) for t in (x, b))
-    return _Softmax.apply(x, value.detach(), *_weights(log_p, log_b, dim), dim)  # type: ignore[no-untyped-call]
+    return _Softmax.apply(x, value.detach(), *logarithmic_means(log_p, log_b, dim), dim)  # type: ignore[no-untyped-call]
 
 
 class _Norm(torch.autograd.Function):
@@ -314,7 +314,7 @@ def _softmax(call: Call) -> Tensor | None:
         return softmax(value, x, b, dim, dtype)
     # differences of the inputs, less the weighted mean of them by which the normaliser moves
     log_p, log_b = (t.detach() - torch.logsumexp(t.detach(), dim, True) for t in (x.to(dtype), b.to(dtype)))
-    _, weights = _weights(log_p, log_b, dim)
+    _, weights = logarithmic_means(log_p, log_b, dim)
     a = anchor(x).to(dtype)
     if call.name == "logsumexp":
         return value + (weights * a).sum(dim, keepdim=bool(call.option(2, "keepdim", False)))

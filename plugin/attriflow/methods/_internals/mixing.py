@@ -129,14 +129,17 @@ class Edges:
         least = threshold * flow.abs().sum(-1, keepdim=True)
         split = torch.where(flow.abs() > least, flow, 0.0)
         own, moved = flow - split, flow.new_zeros(*flow.shape[:2], self.call.shape[3])
-        wanted = (split != 0).flatten(0, 1).any(0).cpu()
+        wanted = self._wanted(split)
         heads, dtype = self.call.shape[1], self.whole.dtype
         values = self.call.value.to(dtype).repeat_interleave(heads // self.call.value.shape[1], 1)
         size = min(ROWS, size_of_blocks(self.call.query, self.call.key.shape[2], settings.CHUNK_BYTES / 8))
         for block, weights in self.call.blocks(wanted, size):
-            rows = (wanted[block.rows].nonzero()[:, 0] + block.rows.start).to(self.whole.device)
-            weights = weights if len(rows) == weights.shape[2] else weights[:, :, rows - block.rows.start]
-            near = self._near(values, weights.to(dtype), rows)
+            host = [i for i in range(block.rows.start, block.rows.stop) if wanted[i]]
+            rows: slice | Tensor = block.rows
+            if len(host) < weights.shape[2]:
+                rows = torch.tensor(host, device=self.whole.device)
+                weights = weights[:, :, rows - block.rows.start]
+            near = self._near(values, weights.to(dtype), rows, host)
             kept = self.own[:, rows]
             total = kept + near.sum(-1)
             empty = total <= 0  # no part is near the whole: the state stays its own
@@ -146,17 +149,26 @@ class Edges:
             moved[:, :, : block.seen] += (here / total.unsqueeze(1)) @ near
         return own.to(home), moved.to(home)
 
-    def _near(self, values: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
-        """Proximities of attended tokens `[batch, row, seen]` to the states at `rows [n]`, in ascending order.
+    def _wanted(self, split: Tensor) -> list[bool]:
+        """Which positions have a flow: all, where asking the device takes longer than working them out."""
+        width = split.shape[2]
+        if split.device.type != "cpu" and width <= ROWS:
+            return [True] * width
+        found: list[bool] = (split != 0).flatten(0, 1).any(0).tolist()
+        return found
+
+    def _near(self, values: Tensor, weights: Tensor, rows: slice | Tensor, host: Sequence[int]) -> Tensor:
+        """Proximities of attended tokens `[batch, row, seen]` to the states at some positions, in ascending order.
 
         Args:
             values: By head, `[batch, head, attended, dim]`.
             weights: `[batch, head, row, seen]`.
             rows: Positions.
+            host: The same on the host.
         """
         for _, scale in self.maps:
             weights = weights if scale is None else weights * scale[:, None, rows]
-        whole, host = self.whole[:, rows], rows.tolist()
+        whole = self.whole[:, rows]
         length = whole.abs().sum(-1, keepdim=True)
         batch, _, height, seen = weights.shape
         near = whole.new_zeros(batch, height, seen)
