@@ -123,3 +123,62 @@ def test_a_data_set_whose_driver_and_worker_are_killed(cluster, tmp_path):
     assert "before)" in told[1] and "2 workers, rows/s while they worked" in told[1]
     assert local.wait(200) == 0 and out.read_bytes() == whole.read_bytes()
     assert told[0] == ""
+
+
+def evaluated_equally(monkeypatch, methods, names, engines=("processes", "ray"), workers=2):
+    """An evaluation of three rows has the same values here and elsewhere; blocks of two examples."""
+    import mlflow
+
+    import attriflow
+    from attriflow.evaluation import runner
+    from attriflow.statistics.standings import COSTS
+    from attriflow.tracking.data import read_data
+
+    monkeypatch.setattr(runner, "BLOCK", 2)
+
+    def results(uri, data, engine):
+        settings = {
+            "inputs": "input", "methods": methods, "metrics": "aopc_compr,seed_variance", "device": "cpu",
+            "step_functions": "entropy", "throughput": False, "engine": engine, "reexplain_examples": 2,
+            "report_examples": 0,
+            **({} if engine == "local" else {"workers": workers}),
+        }  # fmt: skip
+        with mlflow.start_run() as active:
+            mlflow.models.evaluate(
+                uri, data, targets="target", model_type="text-attribution", evaluators="attriflow",
+                evaluator_config=settings,
+            )  # fmt: skip
+        run = mlflow.get_run(active.info.run_id)
+        assert ("attriflow.workers" in run.data.tags) == (engine != "local")
+        assert not {"attriflow.engine", "attriflow.workers"} & set(run.data.params)
+        files = [
+            Path(mlflow.artifacts.download_artifacts(run_id=active.info.run_id, artifact_path=name))
+            for name in ("scores.parquet", "leaderboard.json")
+        ]
+        board = json.loads(files[1].read_text())
+        kept = [i for i, column in enumerate(board["columns"]) if column not in COSTS]
+        assert len(kept) < len(board["columns"]) and len(board["data"]) == len(methods)
+        return files[0].read_bytes(), [[row[i] for i in kept] for row in board["data"]]
+
+    for name in names:
+        model = attriflow.load_model(f"demo/{name}", device="cpu")
+        uri, data = attriflow.log_model(model, name=name).model_uri, read_data(f"demo/{name}")[:3]
+        local = results(uri, data, "local")
+        for engine in engines:
+            assert results(uri, data, engine) == local
+
+
+def test_evaluations_are_equal_on_ray(cluster, store, monkeypatch):
+    evaluated_equally(monkeypatch, ["saliency", "random"], ["recall"], ["ray"], workers=1)
+
+
+@pytest.mark.sweep
+def test_evaluations_are_equal_everywhere(cluster, store, monkeypatch):
+    evaluated_equally(monkeypatch, ["saliency", "lime", "random"], ["recall"])
+
+
+@pytest.mark.sweep
+def test_evaluations_with_all_methods_are_equal_everywhere(cluster, store, monkeypatch):
+    from attriflow.registry import methods
+
+    evaluated_equally(monkeypatch, methods.names(), ["recall", "translate"])

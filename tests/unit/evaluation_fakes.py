@@ -49,7 +49,7 @@ class FakeModel:
 
     is_encoder_decoder = False
     device = torch.device("cpu")
-    wrapped = SimpleNamespace(devices=(device,))
+    wrapped = SimpleNamespace(devices=(device,), name="fake")
     dtype = torch.float32
     name = "fake"
     tokenizer = None

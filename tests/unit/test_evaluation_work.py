@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from evaluation_fakes import FakeModel
 
 from attriflow.errors import InputError
+from attriflow.evaluation import blocks
 from attriflow.evaluation import runner as running
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
@@ -23,6 +26,7 @@ from attriflow.evaluation.tables import curves_table, scores_table, step_scores_
 from attriflow.evaluation.work import Work, WorkError, WorkFolder
 from attriflow.registry import methods
 from attriflow.types import Attribution
+from attriflow.workers import Done, run_units
 
 WORDS = "a b c d e f g".split()
 DATA = EvaluationData(
@@ -41,11 +45,18 @@ def broken(example: Any) -> torch.Tensor:
     raise ValueError("cannot explain this")
 
 
+def fragile(example: Any) -> torch.Tensor:
+    """Fails on the fourth example, which is in the second block."""
+    if example.input_text == "a b c d e":
+        raise ValueError("too long for me")
+    return torch.arange(len(example.target), 0, -1)
+
+
 class Model(FakeModel):
     """Counts what is explained; `drawn` depends on the seed."""
 
     def __init__(self) -> None:
-        super().__init__({"first": lambda e: torch.arange(len(e.target), 0, -1), "broken": broken})
+        super().__init__({"first": lambda e: torch.arange(len(e.target), 0, -1), "broken": broken, "fragile": fragile})
         self.explain["again"] = self.explain["first"]
         self.explained: list[tuple[str, int, int]] = []
 
@@ -64,7 +75,7 @@ class Model(FakeModel):
 def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Methods that exist for these tests only, and blocks of three examples."""
     monkeypatch.setattr(running, "BLOCK", 3)
-    names = ("first", "drawn", "broken", "again")
+    names = ("first", "drawn", "broken", "again", "fragile")
     for name in names:
         methods.register(name, family="test")(lambda engine: None)
     yield
@@ -72,10 +83,12 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         methods.unregister(name)
 
 
-def evaluated(work: Work | None, **changes: Any) -> tuple[dict[str, Any], Model]:
+def evaluated(
+    work: Work | None, elsewhere: Callable[[Evaluation], Mapping[str, float]] | None = None, **changes: Any
+) -> tuple[dict[str, Any], Model]:
     """Everything that an evaluation knows in the end."""
     model = Model()
-    evaluation = Evaluation(model, DATA, EvaluationConfig.from_dict({**SETTINGS, **changes}), work)
+    evaluation = Evaluation(model, DATA, EvaluationConfig.from_dict({**SETTINGS, **changes}), work, elsewhere)
     explanations = {}
     for event in evaluation.run():
         if isinstance(event, Finished) and event.result.ok:
@@ -191,4 +204,83 @@ def test_a_full_disk_is_not_the_methods_fault(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("attriflow.evaluation.work.io.save", full)
     with pytest.raises(WorkError, match="No space left"):
         evaluated(work)
+    work.close()
+
+
+METHODS = ["fragile", *SETTINGS["methods"]]
+
+
+@pytest.fixture
+def fill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], Mapping[str, float]]:
+    """Workers' work, in this process."""
+    monkeypatch.setattr(blocks, "weights_digest", lambda model: "abc")
+    return partial(blocks.fill, load=Model)
+
+
+def test_workers_find_what_this_process_would(tmp_path: Path, fill: Any) -> None:
+    expected, alone = evaluated(here := WorkFolder(tmp_path / "here", {}), methods=METHODS)
+    work = WorkFolder(tmp_path / "there", {})
+    found, model = evaluated(work, fill, methods=METHODS)
+    assert_same(found, expected)
+    assert found["facts"][0][1:3] == ("failed", "ValueError: too long for me")
+    whole = {(name, n, 0): times for name in ("first", "drawn", "again") for n, times in ((3, 2), (1, 1))}
+    assert Counter(alone.explained) - Counter(model.explained) == whole | {("fragile", 3, 0): 2, ("broken", 3, 0): 1}
+    void = {f"score/{name}/{n}" for name in ("fragile", "broken") for n in (0, 2)}  # done again without these
+    more = {*(f"failed/broken/{n}" for n in range(3)), "failed/fragile/1", "explain/fragile/2"}
+    assert set(here) < set(work) and set(work) - set(here) == more | void
+    for unit in here:  # also who asked first for what all methods share, which decides batches
+        one, other = here.scores(unit), work.scores(unit)
+        assert {k: v.tolist() for k, v in one.items()} == {k: v.tolist() for k, v in other.items()}
+    assert work.scores("score/fragile/0") == {}
+    here.close()
+    work.close()
+
+
+def test_a_driver_that_stops_goes_on(tmp_path: Path, fill: Any) -> None:
+    expected, _ = evaluated(None, methods=METHODS)
+    for stop in (12, 22):
+        for left in (stop, 99):
+            work = Stopped(tmp_path / str(stop), {}, left == 99)
+            work.left = left
+            with contextlib.suppress(KeyboardInterrupt):
+                found, _ = evaluated(work, fill, methods=METHODS)
+            work.close()
+        assert_same(found, expected)
+
+
+def test_blocks_that_lose_their_workers_are_told_and_the_others_kept(
+    tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def losing(factory: Any, units: Any, **options: Any) -> Iterator[Done]:
+        asked.extend(unit.id for unit in units)
+        yield from run_units(factory, [unit for unit in units if unit.id != "1"])
+        yield from (Done(unit, None, "lost its worker 3 times: killed", "p", 0.0) for unit in units if unit.id == "1")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blocks, "run_units", losing)
+        work = WorkFolder(tmp_path, {})
+        with pytest.raises(InputError, match=r"^1 of 3 blocks .*'resume'.*: block 1 lost its worker 3 times: killed$"):
+            evaluated(work, fill)
+        work.close()
+        with contextlib.suppress(InputError):
+            evaluated(work := WorkFolder(tmp_path, {}, True), fill)
+        work.close()
+    assert asked == ["0", "1", "2", "1"]
+    found, _ = evaluated(work := WorkFolder(tmp_path, {}, True), fill)
+    work.close()
+    assert_same(found, evaluated(None)[0])
+
+
+def test_workers_that_cannot_do_this_say_so(tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = WorkFolder(tmp_path, {})
+    with pytest.raises(InputError, match=r"^engine 'local' cannot send these settings: "):
+        evaluated(work, fill, attributed_fn=lambda forward: forward.logits.sum(-1))
+    monkeypatch.setattr(blocks, "weights_digest", lambda model: id(model))
+    with pytest.raises(InputError, match=r"^a worker finds other weights under "):
+        evaluated(work, fill)
+    with pytest.raises(ValueError, match="cannot explain this"):
+        monkeypatch.setattr(blocks, "weights_digest", lambda model: "abc")
+        evaluated(work, fill, fail_fast=True)
     work.close()
