@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 ROOMS, ENGINE = "rooms import downwards", "inside the engine, imports point down"
 PLUGIN = "attriflow does not know the metrics package"
+WORKERS = "inside the workers, imports point down"
 METRICS = "metrics import errors, registry, statistics and types, and nothing else"
 DEMO = "the demo's data stands alone"
 TYPES_ONLY = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
@@ -27,6 +28,7 @@ BREACHES = {
     "types-views-for-type-checkers": (ROOMS, "types.py", f"{TYPES_ONLY}from attriflow.views.page import in_tabs"),
     "cuts-gradients": (ENGINE, "engine/cuts.py", "from attriflow.engine.gradients import Gradients"),
     "bound-engine-for-type-checkers": (ENGINE, "engine/bound.py", f"{TYPES_ONLY}from attriflow.engine import engine"),
+    "dispatch-processes": (WORKERS, "workers/dispatch.py", "from attriflow.workers.processes import cores"),
     "plugin-metrics": (PLUGIN, "evaluation/scoring.py", "from attriflow_metrics.mrr import MRR"),
     "metric-views": (METRICS, "mrr.py", "from attriflow.views.html import to_html"),
     "metric-engine": (METRICS, "mrr.py", "from attriflow.engine import Engine"),

@@ -59,7 +59,8 @@ def test_a_worker_that_cannot_load_says_so_before_the_work_starts():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])  # SIGTERM ends a driver as SIGKILL does
 def test_workers_end_with_the_driver(number, tmp_path):
     path = ":".join([os.path.dirname(__file__) + "/../toys", os.environ.get("PYTHONPATH", "")])
-    code = "from working import *; wait_for_long('processes')"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
+    code += "from working import *; wait_for_long('processes')"
     driver = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path},
