@@ -77,6 +77,7 @@ class _Known(Answers):
 
     def __init__(self, pairs: Sequence[tuple[Ask, float]] | zip[tuple[Ask, float]]) -> None:
         dict.__init__(self, pairs)
+        self.several = True
 
     def __missing__(self, ask: Ask) -> float:
         raise KeyError(ask)

@@ -64,11 +64,16 @@ class Measured(NamedTuple):
 
 
 class Answers(dict[Ask, float]):
-    """Log-probabilities of one step by changed input; what was not planned is asked for when it is looked up."""
+    """Log-probabilities of one step by changed input; what was not planned is asked for when it is looked up.
+
+    Attributes:
+        several: Whether they are those of several tokens together.
+    """
 
     def __init__(self, attribution: Attribution, step: Step, asker: _Asker) -> None:
         super().__init__()
         self.attribution, self.step, self.asker = attribution, step, asker
+        self.several = bool(attribution.provenance.span_value)
 
     def __missing__(self, ask: Ask) -> float:
         """Ask for one more."""
@@ -177,7 +182,7 @@ class FromChanges:
     def _measured(self, step: Step, answers: Answers) -> Measured:
         if any(map(math.isnan, answers.values())):
             return Measured(None, MODEL_NAN)
-        if not self.in_nats and answers and max(answers.values()) < LEAST:
+        if answers.several and not self.in_nats and answers and max(answers.values()) < LEAST:
             return Measured(None, TOO_SMALL)
         measured = self.measure(step, answers)
         if measured.value is not None and math.isnan(measured.value):

@@ -133,7 +133,7 @@ def test_a_server_that_does_not_come_back(server, causal_folder, tmp_path, monke
     other = f"sqlite:///{tmp_path / 'other.db'}"
     with pytest.raises(SystemExit) as stop:
         main(["log", folder, "--tracking-uri", other])
-    assert not stop.value.code
+    assert not stop.value.code, capfd.readouterr().err
     client = MlflowClient(other)
     (run,) = client.search_runs(
         [client.get_experiment_by_name("away").experiment_id], "tags.`attriflow.evaluation` LIKE '_%' AND "

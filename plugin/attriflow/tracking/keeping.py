@@ -236,7 +236,8 @@ class Keeper:
         model.
         """
         known = self.client.get_run(self.ids[run]).data.metrics if self.resumed else {}
-        entries = [Metric(k, v, time, 0, model_id=model_id) for k, v in values.items() if k not in known]
+        model = self._linked(model_id)
+        entries = [Metric(k, v, time, 0, model_id=model) for k, v in values.items() if k not in known]
         with ThreadPoolExecutor(1) as thread:
             for i in range(0, len(entries), PER_BATCH):
                 thread.submit(self.client.log_batch, self.ids[run], metrics=entries[i : i + PER_BATCH]).result()
@@ -263,7 +264,19 @@ class Keeper:
         self.client.log_artifact(self.ids[run], str(self.file(run, path)), path.rpartition("/")[0] or None)
 
     def _model(self, run: str, model_id: str) -> None:
-        self.client.log_inputs(self.ids[run], models=[LoggedModelInput(model_id)])
+        if self._linked(model_id):
+            self.client.log_inputs(self.ids[run], models=[LoggedModelInput(model_id)])
+
+    def _linked(self, model_id: str | None) -> str | None:
+        """The model, unless what was kept goes to another store, which has not got it."""
+        if model_id is not None and self.ids[self.root] != self.root:
+            try:
+                self.client.get_logged_model(model_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        return model_id
 
     def _table(self, run: str, path: str) -> None:
         """Make a table known, as `mlflow.log_table` does."""
