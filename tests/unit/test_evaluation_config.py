@@ -146,9 +146,24 @@ def test_a_callable_can_be_attributed() -> None:
 
 def test_as_dict_has_every_setting_as_plain_values() -> None:
     config = EvaluationConfig.from_dict({"methods": "random"})
-    assert set(config.as_dict()) == set(EvaluationConfig.keys())
+    assert set(config.as_dict()) == set(EvaluationConfig.keys()) - {"engine", "workers", "ray_address"}
     assert config.as_dict()["methods"] == ["random"]
     assert EvaluationConfig.from_dict(config.as_dict()).as_dict() == config.as_dict()
+
+
+def test_where_an_evaluation_is_done_is_no_part_of_it() -> None:
+    config = EvaluationConfig.from_dict({"methods": "random", "engine": "processes", "workers": 3})
+    assert (config.engine, config.workers, config.ray_address) == ("processes", 3, None)
+    assert config.as_dict() == EvaluationConfig.from_dict({"methods": "random"}).as_dict()
+    for wrong, told in (
+        ({"engine": "procesess"}, "processes"),
+        ({"workers": 2}, "engine 'local' is one worker, not 2"),
+        ({"workers": 0, "engine": "processes"}, "workers"),
+        ({"ray_address": "head:1"}, "no use for the address of a Ray cluster"),
+        ({"engine": "processes", "multiverse": True}, "'multiverse' looks at all examples at once"),
+    ):
+        with pytest.raises(AttriflowError, match=told):
+            EvaluationConfig.from_dict({"methods": "random", **wrong})
 
 
 @pytest.fixture
