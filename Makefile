@@ -27,7 +27,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup browser demo test test-fast test-models lint format bench bench-toy baseline docs pictures lock clean
+.PHONY: help setup browser demo test test-fast test-models lint format bench bench-toy gpu-check-dry baseline docs pictures lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -95,6 +95,9 @@ bench: $(STAMP) ## run the benchmarks
 bench-toy: $(STAMP) ## run the smallest benchmarks into .benchmarks/toy.json
 	@mkdir -p .benchmarks
 	$(BENCH) --scale toy --benchmark-json=.benchmarks/toy.json
+
+gpu-check-dry: $(STAMP) ## try benchmarks/gpu_check.py on the CPU
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu_check.py --device cpu --scale toy --out .benchmarks/gpu-check
 
 baseline: $(STAMP) ## record benchmarks/baselines/toy.json anew, from three runs
 	@mkdir -p .benchmarks

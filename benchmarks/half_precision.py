@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import functools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 FIELDS = ("model", "method", "dtype", "spearman", "least", "cosine")
 
 
-def pair(name: str, dtype: str) -> tuple[AttributionModel, AttributionModel]:
+@functools.cache
+def pair(name: str, dtype: str, device: str = "cpu") -> tuple[AttributionModel, AttributionModel]:
     """A model in half precision, and in float32 with the same weights."""
     model = attriflow.load_model("demo/recall" if name.startswith("random") else name)
     hf = copy.deepcopy(model.model)
@@ -53,7 +55,7 @@ def pair(name: str, dtype: str) -> tuple[AttributionModel, AttributionModel]:
         size = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64, "initializer_range": 0.1}
         ends = {"bos_token_id": None, "eos_token_id": None}
         hf = GPT2LMHeadModel(GPT2Config(vocab_size=len(model.tokenizer), **size, **ends)).eval()
-    half = hf.to(getattr(torch, dtype))
+    half = hf.to(device=device, dtype=getattr(torch, dtype))
     full = copy.deepcopy(half).float()
     made = [attriflow.load_model(m, tokenizer=model.tokenizer) for m in (half, full)]
     return made[0], made[1]
@@ -70,9 +72,9 @@ def agreement(half: torch.Tensor, full: torch.Tensor) -> tuple[float, float]:
     return 0.0 if math.isnan(rank) else rank, cosine
 
 
-def compare(name: str, dtype: str, which: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def compare(name: str, dtype: str, which: Sequence[str] | None = None, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """A row per method."""
-    half, full = pair(name, dtype)
+    half, full = pair(name, dtype, device)
     texts = TEXTS.get(name, TEXTS["demo/recall"])
     examples = full.encode(texts, generation_args={"max_new_tokens": 5, "min_new_tokens": 2})
     for method in which or methods.names():

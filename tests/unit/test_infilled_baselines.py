@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AddedToken
 
 import attriflow
 from attriflow.engine import Engine
@@ -137,6 +138,21 @@ def test_a_first_target_token_is_unk_and_provenance_says_so(translator):
     wanted = wanted_by_hand(translator.model, example, cleaned, ("source", "target"))
     torch.testing.assert_close(found.scores[n, : len(wanted)], wanted)
     assert found.provenance.baseline_ids == (unk,)
+
+
+def test_no_special_token_is_drawn_from_what_the_model_expects():
+    """A token that was added as special, like those of a chat's template, and has no name in the tokenizer."""
+    model = attriflow.load_model("demo/recall")
+    red = model.tokenizer.convert_tokens_to_ids("red")
+
+    def expected():
+        (example,) = model.encode(PROMPT, f"{PROMPT} blue")
+        return Fills(model.wrapped, [example])._expected(example).diff(dim=1)[:, red - 1]
+
+    assert expected().max() > 0
+    model.tokenizer.add_tokens([AddedToken("red", special=True)])
+    assert red not in model.tokenizer.all_special_ids
+    assert expected().abs().max() == 0
 
 
 def test_what_has_no_distribution(translator):

@@ -23,6 +23,7 @@ from attriflow.errors import InputError
 from attriflow.kernels.seeds import hashed
 from attriflow.kernels.transfer import sent
 from attriflow.models.base import LanguageModel, Rows
+from attriflow.texts.tokens import special_ids
 from attriflow.types import Example, Infill, Token
 
 INFILLS: tuple[str, ...] = get_args(Infill)
@@ -93,7 +94,7 @@ class Fills:
         if self.counter is not None:
             self.counter.forward_rows += 1
             self.counter.forward_calls += 1
-        special = [i for i in model.tokenizer.all_special_ids if i < logits.shape[-1]]
+        special = [i for i in special_ids(model.tokenizer) if i < logits.shape[-1]]
         logits[:, special] = -torch.inf
         return logits.softmax(-1).cumsum(-1)
 
