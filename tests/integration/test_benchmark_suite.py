@@ -117,3 +117,17 @@ def test_scaling_curves_are_fitted(tmp_path):
     assert (tmp_path / "new" / "scaling.png").stat().st_size > 10_000
     drawn = run(tmp_path, scaling, "--draw", "new/scaling.json", "--out", "again")
     assert printed.endswith(drawn) and (tmp_path / "again" / "scaling.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", ["cde", pytest.param("abcde", marks=pytest.mark.sweep)])
+def test_the_check_of_a_gpu_runs_on_a_cpu(tmp_path, parts):
+    """Every method is measured; what is there is not measured again."""
+    command = ["benchmarks/gpu_check.py", "--device", "cpu", "--scale", "toy", "--parts", parts, "--most", "60"]
+    printed = run(BENCHMARKS.parent, *command, "--out", str(tmp_path))
+    assert "- failed" not in printed and "- not measured" not in printed and "- no time" not in printed
+    assert all(f"| `{name}` |" in printed for name in methods.names())
+    made = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert {name[0] for name in made} == set(parts)
+    assert run(BENCHMARKS.parent, *command, "--out", str(tmp_path)) == printed
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == made
