@@ -17,10 +17,10 @@ from mlflow.models.evaluation.base import EvaluationArtifact
 from mlflow.tracking import MlflowClient
 
 from attriflow.errors import InputError
+from attriflow.kernels.stopping import terminable
 from attriflow.tracking.artifacts import TableArtifact, write_table
 from attriflow.tracking.keeping import Keeper
 from attriflow.tracking.patience import AT_FIRST, away, patience, patiently, quick
-from attriflow.tracking.stopping import terminable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +68,11 @@ def new_run(tracking_uri: str | None, experiment: str | None, resume: str | None
             raise
         with quick():
             mlflow.end_run()
+
+
+def status_of(error: BaseException) -> str:
+    """MLflow's status of a run that an error ended."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
 def check_store(tracking_uri: str | None, experiment: str | None) -> None:
