@@ -30,12 +30,12 @@ from attriflow.statistics.agreement import affordable, magnitudes
 from attriflow.tracking import patience
 from attriflow.tracking.artifacts import AttributionsArtifact, part_name
 from attriflow.tracking.examples import evidence, examples_table
-from attriflow.tracking.keeping import STALE, Keeper, KeptError
+from attriflow.tracking.keeping import STALE, Keeper, KeptError, status_of
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
 from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
 from attriflow.tracking.resuming import WORK, begun, opened, remove_at_exit
-from attriflow.tracking.run_logger import RunLogger, key_of, status_of
+from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
 if TYPE_CHECKING:

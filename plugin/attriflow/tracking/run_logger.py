@@ -70,11 +70,6 @@ def new_run(tracking_uri: str | None, experiment: str | None, resume: str | None
             mlflow.end_run()
 
 
-def status_of(error: BaseException) -> str:
-    """MLflow's status of a run that an error ended."""
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
-
-
 def check_store(tracking_uri: str | None, experiment: str | None) -> None:
     """Look whether a store answers and has (or may get) an experiment, before there is anything to log.
 
