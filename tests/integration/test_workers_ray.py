@@ -171,6 +171,11 @@ def evaluated_equally(monkeypatch, methods, names, engines=("processes", "ray"),
             )  # fmt: skip
         run = mlflow.get_run(active.info.run_id)
         assert ("attriflow.workers" in run.data.tags) == (engine != "local")
+        if engine != "local":
+            pace = json.loads(run.data.tags["attriflow.workers"])
+            assert 0 < pace.pop("in all") <= sum(pace.values()) and len(pace) in range(1, workers + 1)
+            page = mlflow.artifacts.download_artifacts(run_id=active.info.run_id, artifact_path="report.html")
+            assert "examples_per_second" in Path(page).read_text(encoding="utf-8")
         assert not {"attriflow.engine", "attriflow.workers"} & set(run.data.params)
         files = [
             Path(mlflow.artifacts.download_artifacts(run_id=active.info.run_id, artifact_path=name))

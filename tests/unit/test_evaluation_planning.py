@@ -39,6 +39,12 @@ def test_says_passes_and_time():
         "      134 500 forward passes (12 000 to explain, 30 000 to explain again, 92 500 for changed inputs), "
         "about 2 min in the model"
     )
+    # 1,000 examples are 16 blocks: 3 workers do 6 of them at most; 30,000 passes are one's in any case
+    long = dataclasses.replace(PLAN, n_examples=1000, seconds_per_pass=0.1)
+    assert long.seconds_with(3) == pytest.approx(0.1 * (30_000 + 104_500.4 * 6 / 16))
+    assert str(long).splitlines()[2] == (
+        "      3.74 device hours; 2 workers: 2.3 h; 4 workers: 1.6 h; 8 workers: 72 min"
+    )
     unmeasured = dataclasses.replace(PLAN, seconds_per_pass=None, n_again=0, again=0, untried=("odd",))
     assert unmeasured.seconds is None
     assert str(unmeasured).endswith("(12 000 to explain, 92 500 for changed inputs); not counted: odd")

@@ -42,6 +42,19 @@ def test_arithmetic():
     assert "no number of workers" in found.lines(100)[3] and len(found.lines()) == 3
 
 
+def test_what_one_process_does_for_an_evaluation():
+    found = Estimate(
+        rows=6400, window=64, sampled=32, failed=0, load_seconds=10, row_seconds=1, row_passes=9, row_bytes=0,
+        alone_seconds=590,
+    )  # fmt: skip
+    assert found.device_hours == pytest.approx((6400 + 590) / 3600)
+    assert found.seconds(4) == pytest.approx(10 + 590 + 25 * 64)  # 100 blocks
+    assert found.workers(2200) == 4 and found.workers(663) is None
+    assert found.lines()[1].strip() == (
+        "57,600 forward passes, 1.94 device hours; 10 min of metrics that explain again, in one process"
+    )
+
+
 def test_a_data_set_smaller_than_a_window():
     small = Estimate(
         rows=10, window=128, sampled=10, failed=0, load_seconds=1, row_seconds=1, row_passes=1, row_bytes=1

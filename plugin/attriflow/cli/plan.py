@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from attriflow.cli.attribute import prepare
+from attriflow.cli.attribute import load, prepare
 from attriflow.cli.attribute_dataset import loaded, opened, window
-from attriflow.cli.options import DatasetOptions, option
+from attriflow.cli.options import DatasetOptions, json_option, known, option
 
 _PLAN = "Plan"
 
@@ -24,10 +24,19 @@ class PlanOptions(DatasetOptions):
         int | None, option("Rows to plan for; those of the data set when not given.", min=1, panel=_PLAN)
     ] = None
     sample: Annotated[int, option("Rows to explain in order to know.", min=1, panel=_PLAN)] = 32
+    methods: Annotated[
+        list[str] | None,
+        option("Plan an evaluation of these (commas between), or all.", panel=_PLAN, autocompletion=known("methods")),
+    ] = None
+    metrics: Annotated[
+        list[str] | None,
+        option("Its metrics; ferret's six when not given.", panel=_PLAN, autocompletion=known("metrics")),
+    ] = None
+    metric_options: Annotated[dict[str, Any] | None, json_option("Metric -> options", panel=_PLAN)] = None
 
 
 def plan(options: PlanOptions) -> None:
-    """Tell what attribute-dataset with the same options will take.
+    """Tell what attribute-dataset, or an evaluation (--methods), with the same options will take.
 
     Time, forward passes and device hours, from a sample that is explained here, and how many workers it takes.
     """
@@ -36,12 +45,41 @@ def plan(options: PlanOptions) -> None:
 
     within = None if options.within is None else streaming.seconds_of(options.within)
     rows, fields = opened(options)
-    found = streaming.estimate(
-        rows,
-        functools.partial(loaded, options),
-        fields=fields,
-        window=window(options),
-        sample=options.sample,
-        total=options.rows,
-    )
+    if options.methods is None:
+        found = streaming.estimate(
+            rows,
+            functools.partial(loaded, options),
+            fields=fields,
+            window=window(options),
+            sample=options.sample,
+            total=options.rows,
+        )
+    else:
+        from attriflow.streaming.evaluations import estimate_evaluation
+
+        found = estimate_evaluation(
+            rows,
+            functools.partial(load, options),
+            _evaluated(options),
+            fields=fields,
+            sample=options.sample,
+            total=options.rows,
+        )
     print("\n".join(found.lines(within)))
+
+
+def _evaluated(options: PlanOptions) -> dict[str, Any]:
+    """Settings of the evaluation that is planned."""
+    given: dict[str, Any] = {
+        "methods": ",".join(options.methods or ()),
+        "metrics": ",".join(options.metrics) if options.metrics else None,
+        "metric_options": options.metric_options,
+        "step_functions": ",".join(options.step_scores or ()) or [],
+        "generation_args": options.generation_kwargs,
+        "target_spans": options.target_spans,
+        **{
+            name: getattr(options, name)
+            for name in ("attributed_fn", "attribute_target", "batch_size", "seed", "span_value")
+        },
+    }
+    return {key: value for key, value in given.items() if value is not None}

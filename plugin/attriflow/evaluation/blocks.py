@@ -7,6 +7,7 @@ numbers are rounded. Whoever evaluates reads the units afterwards; what is lacki
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -166,12 +167,13 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
         load: Loads the model where a worker is.
 
     Returns:
-        Examples per second of each worker, while it worked.
+        Examples per second of each worker, while it worked, and "in all", from the start of the workers on.
 
     Raises:
         InputError: The settings cannot be sent, or blocks have lost their workers. All others are kept then.
     """
     config, work, pace = evaluation.config, evaluation.work, Pace()
+    begin, n = time.perf_counter(), 0
     made = Explainer(
         load=load,
         weights=weights_digest(evaluation.model.model),
@@ -192,6 +194,7 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
                     for found in _found(done):
                         work.put(found.unit, found.record, found.attributions, found.scores)
                     pace.add(done.worker, len(evaluation.blocks[number]), done.seconds)
+                    n += len(evaluation.blocks[number])
                 elif done.cause is not None:
                     raise done.cause
                 else:
@@ -205,7 +208,9 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
     rates = pace.rows_per_second()
     if rates:
         each = ", ".join(f"{worker} {rate:,.1f}" for worker, rate in sorted(rates.items()))
-        say(f"{len(rates)} workers, examples/s while they worked: {each}")
+        in_all = n / (time.perf_counter() - begin)
+        say(f"{len(rates)} workers, examples/s while they worked: {each}; in all, with their start: {in_all:,.1f}")
+        rates["in all"] = in_all
     return rates
 
 

@@ -7,6 +7,7 @@ backward pass counts as two forward passes. The time of a pass is that of teache
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,15 @@ from attriflow.errors import printable
 from attriflow.evaluation.chance import curved, orders, stand_in
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.evaluation.work import BLOCK
 from attriflow.measuring.cost import forward_time
 from attriflow.types import Attribution, Example, Variant
 
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
 
+LONG = 360.0
+"""Seconds from which device hours and workers are told."""
 SAMPLE = 16
 """Examples that a plan looks at; the others are taken to be like them."""
 
@@ -76,8 +80,23 @@ class Plan:
         """Time of all passes; None when it was not measured."""
         return None if self.seconds_per_pass is None else self.passes * self.seconds_per_pass
 
+    def seconds_with(self, workers: int) -> float:
+        """Time in the model with workers, who do whole blocks; what explains again and random orders stay with one."""
+        if self.seconds_per_pass is None:
+            raise ValueError("the time of a pass was not measured")
+        alone, blocks = self.again + self.chance, math.ceil(self.n_examples / BLOCK)
+        return self.seconds_per_pass * (alone + (self.passes - alone) * math.ceil(blocks / workers) / blocks)
+
+    def _of_workers(self) -> str:
+        """Device hours, and what more workers would take, where that is worth knowing."""
+        if self.seconds is None or self.seconds < LONG:
+            return ""
+        many = [n for n in (2, 4, 8, 64) if n <= math.ceil(self.n_examples / BLOCK)]
+        each = "".join(f"; {n} workers: {_duration(self.seconds_with(n))}" for n in many)
+        return f"\n      {self.seconds / 3600:,.3g} device hours{each}"
+
     def __str__(self) -> str:
-        """Two or three lines for the console."""
+        """Two to four lines for the console."""
         parts = [f"{_count(self.explaining)} to explain"] if len(self.untried) < self.n_methods else []
         if self.again:
             parts.append(f"{_count(self.again)} to explain again")
@@ -92,7 +111,7 @@ class Plan:
         return (
             f"plan: {self.n_methods} methods x {self.n_examples} examples ({self.n_steps} steps), "
             f"{self.n_metrics} metrics\n"
-            f"      {_count(self.passes)} forward passes{kinds}{time_}{uncounted}{most}"
+            f"      {_count(self.passes)} forward passes{kinds}{time_}{uncounted}{self._of_workers()}{most}"
         )
 
 

@@ -32,7 +32,8 @@ class Estimate:
         load_seconds: Loading the model and its first row.
         row_seconds: Of a row, in a worker like this process.
         row_passes: Forward passes of a row; a backward pass counts as two.
-        row_bytes: What is written of a row as JSON lines.
+        row_bytes: What is written of a row as JSON lines; 0 where that is not known.
+        alone_seconds: Of what one process does, whoever else works: metrics that explain again.
     """
 
     rows: int
@@ -43,21 +44,22 @@ class Estimate:
     row_seconds: float
     row_passes: float
     row_bytes: float
+    alone_seconds: float = 0.0
 
     @property
     def device_hours(self) -> float:
         """Of one worker with all rows, loading left out."""
-        return self.rows * self.row_seconds / 3600
+        return (self.rows * self.row_seconds + self.alone_seconds) / 3600
 
     def seconds(self, workers: int) -> float:
         """Until all rows are done. The last worker has at most one window more than the others."""
         windows = math.ceil(self.rows / self.window)
         most = min(self.rows, math.ceil(windows / workers) * self.window)
-        return self.load_seconds + most * self.row_seconds
+        return self.load_seconds + self.alone_seconds + most * self.row_seconds
 
     def workers(self, seconds: float) -> int | None:
         """Fewest workers that are done within some time; None where none are."""
-        left = seconds - self.load_seconds
+        left = seconds - self.load_seconds - self.alone_seconds
         most = math.floor(left / (self.row_seconds * self.window)) if left > 0 else 0  # windows per worker
         if most < 1:
             return 1 if self.seconds(1) <= seconds else None
@@ -68,9 +70,12 @@ class Estimate:
         failed = f", {self.failed} failed" if self.failed else ""
         each = f"{self.row_seconds:.3g} s and {self.row_passes:,.1f} forward passes a row"
         in_all = f"{self.rows * self.row_passes:,.0f} forward passes, {self.device_hours:,.3g} device hours"
+        in_all += f", {self.rows * self.row_bytes / 1e6:,.0f} MB as JSON lines" if self.row_bytes else ""
+        if self.alone_seconds:
+            in_all += f"; {duration(self.alone_seconds)} of metrics that explain again, in one process"
         told = [
             f"plan: {self.rows:,} rows, from {self.sampled} of them{failed}: {each}; {self.load_seconds:.1f} s to load",
-            f"      {in_all}, {self.rows * self.row_bytes / 1e6:,.0f} MB as JSON lines",
+            f"      {in_all}",
             "      " + "; ".join(f"{n} worker{'s' * (n > 1)}: {duration(self.seconds(n))}" for n in (1, 2, 4, 8, 64)),
         ]
         if within is not None:
@@ -100,7 +105,7 @@ def estimate(
         InputError: There is no row, or none of the sample can be explained.
     """
     fields = (fields or Fields()).resolved(rows.columns)
-    tried = _sample(rows, sample)
+    tried = sample_of(rows, sample)
     if not tried:
         raise InputError("there are no rows to plan for")
     begin = time.perf_counter()
@@ -123,7 +128,7 @@ def estimate(
     )
 
 
-def _sample(rows: Rows, n: int) -> list[Row]:
+def sample_of(rows: Rows, n: int) -> list[Row]:
     """Rows from the beginning of each of a few equal parts."""
     if len(rows) <= n:
         return list(rows.read())

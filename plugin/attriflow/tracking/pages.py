@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from attriflow.tracking.run_logger import RunLogger
 
 _logger = logging.getLogger(__name__)
+TOLD = 8
+"""Workers whose speed is told one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +194,17 @@ def settings(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]
         "dtype": str(model.dtype).removeprefix("torch."),
         "n_examples": len(evaluation.examples),
         "n_target_tokens": evaluation.n_tokens,
+        **({"examples_per_second": _pace(evaluation.pace)} if evaluation.pace else {}),
         **({"left_out": dict(config.left_out)} if config.left_out else {}),
         **({"failed_rows": dict(evaluation.data.failed)} if evaluation.data.failed else {}),
     }
+
+
+def _pace(rates: Mapping[str, float]) -> dict[str, float]:
+    """Examples per second of workers and in all; the slowest and the fastest of many."""
+    each = sorted((rate, worker) for worker, rate in rates.items() if worker != "in all")
+    told = each if len(each) <= TOLD else [each[0], each[-1]]
+    return {name: float(f"{rate:.3g}") for rate, name in told} | {"in all": float(f"{rates['in all']:.3g}")}
 
 
 def log_pages(
