@@ -17,10 +17,22 @@ from pathlib import Path
 
 import psutil
 from killed_runs import start
-from resumed_evaluations import EVALUATE, parents, run, tables
+from resumed_evaluations import parents, run, tables
 
 UNITS = 7  # that are done when the driver is stopped: some blocks with both methods
-MORE = ["--max-examples", "16", "--methods", "saliency,lime", "--metrics", "aopc_compr"]
+EVALUATE = [
+    "evaluate",
+    "demo/recall",
+    "demo/recall",
+    "--targets",
+    "target",
+    "--inputs",
+    "input",
+    "--max-examples",
+    "16",
+]
+EVALUATE += ["--methods", "saliency,lime", "--step-functions", "probability", "--metrics", "aopc_compr"]
+EVALUATE += ["--no-throughput", "--device", "cpu"]
 
 
 def units(folder: Path, others: set[Path]) -> int:
@@ -72,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(1)
     attriflow.load_model("demo/recall")
     attriflow.evaluation.runner.BLOCK = 2
-    base = [*EVALUATE, *MORE, "--tracking-uri", f"sqlite:///{database}"]
+    base = [*EVALUATE, "--tracking-uri", f"sqlite:///{database}"]
     if code := run(base, Path("log")):
         sys.exit(f"exit code {code}: {Path('log').read_text(errors='replace')[-3000:]}")
     whole = tables(parents(database)[-1][2])

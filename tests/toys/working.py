@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Worker:
             return os.getpid()
         if kind == "raise":
             raise InputError("no such text")
+        if kind == "full":
+            raise MemoryError("no room for this text")
         if kind == "lambda":
             return lambda: None
         if kind == "kill once" and Path(value).exists():
@@ -74,3 +77,32 @@ def wait_for_long(engine: str, address: str | None = None) -> None:
     units = units_of([("pid", None), *[("sleep", 600)] * 4])
     for done in run_units(Worker, units, engine=engine, workers=2, address=address):
         print(done.result, flush=True)
+
+
+def nodes_come_and_go() -> None:
+    """Prints who did how many units on two nodes, of which the second is lost, and a third one, which comes then."""
+    from attriflow.workers import on_ray
+
+    os.environ.update(on_ray.QUIET)
+    from ray.cluster_utils import Cluster
+
+    on_ray.JOINED = 1.0
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    leaves = [cluster.add_node(**node)]
+    by_worker, failed = Counter[str](), []
+
+    def units() -> Iterator[Unit]:
+        for i in range(5000):
+            if by_worker["actor 3"] >= 3:
+                return
+            yield Unit(str(i), ("sleep", 0.1))
+
+    for done in run_units(Worker, units(), engine="ray", address=cluster.address):
+        by_worker[done.worker.partition(" on ")[0]] += 1
+        failed += [done.error] if done.error else []
+        if leaves and min(by_worker["actor 1"], by_worker["actor 2"]) >= 2:
+            cluster.remove_node(leaves.pop(), allow_graceful=False)
+            cluster.add_node(**node)
+    print(json.dumps({"by worker": by_worker, "failed": failed}))
+    cluster.shutdown()

@@ -328,7 +328,8 @@ class WorkersOptions:
     engine: Annotated[
         str,
         option(
-            "local (this process), processes (of this machine) or ray (a cluster; extra ray): same result.",
+            "local (this process), processes (of this machine) or ray (a cluster; extra ray): same result, byte for "
+            "byte with the same number of threads (OMP_NUM_THREADS=1).",
             panel=_WORKERS,
         ),
     ] = "local"
