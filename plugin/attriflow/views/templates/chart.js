@@ -21,7 +21,7 @@ function chart(score, steps, width, onStep, onPick) {
   const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
   const picture = svg("svg", {
     viewBox: `0 0 ${wide} ${height}`, width: wide, height, role: "img",
-    "aria-label": `${score.name} of ${steps.length} generated tokens, from ${compact(Math.min(...known))} to ${compact(Math.max(...known))}`,
+    "aria-label": `${score.name} at ${steps.length} steps, from ${compact(Math.min(...known))} to ${compact(Math.max(...known))}`,
   });
   for (const mark of marks) {
     picture.append(
