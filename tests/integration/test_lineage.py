@@ -14,6 +14,7 @@ import attriflow
 from attriflow.tracking.command import evaluate as evaluate_file
 from attriflow.tracking.lineage import Origin, dataset_of, origin_of
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 DATA = pd.DataFrame({"input": ["the red cat", "a big dog"], "target": ["il gatto", "cane"]})
 CONFIG = {"inputs": "input", "methods": "saliency", "metrics": "aopc_compr", "step_functions": [], "throughput": False}
 
