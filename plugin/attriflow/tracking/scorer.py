@@ -1,7 +1,7 @@
 """The scorer class behind `attriflow.tracking.genai`, which MLflow can register.
 
 MLflow registers functions, as source, and no classes. So what is registered is a function that has the settings as a
-default, and asks attriflow for the scorer of these settings.
+default, and asks for the scorer of these settings through a door of attriflow, whose name outlives modules.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Evidence(Scorer):
 
         @scorer(name=given["name"])
         def evidence(inputs: Any, outputs: Any, expectations: Any = None, settings: str = text) -> Any:
-            from attriflow.tracking.genai import registered
+            from attriflow.doors import opened
 
-            return registered(settings)(inputs=inputs, outputs=outputs, expectations=expectations)
+            return opened("scorer")(settings)(inputs=inputs, outputs=outputs, expectations=expectations)
 
         return evidence.register(name=given["name"], experiment_id=experiment_id)
 
