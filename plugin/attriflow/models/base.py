@@ -109,6 +109,8 @@ class LanguageModel(ABC):
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.stack_is_chain: bool | None = None
+        """Whether gradients can go down a few blocks at a time; found out once, by a long text (see `stretches`)."""
         self.plain_tables: dict[str, bool] = {}
         """Block -> whether embeddings are rows of the table as they are; found out once."""
         self.shows_attention = False
