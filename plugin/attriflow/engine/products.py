@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attriflow.engine import sizes as settings
 from attriflow.engine.cuts import Cut
-from attriflow.engine.memory import Halving
+from attriflow.engine.memory import Halving, give_back
 from attriflow.errors import out_of_memory
 from attriflow.kernels.vmapped import unremarked
 
@@ -50,7 +50,7 @@ class Products:
         self, cut: Cut, leaves: list[Tensor], steps: slice, context: Callable[[], AbstractContextManager[Any]]
     ) -> Iterator[Part]:
         below = cut.below
-        assert below is not None and below.entry is not None and below.bottom is not None  # noqa: S101, PT018
+        assert below is not None and below.entry is not None and below.bottom is not None  # noqa: S101
         n = steps.stop - steps.start
         at = below.entry.new_empty(n, *below.entry.shape)  # products down to where the next stretch begins
 
@@ -65,6 +65,7 @@ class Products:
 
     def _one(self, stretch: Any, at: Tensor, context: Callable[[], AbstractContextManager[Any]]) -> None:
         """Through one stretch, whose graph is gone then."""
+        give_back()  # what small tensors leave behind comes on top of the graph
         with torch.enable_grad(), context():
             leaf, root = stretch.graph()
         for part, (found,) in self.through([root], [leaf], len(at), lambda part: [at[part]]):

@@ -110,12 +110,13 @@ class Stretches:
             if self.bottom is not None and self._next != len(self.stack):
                 raise NotAChainError
         finally:
+            self._last = None  # the end of a graph that need not last
             torch.set_grad_enabled(enabled)
             for handle in handles:
                 handle.remove()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        n, given = self.number[module], dict[int | str, Any](enumerate(args))
+        n, given = self.number[module], dict[Any, Any](enumerate(args))
         given |= kwargs
         found = (k for k, x in given.items() if isinstance(x, Tensor) and x.ndim == 3 and x.is_floating_point())
         place = next(found, None)
