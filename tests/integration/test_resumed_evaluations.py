@@ -19,7 +19,7 @@ METHODS = "saliency,random"
 
 
 @pytest.fixture
-def broken_off(store, causal_folder, monkeypatch):
+def broken_off(store, causal_folder, monkeypatch, capsys):
     """The model and run of an evaluation that was told to stop at its second method; one example per unit."""
     monkeypatch.setattr(runner, "BLOCK", 1)
     info, put = attriflow.log_model(causal_folder), WorkFolder.put
@@ -33,6 +33,8 @@ def broken_off(store, causal_folder, monkeypatch):
         patched.setattr(WorkFolder, "put", stops)
         with pytest.raises(KeyboardInterrupt), mlflow.start_run() as active:
             evaluate(info.model_uri, DATA, METHODS)
+    said = f"interrupted (Ctrl-C); what is done is kept: the same evaluation with --resume {active.info.run_id} goes on"
+    assert said in capsys.readouterr().err.splitlines()
     return info.model_uri, active.info.run_id
 
 

@@ -22,14 +22,15 @@ from attriflow.evaluation.planning import say
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.work import unit_of
+from attriflow.kernels.stopping import why
 from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
 from attriflow.statistics import bootstrap_interval
 from attriflow.statistics.agreement import affordable, magnitudes
-from attriflow.tracking import patience, stopping
+from attriflow.tracking import patience
 from attriflow.tracking.artifacts import AttributionsArtifact, part_name
 from attriflow.tracking.examples import evidence, examples_table
-from attriflow.tracking.keeping import STALE, Keeper, KeptError
+from attriflow.tracking.keeping import STALE, Keeper, KeptError, status_of
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
 from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
@@ -390,7 +391,7 @@ class Recorder:
 
     def _save_what_is_known(self, error: BaseException) -> None:
         """After an interruption: as much as possible, without hiding the error."""
-        reason, status = stopping.why(error), stopping.status_of(error)
+        reason, status = why(error), status_of(error)
         steps: list[Callable[[], object]] = [partial(self.run.tags, {"attriflow.stopped": reason})]
         if self.mlflow_logs_metrics:
             steps.append(partial(self.run.metrics, self.metrics, self.model_id))
@@ -412,6 +413,8 @@ class Recorder:
             self.keeper.close(status)
         except KeptError as error:
             patience.line(str(error))
+        if status == "KILLED":
+            say(f"{reason}; what is done is kept: the same evaluation with --resume {self.run.run_id} goes on")
 
 
 def _intervals(result: MethodResult, seed: int) -> dict[str, float]:

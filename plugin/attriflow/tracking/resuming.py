@@ -22,9 +22,8 @@ from mlflow.tracking import MlflowClient
 from attriflow.errors import InputError
 from attriflow.evaluation.identity import data_digests, weights_digest
 from attriflow.evaluation.work import BLOCK, NAME, WorkFolder
-from attriflow.tracking.keeping import FOLDER
+from attriflow.tracking.keeping import FOLDER, status_of
 from attriflow.tracking.places import ENDED, NO_VALUES, Place, choose, claims_of, folders, within
-from attriflow.tracking.stopping import status_of
 from attriflow.versions import COMPUTING, versions
 
 if TYPE_CHECKING:
