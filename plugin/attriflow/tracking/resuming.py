@@ -26,6 +26,7 @@ from attriflow.tracking.keeping import FOLDER
 from attriflow.tracking.places import ENDED, NO_VALUES, Place, choose, claims_of, folders, within
 from attriflow.tracking.stopping import status_of
 from attriflow.versions import COMPUTING, versions
+from attriflow.workers import rounding
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -87,7 +88,9 @@ def opened(evaluation: Evaluation, model: str, run: Run, place: Place, ours: Pla
     if ours is not None and ours.again and not there:
         why = "it is finished" if ENDED in within(run.data.tags, place.folder) else f"{folder} is not there"
         raise InputError(f"there is nothing to resume in run {run.info.run_id}: {why}")
-    return WorkFolder(folder, decisive(evaluation, model), ours is not None and there)
+    config, on_cpu = evaluation.config, evaluation.model.device.type == "cpu"
+    by = rounding(config.engine, config.workers) if on_cpu else None
+    return WorkFolder(folder, decisive(evaluation, model), ours is not None and there, by)
 
 
 def remove_at_exit(folder: Path) -> None:
