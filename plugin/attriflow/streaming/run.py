@@ -14,9 +14,9 @@ from attriflow import io
 from attriflow.datasets import Rows
 from attriflow.errors import InputError
 from attriflow.io.files import run_of, write
+from attriflow.progress import Meter
 from attriflow.streaming.fields import Fields
 from attriflow.streaming.journal import Journal
-from attriflow.streaming.meter import Meter
 from attriflow.streaming.page import page_run, write_page
 from attriflow.streaming.rows import Explain
 from attriflow.streaming.windows import Explainer, windows
@@ -116,7 +116,7 @@ def attribute_dataset(
         made, pace = Explainer(load=load, fields=fields, run=run, show=on_window is not None), Pace()
         units = windows(rows, done, window)
         doing = run_units(made, units, engine=engine, workers=workers, address=address, ordered=True)
-        with contextlib.closing(doing), Meter(len(rows), done, show_progress) as meter:
+        with contextlib.closing(doing), Meter("rows", len(rows), done, show_progress) as meter:
             for one in doing:
                 found = made.result(one)
                 everything = done == 0 and len(found.wrong) == found.rows
