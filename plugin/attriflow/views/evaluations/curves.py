@@ -11,7 +11,7 @@ import pandas as pd
 from attriflow.evaluation.chance import RANDOM_TOKENS
 from attriflow.views.common import printable
 from attriflow.views.evaluations.leaderboard import arrow
-from attriflow.views.figures import NOTE, PANEL_TITLE, clean, message, panels_of
+from attriflow.views.figures import PANEL_TITLE, clean, message, note_of, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,5 +75,6 @@ def removal_curves(curves: pd.DataFrame, directions: Mapping[str, bool]) -> Figu
     figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     more = len(order) - len(color)
     others = f"; {more} other methods in grey" if more > 0 else ""
-    figure.suptitle(f"mean over examples; area under the curve: ↑ higher is better, ↓ lower is better{others}", **NOTE)
+    what = "mean over examples; area under the curve: ↑ higher is better, ↓ lower is better"
+    note_of(figure, what + others, above=True)
     return figure
