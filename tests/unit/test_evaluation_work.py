@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,18 @@ def test_what_decides_the_numbers_must_be_the_same(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another process is writing"):
         WorkFolder(tmp_path, {"seed": 0, "weights": "abc"}, True)
     first.close()
+
+
+def test_rows_that_are_read_otherwise_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Stopped(tmp_path, {})
+    work.left = 3
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(work)
+    work.close()
+    monkeypatch.setitem(globals(), "DATA", replace(DATA, inputs=DATA.inputs[::-1]))
+    with pytest.raises(InputError, match="cannot resume the evaluation: its rows are tokenised or generated otherwise"):
+        evaluated(work := WorkFolder(tmp_path, {}, True))
+    work.close()
 
 
 def test_other_threads_or_engines_go_on_and_say_so(
