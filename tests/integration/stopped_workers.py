@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 from killed_runs import start
-from resumed_evaluations import parents, run, tables
+from resumed_evaluations import parents, tables
 
 UNITS = 7  # that are done when the driver is stopped: some blocks with both methods
 EVALUATE = [
@@ -38,6 +38,11 @@ EVALUATE += ["--no-throughput", "--device", "cpu"]
 def units(folder: Path, others: set[Path]) -> int:
     parts = set(folder.rglob("units.part")) - others  # a fork that ends removes nothing
     return max((part.read_bytes().count(b"\n") for part in parts), default=0)
+
+
+def ended(pid: int) -> int:
+    """The exit code of a child."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def of_session(leader: int) -> list[psutil.Process]:
@@ -61,7 +66,7 @@ def stopped(arguments: list[str], folder: Path, number: signal.Signals) -> dict:
     crew = of_session(pid)
     begin = time.monotonic()
     (os.killpg if number == signal.SIGINT else os.kill)(pid, number)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = ended(pid)
     seconds = time.monotonic() - begin
     _, alive = psutil.wait_procs([p for p in crew if p.pid != pid], timeout=20)
     told = [line for line in log.read_text(errors="replace").splitlines() if line and line[0] != " "]
@@ -85,12 +90,12 @@ def main() -> None:
     attriflow.load_model("demo/recall")
     attriflow.evaluation.runner.BLOCK = 2
     base = [*EVALUATE, "--tracking-uri", f"sqlite:///{database}"]
-    if code := run(base, Path("log")):
+    if code := ended(start(base, Path("log"))):
         sys.exit(f"exit code {code}: {Path('log').read_text(errors='replace')[-3000:]}")
     whole = tables(parents(database)[-1][2])
     found = stopped([*base, "--engine", engine, "--workers", "2"], folder, number)
     run_id, status, _ = parents(database)[-1]
-    again = run([*base, "--resume", run_id], Path("log"))
+    again = ended(start([*base, "--resume", run_id], Path("log")))
     same = tables(parents(database)[-1][2]) == whole
     log = Path("log").read_text(errors="replace")
     resumed = f"resumed: {found['kept']} units of an earlier process are done" in log
