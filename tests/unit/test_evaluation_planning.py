@@ -43,7 +43,7 @@ def test_says_passes_and_time():
     long = dataclasses.replace(PLAN, n_examples=1000, seconds_per_pass=0.1)
     assert long.seconds_with(3) == pytest.approx(0.1 * (30_000 + 104_500.4 * 6 / 16))
     assert str(long).splitlines()[2] == (
-        "      3.74 device hours; 2 workers: 2.3 h; 4 workers: 1.6 h; 8 workers: 72 min"
+        "      3.74 device hours; 2 workers: 2 h 17 min; 4 workers: 1 h 34 min; 8 workers: 72 min"
     )
     unmeasured = dataclasses.replace(PLAN, seconds_per_pass=None, n_again=0, again=0, untried=("odd",))
     assert unmeasured.seconds is None

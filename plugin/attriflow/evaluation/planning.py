@@ -93,7 +93,7 @@ class Plan:
         if self.seconds is None or self.seconds < LONG:
             return ""
         many = [n for n in (2, 4, 8, 64) if n <= math.ceil(self.n_examples / BLOCK)]
-        each = "".join(f"; {n} workers: {_duration(self.seconds_with(n))}" for n in many)
+        each = "".join(f"; {n} workers: {duration(self.seconds_with(n))}" for n in many)
         return f"\n      {self.seconds / 3600:,.3g} device hours{each}"
 
     def __str__(self) -> str:

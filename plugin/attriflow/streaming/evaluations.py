@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ def estimate_evaluation(
     begin = time.perf_counter()
     model = load()
     n, limit = len(data.inputs), config.reexplain_examples
-    with unsaid():
+    with unsaid(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to developers of other packages, as while an evaluation is logged
         _done(Evaluation(model, data.without(dict.fromkeys(range(1, n), "")), config))  # sets things up
         loaded = time.perf_counter()
         found = _done(Evaluation(model, data, config))
