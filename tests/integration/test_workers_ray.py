@@ -141,7 +141,7 @@ def test_an_evaluation_that_is_stopped_leaves_nobody_and_goes_on(engine, number,
     told = [line for line in found["told"] if not re.search(r"^attribution methods|of 16 examples", line)]  # how far
     assert told == ([] if said is None else [goes_on])
     assert found["code"] == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
-    assert found["status"] == ("RUNNING" if number == signal.SIGKILL else "KILLED")
+    assert found["status"] == ("RUNNING" if number == signal.SIGKILL else "FAILED")
     assert found["again"] == 0 and found["resumed"] and found["equal"], found
 
 

@@ -9,7 +9,8 @@ from attriflow.datasets.rows import ListRows
 from attriflow.datasets.splits import Split
 from attriflow.errors import InputError
 from attriflow.output import AttributionOutput
-from attriflow.streaming import Estimate, estimate, seconds_of
+from attriflow.streaming import Estimate, Fields, estimate, seconds_of
+from attriflow.streaming.evaluations import estimate_evaluation
 from attriflow.types import Attribution, Provenance, Token
 
 HOUR = 3600.0
@@ -95,3 +96,21 @@ def test_a_sample_is_from_the_whole_data_set():
         estimate(ListRows(rows.rows, Split.of_file("train[:0]"), "none"), lambda: explain)
     with pytest.raises(InputError, match="none of 1 rows can be explained; one of them: bad text"):
         estimate(ListRows([{"text": "text 50"}], Split.of_file("train"), "one"), lambda: explain)
+
+
+def test_an_evaluation_is_planned_from_a_sample(golden_model, capsys):
+    rows = [{"text": f"the cat sat {'on ' * i}"} for i in range(12)]
+    rows[3] = {"text": ""}
+    listed, model = ListRows(rows, Split.of_file("train"), "texts"), golden_model("gpt2")
+    settings = {"methods": "attention", "metrics": "seed_variance", "generation_args": {"max_new_tokens": 2}}
+    settings |= {"step_functions": [], "reexplain_examples": 4}
+    capsys.readouterr()
+    found = estimate_evaluation(listed, lambda: model, settings, fields=Fields(inputs="text"), sample=12, total=50_000)
+    assert (found.rows, found.window, found.sampled, found.failed) == (50_000, 64, 12, 1)
+    assert found.row_passes == 1  # one pass for each example, and none for metrics
+    assert found.row_seconds > 0 and found.row_bytes == 0
+    assert capsys.readouterr().err == ""
+    few = estimate_evaluation(listed, lambda: model, settings, fields=Fields(), sample=2)
+    assert few.rows == 12 and few.sampled == 2
+    with pytest.raises(InputError, match="there are no rows to plan for"):
+        estimate_evaluation(ListRows(rows, Split.of_file("train[:0]"), "none"), lambda: model, {}, fields=Fields())
