@@ -192,7 +192,7 @@ def test_made_by_hand():
 
 
 def test_habits_around_a_model(tmp_path):
-    """What scripts do beside the documented: classes, chained calls, raw pairs, our own files, functions of their own."""
+    """What scripts do beside the documented: classes, chained calls, raw pairs, our own files, functions of theirs."""
     from attriflow.inseq.data.aggregation_functions import AggregationFunction
     from attriflow.inseq.models import HuggingfaceDecoderOnlyModel as Decoder
     from attriflow.inseq.models import HuggingfaceEncoderDecoderModel, HuggingfaceModel
