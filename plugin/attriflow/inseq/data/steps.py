@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attriflow.inseq.data.tokens import TokenWithId
-
-if TYPE_CHECKING:
-    from attriflow.inseq.data.attribution import FeatureAttributionSequenceOutput
 
 
 @dataclass
@@ -33,8 +30,8 @@ GranularFeatureAttributionStepOutput = CoarseFeatureAttributionStepOutput = Feat
 MultiDimensionalFeatureAttributionStepOutput = FeatureAttributionStepOutput
 
 
-def steps_from(sequences: Sequence[FeatureAttributionSequenceOutput]) -> list[FeatureAttributionStepOutput]:
-    """The columns of sequences, step by step, of the texts that have that step; padded with NaN."""
+def steps_from(sequences: Sequence[Any]) -> list[FeatureAttributionStepOutput]:
+    """The columns of sequence attributions, step by step, of the texts that have that step; padded with NaN."""
     found = []
     for step in range(max((s.stop - s.attr_pos_start for s in sequences), default=0)):
         here = [s for s in sequences if s.attr_pos_start + step < s.stop]
