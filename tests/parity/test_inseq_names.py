@@ -189,3 +189,68 @@ def test_made_by_hand():
     normal = made.aggregate("scores", normalize=True).target_attributions
     torch.testing.assert_close(normal[:2, 1], torch.tensor([0.75, 0.25]))
     assert "b" in made.show(display=False, return_html=True)
+
+
+def test_habits_around_a_model(tmp_path):
+    """What scripts do beside the documented: classes, chained calls, raw pairs, our own files, functions of theirs."""
+    from attriflow.inseq.data.aggregation_functions import AggregationFunction
+    from attriflow.inseq.models import HuggingfaceDecoderOnlyModel as Decoder
+    from attriflow.inseq.models import HuggingfaceEncoderDecoderModel, HuggingfaceModel
+    from attriflow.inseq.utils.typing import TokenWithId as Token
+    from attriflow.registry import aggregation_functions
+
+    gpt = HuggingfaceModel.load(str(MODELS / "gpt2"), "saliency")
+    assert isinstance(gpt, Decoder) and not isinstance(gpt, HuggingfaceEncoderDecoderModel)
+    assert gpt.attribution_method == gpt.attribution_method.method_name == "saliency" and Token is TokenWithId
+    assert gpt.eval().to("cpu") is gpt and not gpt.model.training
+    assert sum(p.numel() for p in gpt.parameters()) == sum(p.numel() for p in gpt.model.parameters())
+    gpt.tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    assert gpt.special_tokens[-1] == "<|user|>" and len(gpt.special_tokens) == len(gpt.special_tokens_ids)
+    full = ["ki nakol temo pari", "ki nakol temo nakol"]
+    out = gpt.attribute([text[:13] for text in full], full, show_progress=False)
+    assert [t.token for t in (out[0] - out[1]).target][-2:] == ["emo", "Ġpari → Ġnakol"]
+
+    class Middle(AggregationFunction):
+        """The median."""
+
+        aggregation_function_name = "middle"
+
+        def __call__(self, scores, dim):
+            return scores.median(dim).values
+
+    found = out[0].aggregate("middle", normalize=False).target_attributions
+    aggregation_functions.unregister("middle")
+    torch.testing.assert_close(found, out[0].target_attributions.median(-1).values, equal_nan=True)
+    copied = out[0].clone()
+    copied.target[0].token = "X"
+    assert copied.source[0] == out[0].target[0] == "ki" and copied != out[0]
+    assert out[0].numpy().target_attributions.shape == tuple(out[0].target_attributions.shape)
+    out.to_output().save(tmp_path / "own.json")
+    torch.testing.assert_close(
+        FeatureAttributionOutput.load(tmp_path / "own.json")[0].target_attributions,
+        out[0].target_attributions,
+        equal_nan=True,
+    )
+
+
+def test_self_scores_as_inseq_names_them(model):
+    """Both sides' own maps, of attention and of values put to zero; the decoder's is the target's where it is asked."""
+    for method, name in (("attention", "attentions"), ("value_zeroing", "scores")):
+        alone, both = (
+            model.attribute("ki nakol", "pari", method=method, attribute_target=asked, show_progress=False)[0]
+            for asked in (False, True)
+        )
+        assert set(alone.sequence_scores) == {f"encoder_self_{name}", f"decoder_self_{name}"}
+        assert set(both.sequence_scores) == {f"encoder_self_{name}"}
+
+
+def test_context_by_one_function_of_heads(model):
+    """One function leaves an axis of attention over; the rest is reduced as always."""
+    from attriflow.inseq.commands.attribute_context.attribute_context import AttributeContextArgs
+    from attriflow.inseq.commands.attribute_context.attribute_context import attribute_context_with_model as run
+
+    given = {"input_current_text": "pari", "input_context_text": "ki nakol", "output_current_text": "nakol temo"}
+    args = {"attribution_method": "attention", "context_sensitivity_std_threshold": 0, "show_viz": False, **given}
+    one, two = (run(AttributeContextArgs(attribution_aggregators=names, **args), model) for names in (["mean"], None))
+    for left, right in zip(one.cci_scores, two.cci_scores, strict=True):
+        assert left.input_context_scores == pytest.approx(right.input_context_scores, rel=1e-5)

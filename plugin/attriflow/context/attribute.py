@@ -197,6 +197,8 @@ def _cues(
         )
         options = settings.aggregator_options
         reduced = AttributionOutput(attributions).aggregate(unnormalized(settings.aggregators, options), **options)
+        if any(len(a.axes) > 2 for a in reduced):  # a function alone reduces one axis: of layers and heads, one is left
+            reduced = reduced.aggregate("scores", normalize=False)
         if show is not None:
             show(reduced)
         for (i, ks), attribution in zip(group, reduced, strict=True):

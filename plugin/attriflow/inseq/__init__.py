@@ -37,7 +37,7 @@ _HOMES = {
     "attriflow.inseq.data.viz": ("show_attributions", "show_granular_attributions", "show_token_attributions"),
     "attriflow.inseq.models": ("AttributionModel", "list_supported_frameworks", "load_model", "register_model_config"),
 }  # fmt: skip
-_ROOMS = ("attr", "commands", "data", "models")
+_ROOMS = ("attr", "commands", "data", "models", "utils")
 __all__ = [name for names in _HOMES.values() for name in names]
 __getattr__ = facade(__name__, _HOMES, _ROOMS)
 

@@ -10,6 +10,18 @@ from torch import Tensor
 
 from attriflow import model as native
 from attriflow.inseq.data.batch import BatchEncoding, DecoderOnlyBatch, EncoderDecoderBatch
+from attriflow.texts.tokens import special_ids
+
+
+class MethodName(str):
+    """A method: its name."""
+
+    __slots__ = ()
+
+    @property
+    def method_name(self) -> str:
+        """The same."""
+        return str(self)
 
 
 class ModelFace:
@@ -20,6 +32,26 @@ class ModelFace:
         self.native = loaded
         self.default_attributed_fn_id = "probability"
         self.formatter = Formatter
+
+    def __getattr__(self, name: str) -> Any:
+        """What else is asked of the Hugging Face model: `parameters`, `config`, ..."""
+        if name.startswith("_") or name in ("native", "model"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.model, name)
+
+    def to(self, *place: Any) -> ModelFace:
+        """Move the model, or give its weights another type."""
+        self.model.to(*place)
+        return self
+
+    def train(self, mode: bool = True) -> ModelFace:
+        """Change the mode of the model."""
+        self.model.train(mode)
+        return self
+
+    def eval(self) -> ModelFace:
+        """Leave the training mode."""
+        return self.train(False)
 
     @classmethod
     def of(cls, wrapped: Any) -> ModelFace:
@@ -49,9 +81,9 @@ class ModelFace:
         return self.native.is_encoder_decoder
 
     @property
-    def attribution_method(self) -> str | None:
-        """Name of the default method."""
-        return self.native.method
+    def attribution_method(self) -> MethodName | None:
+        """The default method."""
+        return None if self.native.method is None else MethodName(self.native.method)
 
     @property
     def device(self) -> Any:
@@ -74,13 +106,13 @@ class ModelFace:
 
     @property
     def special_tokens(self) -> list[str]:
-        """Special tokens of the tokenizer."""
-        return list(self.tokenizer.all_special_tokens)
+        """Special tokens of the tokenizer, a chat's markers among them."""
+        return list(self.tokenizer.convert_ids_to_tokens(self.special_tokens_ids))
 
     @property
     def special_tokens_ids(self) -> list[int]:
         """Their ids."""
-        return list(self.tokenizer.all_special_ids)
+        return list(special_ids(self.tokenizer))
 
     @property
     def bos_token_id(self) -> Any:

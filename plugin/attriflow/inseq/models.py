@@ -16,7 +16,8 @@ from attriflow import model as native
 from attriflow.engine.job import names_of
 from attriflow.errors import InputError, check_choice
 from attriflow.inseq.attr.step_functions import ALIASES, translated
-from attriflow.inseq.data.attribution import FeatureAttributionOutput, FeatureAttributionSequenceOutput, steps_from
+from attriflow.inseq.data.attribution import FeatureAttributionOutput, FeatureAttributionSequenceOutput
+from attriflow.inseq.data.steps import steps_from
 from attriflow.inseq.face import ModelFace
 from attriflow.kernels.annotations import keywords_of
 from attriflow.models.contrast import add_contrasts
@@ -25,8 +26,9 @@ from attriflow.registry import methods, step_functions
 from attriflow.types import Attribution, Example, Token
 
 __all__ = [
-    "AttributionModel", "HuggingfaceDecoderOnlyModel", "HuggingfaceEncoderDecoderModel", "HuggingfaceModel",
-    "list_supported_frameworks", "load_model", "register_model_config",
+    "AttributionModel", "DecoderOnlyAttributionModel", "EncoderDecoderAttributionModel", "HuggingfaceDecoderOnlyModel",
+    "HuggingfaceEncoderDecoderModel", "HuggingfaceModel", "list_supported_frameworks", "load_model",
+    "register_model_config",
 ]  # fmt: skip
 FRAMEWORKS = ("hf_transformers",)
 OPTIONS = {"method": "quadrature"}
@@ -67,7 +69,7 @@ def load_model(
         tokenizer_kwargs=dict(tokenizer_kwargs or {}) or None,
         **kept,
     )
-    return AttributionModel(loaded)
+    return (EncoderDecoderAttributionModel if loaded.is_encoder_decoder else DecoderOnlyAttributionModel)(loaded)
 
 
 def _kept(method: str | None, options: Mapping[str, Any], label: str) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def register_model_config(*_args: Any, **_given: Any) -> None:
 
 class AttributionModel(ModelFace):
     """A generation model under Inseq's names; `native` is attriflow's."""
+
+    load = staticmethod(load_model)
 
     # -- attribution -----------------------------------------------------------------------------------------------
 
@@ -121,8 +125,8 @@ class AttributionModel(ModelFace):
             input_texts, generated_texts: The same; several forced texts of a decoder-only model are one batch.
             method: The same; unknown names say the nearest.
             override_default_attribution: The same: `method` becomes the model's default.
-            attr_pos_start, attr_pos_end: The same; the end is exclusive for encoder-decoders, too, and the start never
-                lies in the prompt of a decoder-only model.
+            attr_pos_start, attr_pos_end: The same; the end is exclusive for encoder-decoders, too, `target` ends there,
+                and the start never lies in the prompt of a decoder-only model.
             show_progress: The same; a bar is shown in terminals on anything over two seconds.
             pretty_progress: No effect: there is one kind of progress bar.
             output_step_attributions: The same: `step_attributions` are the columns of the scores.
@@ -164,7 +168,7 @@ class AttributionModel(ModelFace):
             fn: Any = self.default_attributed_fn_id if attributed_fn is None else attributed_fn
             fn = translated(fn) if callable(fn) else ALIASES.get(fn, fn)
             scores = [ALIASES.get(s, s) for s in names_of(step_scores)]
-            given = self._options(name, fn, scores, options)
+            given = self._options(name, fn, scores, options, attribute_target)
             out = self.native.attribute(
                 texts,
                 targets,
@@ -214,7 +218,9 @@ class AttributionModel(ModelFace):
         }
         return FeatureAttributionOutput(sequences, steps_from(sequences) if output_step_attributions else None, info)
 
-    def _options(self, method: str, fn: Any, scores: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    def _options(
+        self, method: str, fn: Any, scores: Sequence[str], options: Mapping[str, Any], attribute_target: bool
+    ) -> dict[str, Any]:
         """Options as attriflow's `attribute` takes them."""
         given = {k: v for k, v in options.items() if not k.endswith("_args")}
         given |= {OPTIONS.get(k, k): v for k, v in (options.get("attribution_args") or {}).items()}
@@ -240,6 +246,7 @@ class AttributionModel(ModelFace):
         kept = {k: v for k, v in given.items() if k in taken and not (k in _CONTRAST and v is None)}
         if methods.info(method).name in _SELF_SCORED and self.is_encoder_decoder:
             kept.setdefault("output_encoder_self_scores", True)
+            kept.setdefault("output_decoder_self_scores", not attribute_target)
         return {**kept, **nested}
 
     @contextmanager
@@ -288,7 +295,19 @@ class AttributionModel(ModelFace):
         return dict(zip(tokens, self.clean_tokens(raw) if clean else raw, strict=True))
 
 
-HuggingfaceModel = HuggingfaceDecoderOnlyModel = HuggingfaceEncoderDecoderModel = AttributionModel
+class DecoderOnlyAttributionModel(AttributionModel):
+    """A model that continues texts."""
+
+
+class EncoderDecoderAttributionModel(AttributionModel):
+    """A model with a separate source."""
+
+
+HuggingfaceModel = AttributionModel
+HuggingfaceDecoderOnlyModel, HuggingfaceEncoderDecoderModel = (
+    DecoderOnlyAttributionModel,
+    EncoderDecoderAttributionModel,
+)
 
 _SELF_SCORED = ("attention", "value_zeroing")
 

@@ -23,6 +23,7 @@ from attriflow.models.batch import pad
 from attriflow.models.feeding import Feed
 from attriflow.models.findings import Finding, ModelCheck, State
 from attriflow.models.handed import compiled
+from attriflow.texts.tokens import special_ids
 
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _ROUGH = 5e-2
@@ -48,7 +49,7 @@ def ordinary_ids(model: LanguageModel, n: int) -> list[int]:
     """Ids of `n` ordinary tokens: such that neither tokenizer nor configuration gives a meaning of their own."""
     blocks = ("source", "target") if model.is_encoder_decoder else ("target",)
     size = min(model.embedding(block).weight.shape[0] for block in blocks)
-    special = set(getattr(model.tokenizer, "all_special_ids", ()) or ())
+    special = set(special_ids(model.tokenizer))
     for config in (model.hf.config, getattr(model.hf, "generation_config", None)):
         special.update(_ids_in(config))
     # from all over the vocabulary, as frequent tokens lie close together and close to the special ones

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import KeysView, Sequence
 from typing import Any
 
 from attriflow.errors import InputError
@@ -14,10 +14,12 @@ from attriflow.types import Segment, Token
 Span = tuple[int, int] | None
 
 
-def special_ids(tokenizer: Any) -> set[int]:
-    """Ids that stand for no text: of named tokens (EOS, ...) and of others added as special (a chat's markers)."""
+def special_ids(tokenizer: Any) -> KeysView[int]:
+    """Ids that stand for no text: of named tokens (EOS, ...), then of others added as special (a chat's markers)."""
+    named = getattr(tokenizer, "all_special_ids", None) or ()
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    return {*tokenizer.all_special_ids, *(int(i) for i, token in added.items() if getattr(token, "special", False))}
+    others = (int(i) for i, token in added.items() if getattr(token, "special", False))
+    return dict.fromkeys([*named, *others]).keys()
 
 
 def tokenize(tokenizer: Any, text: str, *, special: bool = True, target: bool = False) -> tuple[list[int], list[Span]]:

@@ -100,6 +100,9 @@ class StepFunctionArgs:
         return torch.ones_like(self.encoder_input_ids) if mask is None else mask[self._rows]
 
 
+StepFunctionBaseArgs = StepFunctionDecoderOnlyArgs = StepFunctionEncoderDecoderArgs = StepFunctionArgs
+
+
 def translated(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of Inseq's kind as one of attriflow's, its parameters beside `args` as options."""
     parameters = list(inspect.signature(fn).parameters.values())

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from attriflow.aggregation._sides import UNKNOWN, sides_of
 from attriflow.inseq.data.aggregator import options_of, steps_of
 from attriflow.inseq.data.files import read, write
+from attriflow.inseq.data.steps import FeatureAttributionStepOutput as FeatureAttributionStepOutput
+from attriflow.inseq.data.steps import GranularFeatureAttributionStepOutput as GranularFeatureAttributionStepOutput
+from attriflow.inseq.data.steps import step_of
 from attriflow.inseq.data.tokens import TokenWithId
 from attriflow.inseq.data.viz import show_attributions, show_granular_attributions, show_token_attributions
+from attriflow.io.files import load as load_own
 from attriflow.io.inseqfiles import StoredSequence, attribution_of
 from attriflow.kernels.equality import same
 from attriflow.output import AttributionOutput
@@ -81,14 +84,14 @@ class FeatureAttributionSequenceOutput:
             return TokenWithId(shown, -1 if "→" in shown else token.id)
 
         target = [named(t) for t in decoder]
-        silent = a.provenance.method == "dummy"
+        silent, kind = a.provenance.method == "dummy", "attentions" if a.provenance.method == "attention" else "scores"
         return cls(
-            source=[named(t) for t in sides.source] if sides.source else target[: a.start],
+            source=[named(t) for t in sides.source or decoder[: a.start]],
             target=target,
             source_attributions=None if silent else a.source_attributions,
             target_attributions=None if silent else a.target_attributions,
             step_scores=dict(a.step_scores),
-            sequence_scores={f"{name}_attentions": values for name, values in a.sequence_scores.items()},
+            sequence_scores={f"{name}_{kind}": values for name, values in a.sequence_scores.items()},
             attr_pos_start=a.start,
             attr_pos_end=a.start + len(a.targets),
             _aggregator=_default(a),
@@ -135,13 +138,25 @@ class FeatureAttributionSequenceOutput:
         steps = steps_of(self._aggregator if aggregator is None else aggregator, aggregate_fn)
         if not steps:
             return copy.copy(self)
-        given = options_of(steps, options)
+        given, other = options_of(steps, options), None
         if isinstance(given.get("paired_attr"), FeatureAttributionSequenceOutput):
-            given["paired_attr"] = given["paired_attr"].to_attribution()
+            other = given["paired_attr"]
+            given["paired_attr"] = other.to_attribution()
         if isinstance(given.get("split_pattern"), str):  # of raw tokens in Inseq, of the text here
             given["split_pattern"] = given["split_pattern"].replace("Ġ", " ").replace("▁", " ")
         own = self.to_attribution()
-        return self._with(own, own.aggregate(steps, **given))
+        out = self._with(own, own.aggregate(steps, **given))
+        for side in ("source", "target") if other is not None else ():
+            out._pair(side, getattr(self, side), getattr(other, side))
+        return out
+
+    def _pair(self, side: str, ours: list[TokenWithId], others: list[TokenWithId]) -> None:
+        """Name tokens of a pair by the raw ones that they stand for, unless they were merged on the way."""
+        tokens = getattr(self, side)
+        if len(tokens) == len(ours) == len(others):
+            for token, one, other in zip(tokens, ours, others, strict=True):
+                token.token = one.token if one.token == other.token else f"{one.token} → {other.token}"
+            self._was = self._tokens()
 
     def _with(self, own: Attribution, made: Attribution) -> FeatureAttributionSequenceOutput:
         """What was made of this sequence, with the tokens that stand here."""
@@ -258,6 +273,24 @@ class FeatureAttributionSequenceOutput:
             scores.update({name: values.to(*place) for name, values in scores.items()})
         return self
 
+    def detach(self) -> FeatureAttributionSequenceOutput:
+        """Nothing to do: scores hold no graph."""
+        return self
+
+    def clone(self) -> FeatureAttributionSequenceOutput:
+        """A copy that shares nothing."""
+        return copy.deepcopy(self)
+
+    def numpy(self) -> FeatureAttributionSequenceOutput:
+        """A copy with arrays in place of tensors."""
+        made = copy.copy(self)
+        for name in ("source_attributions", "target_attributions"):
+            scores = getattr(self, name)
+            setattr(made, name, None if scores is None else scores.numpy())
+        for name in ("step_scores", "sequence_scores"):
+            setattr(made, name, {key: values.numpy() for key, values in getattr(self, name).items()})
+        return made
+
 
 _SAME = (
     "source_attributions", "target_attributions", "step_scores", "sequence_scores", "attr_pos_start", "attr_pos_end",
@@ -265,6 +298,7 @@ _SAME = (
 GranularFeatureAttributionSequenceOutput = FeatureAttributionSequenceOutput
 CoarseFeatureAttributionSequenceOutput = FeatureAttributionSequenceOutput
 MultiDimensionalFeatureAttributionSequenceOutput = FeatureAttributionSequenceOutput
+FeatureAttributionInput = str | Sequence[str]
 
 
 def _default(a: Attribution) -> Any:
@@ -276,47 +310,6 @@ def _default(a: Attribution) -> Any:
 
 def _texts(a: Attribution) -> dict[str, Any]:
     return {"input_texts": [a.input_text], "generated_texts": [a.target_text]}
-
-
-@dataclass
-class FeatureAttributionStepOutput:
-    """One step of all texts: scores `[text, attributed token, ...]` and the tokens of each text."""
-
-    source_attributions: Tensor | None = None
-    step_scores: dict[str, Tensor] = field(default_factory=dict)
-    target_attributions: Tensor | None = None
-    sequence_scores: dict[str, Tensor] = field(default_factory=dict)
-    source: list[list[TokenWithId]] | None = None
-    prefix: list[list[TokenWithId]] | None = None
-    target: list[list[TokenWithId]] | None = None
-
-
-def steps_from(sequences: Sequence[FeatureAttributionSequenceOutput]) -> list[FeatureAttributionStepOutput]:
-    """The columns of sequences, step by step, of the texts that have that step; padded with NaN."""
-    found = []
-    for step in range(max((s.stop - s.attr_pos_start for s in sequences), default=0)):
-        here = [s for s in sequences if s.attr_pos_start + step < s.stop]
-        source = [s.source_attributions[:, step] for s in here if s.source_attributions is not None]
-        target = [
-            s.target_attributions[: s.attr_pos_start + step, step] for s in here if s.target_attributions is not None
-        ]
-        found.append(
-            FeatureAttributionStepOutput(
-                source_attributions=_padded(source),
-                target_attributions=_padded(target),
-                step_scores={k: torch.stack([s.step_scores[k][step] for s in here]) for k in here[0].step_scores},
-                source=[s.source for s in here] if source else None,
-                prefix=[s.target[: s.attr_pos_start + step] for s in here],
-                target=[[s.target[s.attr_pos_start + step]] for s in here],
-            )
-        )
-    return found
-
-
-def _padded(columns: Sequence[Tensor]) -> Tensor | None:
-    if not columns:
-        return None
-    return torch.nn.utils.rnn.pad_sequence(list(columns), batch_first=True, padding_value=torch.nan)
 
 
 @dataclass(eq=False)
@@ -439,14 +432,18 @@ class FeatureAttributionOutput:
 
     @staticmethod
     def load(path: str | Path, decompress: bool = False) -> FeatureAttributionOutput:
-        """Read what Inseq or `save` wrote.
+        """Read what Inseq, `save` or a command of attriflow wrote.
 
         Args:
-            path: The same; files with step attributions are read, too, which Inseq itself cannot.
+            path: The same; files with step attributions are read, too, which Inseq itself cannot, and attriflow's own,
+                with readable tokens.
             decompress: No effect: compressed files are known by their first bytes.
         """
         del decompress
-        info, sequences, steps = read(Path(path))
+        found = read(Path(path))
+        if found is None:
+            return FeatureAttributionOutput.of(AttributionOutput(load_own(path)))
+        info, sequences, steps = found
         out = []
         for number, stored in enumerate(sequences):
             a = attribution_of(stored, info, number)
@@ -457,17 +454,7 @@ class FeatureAttributionOutput:
             made.attr_pos_end = made.attr_pos_start + stored.steps
             made._was = made._tokens()
             out.append(made)
-        if steps is None:
-            return FeatureAttributionOutput(out, None, info)
-        known = [f.name for f in dataclasses.fields(FeatureAttributionStepOutput)]
-        fields = [{k: _of_step(v) for k, v in step.items() if k in known} for step in steps]
-        return FeatureAttributionOutput(out, [FeatureAttributionStepOutput(**one) for one in fields], info)
-
-
-def _of_step(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return TokenWithId(*value)
-    return [_of_step(v) for v in value] if isinstance(value, list) else value
+        return FeatureAttributionOutput(out, None if steps is None else [step_of(s) for s in steps], info)
 
 
 def merge_attributions(attributions: Sequence[FeatureAttributionOutput]) -> FeatureAttributionOutput:

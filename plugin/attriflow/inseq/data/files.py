@@ -20,8 +20,8 @@ from attriflow.io.records import plain
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "float8": torch.float8_e4m3fn}
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[StoredSequence], list[dict[str, Any]] | None]:
-    """`info`, sequences and steps of a file."""
+def read(path: Path) -> tuple[dict[str, Any], list[StoredSequence], list[dict[str, Any]] | None] | None:
+    """`info`, sequences and steps of a file; None where it is not of Inseq's form."""
     try:
         content = json.loads(whole_json(path))
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[StoredSequence], list[dict[st
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not is_document(content):
-        raise InputError(f"{path} holds no output in Inseq's form: attriflow.load reads attriflow's")
+        return None
     return (*parsed(content), steps_of(content))
 
 
