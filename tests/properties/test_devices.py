@@ -17,6 +17,7 @@ from places import CLOSE, LAYOUTS, foils, needed, present, simulated, texts, wra
 from words import PROMPT, TEXT, word_tokenizer
 
 import attriflow
+from attriflow.engine import gradients
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.kernels import devices
@@ -72,6 +73,18 @@ def agree(kind, layout, *call, **options):
 @pytest.mark.parametrize(("kind", "layout"), MATRIX)
 def test_methods(kind, layout, method):
     agree(kind, layout, method)
+
+
+@pytest.mark.parametrize("layout", ["half", pytest.param("disk", marks=pytest.mark.slow)])
+def test_graphs_of_one_block(layout, monkeypatch):
+    """Stretches lie where their blocks do."""
+    expected = explained("llama-gqa", None, "saliency")
+    monkeypatch.setattr(gradients, "blocks_at_once", lambda *_: 1)
+    model = wrapped("llama-gqa", layout)
+    found = model.attribute(*texts("llama-gqa"), method="saliency", show_progress=False)
+    assert model.wrapped.stack_is_chain is True
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other.scores, one.scores, atol=CLOSE, rtol=CLOSE, equal_nan=True)
 
 
 @pytest.mark.parametrize(("kind", "layout"), MATRIX)

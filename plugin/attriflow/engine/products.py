@@ -61,14 +61,15 @@ class Products:
             at[part] = found
         for stretch in reversed(below.stretches):
             self._one(stretch, at, context)
-        yield from self.through([below.bottom], leaves, n, lambda part: [at[part]])
+        root = below.bottom
+        yield from self.through([root], leaves, n, lambda part: [at[part].to(root.device)])
 
     def _one(self, stretch: Any, at: Tensor, context: Callable[[], AbstractContextManager[Any]]) -> None:
         """Through one stretch, whose graph is gone then."""
         give_back()  # what small tensors leave behind comes on top of the graph
         with torch.enable_grad(), context():
             leaf, root = stretch.graph()
-        for part, (found,) in self.through([root], [leaf], len(at), lambda part: [at[part]]):
+        for part, (found,) in self.through([root], [leaf], len(at), lambda part: [at[part].to(root.device)]):
             at[part] = found
 
     def through(
