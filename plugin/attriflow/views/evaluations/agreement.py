@@ -111,9 +111,7 @@ def _clustered(matrix: pd.DataFrame, text: str, note: str, *, negative: bool) ->
     labels = 0.3 + 0.078 * max(len(printable(str(name))) for name in matrix.index)  # inches
     size = max(1.6 + 0.38 * count + labels, NARROWEST)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Attempting to set identical", UserWarning
-        )  # a tree of no height
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)  # a tree of no height
         grid = sns.clustermap(
             matrix, mask=matrix.isna(), row_linkage=tree, col_linkage=tree, figsize=(size, size),
             cmap="vlag" if negative else sns.light_palette("#56B4E9", as_cmap=True), vmin=-1 if negative else 0, vmax=1,
