@@ -146,16 +146,18 @@ def _resident_bytes() -> int:
 
 
 @contextmanager
-def old_objects_uncollected() -> Iterator[None]:
+def old_objects_uncollected(*, collect: bool = True) -> Iterator[None]:
     """Keep the garbage collector off what exists now, for a while.
 
     The imported libraries are half a million objects. Going through them takes a third of a second, before every
-    measurement of memory and whenever the collector runs by itself in the middle of timed work.
+    measurement of memory and whenever the collector runs by itself in the middle of timed work. With `collect` it goes
+    through them once more before that.
     """
     if gc.get_freeze_count():  # somebody else's decision, not ours to undo
         yield
         return
-    gc.collect()
+    if collect:
+        gc.collect()
     gc.freeze()
     try:
         yield

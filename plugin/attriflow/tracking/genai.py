@@ -20,6 +20,7 @@ from attriflow.evaluation.data import EvaluationData, evidence_in, reply_of
 from attriflow.evaluation.planning import say, unsaid
 from attriflow.evaluation.results import MethodResult
 from attriflow.evaluation.runner import Evaluation
+from attriflow.measuring.cost import old_objects_uncollected
 from attriflow.registry import metrics as registry
 from attriflow.texts.chats import Chat, of_cell
 
@@ -231,7 +232,7 @@ def _found(value: Any, where: Text, what: str) -> Any:
 
 def _evaluated(model: AttributionModel, data: EvaluationData, config: EvaluationConfig) -> MethodResult:
     evaluation = Evaluation(model, data, config)
-    with unsaid():
+    with unsaid(), old_objects_uncollected(collect=False):  # a row takes less than a collection
         for _ in evaluation.run():
             pass
     (result,) = evaluation.results

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlflow.genai.scorers import Scorer, scorer
-from pydantic import PrivateAttr
 
 from attriflow.errors import InputError
 
@@ -19,8 +18,8 @@ from attriflow.errors import InputError
 class Evidence(Scorer):
     """Judges the explanations of outputs; `attriflow.tracking.genai.evidence` makes it."""
 
-    _judge: Callable[[Any, Any, Any], list[Any]] = PrivateAttr()
-    _given: Mapping[str, Any] = PrivateAttr()
+    _judge: Callable[[Any, Any, Any], list[Any]]
+    _given: Mapping[str, Any]
 
     @classmethod
     def of(cls, name: str, judge: Callable[[Any, Any, Any], list[Any]], given: Mapping[str, Any]) -> Evidence:
