@@ -51,7 +51,7 @@ def test_they_say_what_the_tables_say(store, causal_folder):
             inside = {span.name: span for span in spans.values() if span.parent_id == method.span_id}
             assert inside["explain"].get_attribute("attriflow.block.examples") == len(rows)
             assert {"changed inputs", "aopc_compr"} < set(inside)
-            assert inside["aopc_compr"].outputs["value"] == row[f"{method.name}: aopc_compr"]
+            assert inside["aopc_compr"].outputs["value"] == pytest.approx(row[f"{method.name}: aopc_compr"])
             share = inside["explain"].get_attribute("attriflow.block.seconds") / len(rows)
             assert inside["explain"].end_time_ns - inside["explain"].start_time_ns == pytest.approx(
                 share * 1e9, abs=2e3
@@ -59,7 +59,7 @@ def test_they_say_what_the_tables_say(store, causal_folder):
             assert method.end_time_ns == max(span.end_time_ns for span in inside.values())
         values = {a.name: a.value for a in trace.info.assessments}
         wanted = {name.replace(": ", "/"): row[name] for name in rows if ": " in name and "evidence" not in name}
-        assert values == {name: value for name, value in wanted.items() if value == value}
+        assert values == pytest.approx({name: value for name, value in wanted.items() if value == value})
         assert {a.metadata["mlflow.assessment.sourceRunId"] for a in trace.info.assessments} == {run_id}
     assert mlflow.get_last_active_trace_id() is None  # nothing went the way of the user's own traces
 
@@ -118,8 +118,8 @@ def test_a_store_in_files(tmp_path, monkeypatch):
         "id": "ab" * 16,
         "row": 3,
         "spans": [
-            {"id": "cd" * 8, "parent": None, "name": "example 3", "kind": "CHAIN", "start": 10**18, "end": 10**18 + 10**9,
-             "inputs": {"input": "a"}, "outputs": {"target": "b"}, "about": {}, "error": ""},
+            {"id": "cd" * 8, "parent": None, "name": "example 3", "kind": "CHAIN", "start": 10**18,
+             "end": 10**18 + 10**9, "inputs": {"input": "a"}, "outputs": {"target": "b"}, "about": {}, "error": ""},
         ],
         "feedback": [{"name": "saliency/aopc", "value": 0.5, "rationale": ""}],
     }  # fmt: skip
