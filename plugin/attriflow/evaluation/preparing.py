@@ -15,6 +15,7 @@ from attriflow.engine.masked import use_masked_lm
 from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, encoded
+from attriflow.evaluation.identity import examples_digest
 from attriflow.evaluation.rationale import in_template, rationale_matrix
 from attriflow.evaluation.results import StepScores
 from attriflow.evaluation.work import Work
@@ -43,6 +44,7 @@ class Prepared:
         self._why_not = ""
         self.prepared = {"began": 0.0, "encode": 0.0, STEPS: 0.0}
         self._left_out: dict[int, str] = {}
+        self._read = ""
 
     @property
     def step_tensors(self) -> Sequence[dict[str, Tensor]]:
@@ -80,6 +82,7 @@ class Prepared:
         if config.fail_fast:
             for number, why in self.data.failed.items():
                 raise InputError(f"row {number}: {why}")
+        self._read = examples_digest(self.examples)
         encoded_at = time.time()
         self.step_scores = self._known_steps() if STEPS in self.work else self._score_steps()
         self.prepared = {"began": began, "encode": encoded_at - began, STEPS: time.time() - encoded_at}
@@ -127,6 +130,11 @@ class Prepared:
     def _known_steps(self) -> list[StepScores]:
         """The values of step functions that an earlier process found, and what it left out."""
         found = self.work.record(STEPS)
+        if found["examples"] != self._read:
+            raise InputError(
+                "cannot resume the evaluation: its rows are tokenised or generated otherwise than they were (another "
+                "tokenizer or chat template, or generation that came out differently on another machine)"
+            )
         left_out = {int(number): why for number, why in found["left_out"].items()}
         self._leave_out({i: left_out[n] for i, n in enumerate(self.data.numbers) if n in left_out})
         self._why_not = found["why_not"]
@@ -143,7 +151,7 @@ class Prepared:
             ]
             reasons = {s.name: s.reason for s in self.step_scores if s.reason}
             found = {"left_out": self._left_out, "why_not": self._why_not, "reasons": reasons, "values": rows}
-            self.work.put(STEPS, found)
+            self.work.put(STEPS, {**found, "examples": self._read})
 
     def _score_steps(self) -> list[StepScores]:
         names, options = self.config.step_functions, self.config.step_function_options

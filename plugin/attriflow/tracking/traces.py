@@ -34,8 +34,8 @@ AT_ONCE = 16
 """Traces whose spans are one request."""
 PREVIEW, LONGEST_NAME = 1000, 250
 TIMES = (
-    "Shares: what ran for a block of examples at once counts for each of them with an equal part, and parts are laid end "
-    "to end. A span says when its block began, how many seconds it took, and for how many examples."
+    "Shares: what ran for a block of examples at once counts for each of them with an equal part, and parts are laid "
+    "end to end. A span says when its block began, how many seconds it took, and for how many examples."
 )
 Plain = dict[str, Any]
 
