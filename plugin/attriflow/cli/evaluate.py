@@ -96,11 +96,20 @@ class EvaluateOptions(RowsOptions, WorkersOptions):
         int, option("Most rows of it; what departs least from the settings comes first.", min=1, panel=_RUN)
     ] = 300
     report_examples: Annotated[int, option("Examples in the report.", min=0, panel=_RUN)] = 5
+    traces: Annotated[
+        int | None,
+        option("Examples that get a trace in MLflow, spread evenly; 100 by default.", min=0, panel=_RUN),
+    ] = None
+    no_traces: Annotated[bool, option("No traces.", "--no-traces", panel=_RUN)] = False
     resume: Annotated[
         str | None,
         option("Go on with an evaluation that was broken off, in its run.", metavar="RUN_ID", panel=_RUN),
     ] = None
     fail_fast: Annotated[bool, option("Stop at the first method that fails.", "--fail-fast", panel=_RUN)] = False
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of `EvaluationConfig` that were given."""
+        return {**super().settings(), **({"traces": False} if self.no_traces else {})}
 
 
 def evaluate(options: EvaluateOptions) -> None:

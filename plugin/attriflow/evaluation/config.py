@@ -28,6 +28,8 @@ from attriflow.workers import check_engine
 USUAL = ("input", "messages")
 """Columns of inputs that need no name."""
 Names = Any  # "all", a list or a comma-separated string before validation; a tuple of names after it
+TRACES = 100
+"""Traces of an evaluation where nobody says how many: a request each on a server, a page of MLflow's table."""
 PLACES = ("engine", "workers", "ray_address")
 """Settings that say where an evaluation is done: it is the same one elsewhere."""
 _MINIMA = {
@@ -35,6 +37,7 @@ _MINIMA = {
     "reexplain_examples": 1,
     "max_examples": 1,
     "report_examples": 0,
+    "traces": 0,
     "multiverse_rows": 1,
     "seed": 0,
 }
@@ -79,6 +82,7 @@ class EvaluationConfig:
             `attriflow.evaluation.choices`, and say how far the ranking depends on them.
         multiverse_rows: Most rows of it: a method with its choices, under one perturbation.
         report_examples: Examples shown in the report.
+        traces: Most examples of which MLflow gets a trace, spread evenly over the data; True for all, False for none.
         engine, workers, ray_address: Where blocks of examples are done (see `attriflow.workers.run_units`), which
             changes no number: in this process ("local"), in "processes" of this machine, or on a "ray" cluster.
         fail_fast: Raise at the first failing method instead of reporting it and going on.
@@ -117,6 +121,7 @@ class EvaluationConfig:
     multiverse: bool = False
     multiverse_rows: int = 300
     report_examples: int = 5
+    traces: int | bool = TRACES
     engine: str = "local"
     workers: int | None = None
     ray_address: str | None = None

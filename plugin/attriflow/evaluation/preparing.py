@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class Prepared:
         self.step_scores: list[StepScores] = []
         self._step_tensors: list[dict[str, Tensor]] = []
         self._why_not = ""
+        self.prepared = {"began": 0.0, "encode": 0.0, STEPS: 0.0}
         self._left_out: dict[int, str] = {}
         self._read = ""
 
@@ -56,7 +58,7 @@ class Prepared:
 
     def _prepare(self) -> None:
         """Tokenise or generate; a row that cannot be explained is left out of `data` and noted there."""
-        config = self.config
+        config, began = self.config, time.time()
         if config.masked_lm is not None:
             use_masked_lm(self.model, config.masked_lm)
         examples, self.data = encoded(
@@ -81,7 +83,9 @@ class Prepared:
             for number, why in self.data.failed.items():
                 raise InputError(f"row {number}: {why}")
         self._read = examples_digest(self.examples)
+        encoded_at = time.time()
         self.step_scores = self._known_steps() if STEPS in self.work else self._score_steps()
+        self.prepared = {"began": began, "encode": encoded_at - began, STEPS: time.time() - encoded_at}
         self._keep_steps()
 
     def _with_foil(self, i: int, example: Example) -> Example:

@@ -286,7 +286,8 @@ class Evaluation(Prepared):
             runner = self._runner_of(number)
             known = runner.scorer.n_known
             values, failed = runner.scored(self.work.attributions(unit_of("explain", method, number)))
-            self.work.put(unit, scored_record(values, failed), scores=runner.scorer.known(known))
+            record = {**scored_record(values, failed), "spent": runner.spent}
+            self.work.put(unit, record, scores=runner.scorer.known(known))
             self._meter.advance()
             if not self.work.lasting:
                 return values, failed
@@ -307,9 +308,8 @@ class Evaluation(Prepared):
                 if len(self.blocks) > 1:
                     runner.scorer.forget()  # what one method asks for must not matter to another
                     scores = {}
-                self.work.put(
-                    unit, {**scored_record(own, {n: failed[n] for n in own}), "seeded": seeded}, scores=scores
-                )
+                record = scored_record(own, {n: failed[n] for n in own})
+                self.work.put(unit, {**record, "seeded": seeded, "spent": runner.spent}, scores=scores)
             return found, seeded
         record = self.work.record(unit)
         own, wrong = scored_of(record)
@@ -421,6 +421,7 @@ class Evaluation(Prepared):
             return self._explain(method, [min(examples, key=lambda e: len(e.target))])
 
         with self.model.lock:  # no waiting in what is timed
+            began = time.time()
             attributions, cost = measure(
                 lambda: self._explain(method, examples),
                 lambda: self.model.teacher_forced(examples, batch_size=config.explicit_batch_size),
@@ -432,7 +433,7 @@ class Evaluation(Prepared):
             )
         facts = facts_of(attributions)
         made = [self._completed(a, scores) for a, scores in zip(attributions, steps, strict=True)]
-        self.work.put(unit, {"cost": dataclasses.asdict(cost), "facts": facts}, attributions=made)
+        self.work.put(unit, {"cost": dataclasses.asdict(cost), "facts": facts, "began": began}, attributions=made)
         self._meter.advance()
         return cost, facts
 

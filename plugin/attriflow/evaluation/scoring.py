@@ -23,6 +23,8 @@ EXAMPLES_AT_ONCE = 16
 """Examples whose changed inputs are scored together and held in memory."""
 NAMED = 10
 """Failed examples that are named per reason; the table `scores` has all."""
+CHANGED = "changed inputs"
+"""What all metrics need of the model, scored ahead."""
 NOT_IN_SAMPLE = "not among the examples that are explained again"
 _logger = logging.getLogger(__name__)
 Values = dict[str, list[ExampleValues]]
@@ -38,6 +40,7 @@ class MetricRunner:
 
     Attributes:
         seconds: Time spent so far, that of the model included.
+        spent: Where the time of the last `scored` or `again` went: metric, or `CHANGED` -> seconds.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class MetricRunner:
         self.metrics = {p.name: p.build(**options.get(p.name, {})) for p in parts}
         self._calls = {name: metric_call(name, metric) for name, metric in self.metrics.items()}
         self.scorer, self.rationales, self.fail_fast = scorer, rationales, fail_fast
-        self.reexplainer, self.seconds = reexplainer, 0.0
+        self.reexplainer, self.seconds, self.spent = reexplainer, 0.0, dict[str, float]()
 
     def score(self, result: MethodResult) -> None:
         """Fill in the values and problems of a method that has explained the data set."""
@@ -63,7 +66,7 @@ class MetricRunner:
 
     def scored(self, attributions: Sequence[Attribution]) -> tuple[Values, Failed]:
         """Values of the metrics that do not explain again, and the examples on which each failed."""
-        started = time.perf_counter()
+        started, self.spent = time.perf_counter(), {}
         names = [n for n in self.metrics if self.reexplainer is None or not self._explains_again(n)]
         found = self._values(names, attributions)
         self.seconds += time.perf_counter() - started
@@ -82,7 +85,7 @@ class MetricRunner:
         Returns:
             The values of all metrics, in their order, and `MethodResult.seeded`.
         """
-        started, again = time.perf_counter(), self.reexplainer
+        started, again, self.spent = time.perf_counter(), self.reexplainer, {}
         if again is None:
             return {name: values[name] for name in self.metrics}, None
         again.start(result.name, attributions)
@@ -95,7 +98,8 @@ class MetricRunner:
             for name, i in itertools.product(names, indices):
                 found[name][i] = self._guarded(name, i, attributions[i], failed[name])
             self.scorer.release()
-        seeded = self._under_other_seeds(result, attributions)
+        spent = self.spent.copy()
+        seeded, self.spent = self._under_other_seeds(result, attributions), spent
         self.seconds += time.perf_counter() - started
         known = {**values, **found}
         return {name: known[name] for name in self.metrics}, seeded
@@ -165,12 +169,17 @@ class MetricRunner:
         attributions: Sequence[Attribution] | Mapping[int, Attribution],
         indices: Sequence[int],
     ) -> None:
+        began = time.perf_counter()
         try:
             for shared in (True, False):
                 self.scorer.prefetch(self.planned(names, attributions, indices, shared), shared=shared)
         except Exception as error:
             # not the place to judge: each metric asks for its scores itself, and fails on its own account
             _logger.debug("planning ahead failed: %s", error)
+        self._spend(CHANGED, began)
+
+    def _spend(self, what: str, began: float) -> None:
+        self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - began
 
     def planned(
         self,
@@ -211,6 +220,7 @@ class MetricRunner:
 
     def _guarded(self, name: str, index: int, attribution: Attribution, failed: dict[int, str]) -> ExampleValues:
         """A metric's values for one example; where it raises, none and the reason, which `failed` gets as well."""
+        began = time.perf_counter()
         try:
             return self._value(name, index, attribution)
         except MissingExtraError:
@@ -221,6 +231,8 @@ class MetricRunner:
             _logger.debug("metric '%s' failed on example %d", name, index, exc_info=True)
             failed[index] = reason_of(error)
             return skipped_example(len(attribution.targets), failed[index])
+        finally:
+            self._spend(name, began)
 
     def _value(self, name: str, index: int, attribution: Attribution) -> ExampleValues:
         n_steps = len(attribution.targets)

@@ -41,7 +41,7 @@ def examples_table(evaluation: Evaluation, found: Mapping[str, Sequence[str]]) -
         "input": [text if isinstance(text, str) else text_of_chat(text) for text in data.inputs],
     }
     if data.targets is None:
-        texts["generated"] = [_written(example) for example in examples]
+        texts["generated"] = [written(example) for example in examples]
     else:
         texts["target"] = list(data.targets)
     for result in evaluation.results:
@@ -53,7 +53,7 @@ def examples_table(evaluation: Evaluation, found: Mapping[str, Sequence[str]]) -
     return pd.DataFrame({**texts, "example": list(data.numbers)})
 
 
-def _written(example: Example) -> str:
+def written(example: Example) -> str:
     """What the model wrote, as a text."""
     tokens = [t for t in example.target[example.start : example.stop] if not t.special and t.start is not None]
     return example.target_text[tokens[0].start : tokens[-1].end].strip() if tokens else ""

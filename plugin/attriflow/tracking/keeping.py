@@ -28,6 +28,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_
 
 from attriflow.errors import AttriflowError, InputError, reason_of
 from attriflow.tracking.patience import AT_FIRST, AwayError, away, line, patience, patiently, quick
+from attriflow.tracking.traces import log_traces
 
 T = TypeVar("T")
 Operation = Mapping[str, Any]
@@ -38,7 +39,7 @@ FOLDER = "ATTRIFLOW_KEPT"
 """Environment variable: where folders are made that keep what a server did not take; the current one by default."""
 STALE = ("attriflow.stopped", "attriflow.reason", "attriflow.failed_methods", "attriflow.failed_step_functions")
 """Tags that tell of an earlier try in the same run."""
-OPERATIONS = ("child", "finish", "metrics", "params", "tags", "untag", "artifact", "table", "model")
+OPERATIONS = ("child", "finish", "metrics", "params", "tags", "untag", "artifact", "table", "model", "traces")
 """What a journal may ask for."""
 _HERE = ("", "file", "sqlite")
 _KEY = re.compile(r"[\w-]{1,64}")
@@ -271,6 +272,10 @@ class Keeper:
     def _model(self, run: str, model_id: str) -> None:
         if self._linked(model_id):
             self.client.log_inputs(self.ids[run], models=[LoggedModelInput(model_id)])
+
+    def _traces(self, run: str, traces: list[dict[str, Any]], model_id: str | None = None) -> None:
+        experiment = str(self.client.get_run(self.ids[run]).info.experiment_id)
+        log_traces(self.uri, traces, experiment, self.ids[run], self._linked(model_id))
 
     def _linked(self, model_id: str | None) -> str | None:
         """The model, unless what was kept goes to another store, which has not got it."""

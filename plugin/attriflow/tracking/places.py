@@ -47,6 +47,7 @@ NO_VALUES = (
     "contrast_source",
     "max_examples",
     "report_examples",
+    "traces",
     "fail_fast",
     "device_map",
     "max_memory",

@@ -36,6 +36,7 @@ from attriflow.tracking.patience import AwayError
 from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
 from attriflow.tracking.resuming import WORK, begun, opened, remove_at_exit
 from attriflow.tracking.run_logger import RunLogger, key_of
+from attriflow.tracking.traces import batches
 from attriflow.versions import COMPUTING, versions
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Recorder:
             for event in self.evaluation.run():
                 self._log_event(event)
             self._log_all()
+            self._log_traces()
             if self.evaluation.pace:
                 self.run.tags({"attriflow.workers": {k: round(v, 3) for k, v in self.evaluation.pace.items()}})
             if self.keeper.gone and self.mlflow_logs_metrics:
@@ -342,6 +344,17 @@ class Recorder:
         found = self._log_tables()
         self.run.artifact("cards.json", json.dumps(found.cards, indent=1, ensure_ascii=False, allow_nan=False))
         self.artifacts |= log_pages(self.run, self.evaluation, found, self.names)
+
+    def _log_traces(self) -> None:
+        """One trace per example, once all values are known; they are not worth losing anything else."""
+        place = f"{self.run.run_id}/{self.place.folder}/{self.identity}"
+        try:
+            for unit, traces in batches(self.evaluation, self._evidence, place):
+                if unit not in self.work:
+                    self.run.traces(traces, self.model_id)
+                    self.work.put(unit, {})
+        except Exception as error:
+            _logger.warning("examples have no traces in MLflow ('traces': False asks for none): %s", reason_of(error))
 
     def _log_tables(self) -> Tables:
         evaluation, found = self.evaluation, Tables.of(self.evaluation, self._magnitudes)

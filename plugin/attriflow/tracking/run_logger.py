@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,11 @@ class RunLogger:
     def evaluates(self, model_id: str) -> None:
         """Make it known that the run is about a logged model."""
         self.keeper.send(do="model", run=self.run_id, model_id=model_id)
+
+    def traces(self, traces: Sequence[Mapping[str, Any]], model_id: str | None = None) -> None:
+        """Log traces (see `attriflow.tracking.traces`) of the run, and of a logged model."""
+        link = {} if model_id is None else {"model_id": model_id}
+        self.keeper.send(do="traces", run=self.run_id, traces=list(traces), **link)
 
     def params(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Log params and return those that the run already has with another value, which MLflow cannot change."""
