@@ -19,6 +19,7 @@ from attriflow.evaluation.chance import curved, orders, stand_in
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
 from attriflow.measuring.cost import forward_time
+from attriflow.progress import duration
 from attriflow.types import Attribution, Example, Variant
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Plan:
             parts.append(f"{_count(self.again)} to explain again")
         if self.scored:
             parts.append(f"{_count(self.scored)} for changed inputs")
-        time_ = "" if self.seconds is None else f", about {_duration(self.seconds)} in the model"
+        time_ = "" if self.seconds is None else f", about {duration(self.seconds)} in the model"
         untried = ("explaining",) if len(self.untried) == self.n_methods else self.untried
         unplanned = [f"{name} (no plan)" for name in self.unplanned]
         uncounted = f"; not counted: {', '.join([*untried, *unplanned])}" if untried or unplanned else ""
@@ -220,9 +221,3 @@ def unsaid() -> Iterator[None]:
 
 def _count(n: float) -> str:
     return f"{round(n):,}".replace(",", " ")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
