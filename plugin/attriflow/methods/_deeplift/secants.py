@@ -2,10 +2,14 @@
 
 The same rules as `rules`: products have their gradient at the midpoint of the operands, softmax shares a difference by
 logarithmic means. Written out here, they are worked out once per tile for all products that go through the graph
-together, and the products are rows of ordinary matrices:
+together:
 
-    d scores = mean * g - weights * sum(mean * g),  g = d output @ middle(value)^T
+    d scores = mean * (g - share),  g = d output @ middle(value)^T,  share = d output . (weights @ middle(value))
     d query = d scores @ middle(key),  d key = d scores^T @ middle(query),  d value = middle(probabilities)^T @ d output
+
+Weights are means over their sum, so what each row loses is one number: a column more of `d output`, against a row of
+ones. A tile of scores is then passed over once. Products go through a tile in turn, because sums over queries are read
+and written once per tile and product: with many queries in it that is little beside the matrices themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ from attriflow.kernels.queries import Block, Queries
 from attriflow.methods._deeplift.rules import logarithmic_means
 
 TILE_BYTES = 8 * 2**20
-"""Products by scores that are worked out together on a CPU: what stays in its cache."""
+"""Scores that are worked out together on a CPU: what stays in its cache."""
+
+QUERIES = 32
+"""Queries of a tile at most: with more of them, the first work out more keys that they do not see."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +83,32 @@ def gradients(pair: Pair, queries: Queries, grad: Tensor, limit: float) -> list[
     groups, keys, dim = key.shape[1:]
     wide = torch.promote_types(query.dtype, torch.float32)
     middle_q, middle_k, middle_v = ((a.to(wide) + b.to(wide)) / 2 for a, b in zip(pair.now, pair.before, strict=True))
+    ones = torch.cat([middle_v, torch.ones_like(middle_v[..., :1])], -1).mT
     d_query = grad.new_empty(many, rows, heads, width, dim, dtype=wide)
-    d_key = grad.new_zeros(rows, groups, many, keys, dim, dtype=wide)
-    d_value = grad.new_zeros(rows, groups, keys, many, out, dtype=wide)
+    d_key = grad.new_zeros(many, rows * groups, keys, dim, dtype=wide)
+    d_value = grad.new_zeros(many, rows * groups, keys, out, dtype=wide)
     limit = min(limit, TILE_BYTES) if grad.device.type == "cpu" else limit
-    size = max(1, int(limit // (rows * heads * many * keys * middle_q.element_size())))
+    one = rows * heads * keys * middle_q.element_size()
+    size = int(min(QUERIES, max(1, limit // one)))
     for block in queries.blocks(size):
         seen, height = block.seen, block.rows.stop - block.rows.start
         log_p, log_b = (pair.log_probabilities(block, which) for which in (0, 1))
         mean, weights = logarithmic_means(log_p, log_b, -1)
-        both = (log_p.exp_() + log_b.exp_()) / 2
+        both = ((log_p.exp_() + log_b.exp_()) / 2).flatten(0, 1).mT
+        share = weights @ middle_v[:, :, :seen]
         n = heads // groups * height
-        # [row, key-value head, head of it * query, product, dim]
-        g = grad[:, :, block.rows].to(wide).permute(1, 3, 2, 0, 4).unflatten(1, (groups, -1)).flatten(2, 3)
-        scores = (g.reshape(rows, groups, n * many, out) @ middle_v[:, :, :seen].mT).view(rows, groups, n, many, seen)
-        scores *= mean.unsqueeze(3)
-        scores.addcmul_(weights.unsqueeze(3), scores.sum(-1, keepdim=True), value=-1)
-        found = scores.view(rows, groups, n * many, seen) @ middle_k[:, :, :seen]
-        found = found.view(rows, heads, height, many, dim).permute(3, 0, 1, 2, 4)
-        d_query[:, :, :, block.rows] = found * pair.scale
-        q = by_group(middle_q[:, :, block.rows], groups) * pair.scale
-        found = scores.view(rows, groups, n, many * seen).mT @ q
-        d_key[:, :, :, :seen] += found.view(rows, groups, many, seen, dim)
-        found = both.mT @ g.reshape(rows, groups, n, many * out)
-        d_value[:, :, :seen] += found.view(rows, groups, seen, many, out)
-    found_by = (d_query, d_key.permute(2, 0, 1, 3, 4), d_value.permute(3, 0, 1, 2, 4))
-    return [t.to(query.dtype) for t in found_by]
+        q = by_group(middle_q[:, :, block.rows], groups).flatten(0, 1) * pair.scale
+        k, v = middle_k[:, :, :seen], ones[..., :seen]
+        for part in torch.arange(many).split(max(1, int(limit // (one * height)))):
+            chosen = slice(int(part[0]), int(part[-1]) + 1)
+            # [product, row, key-value head, head of it * query, dim]
+            g = grad[chosen, :, block.rows].to(wide).transpose(2, 3).unflatten(2, (groups, -1)).flatten(3, 4)
+            moved = torch.cat([g, -(g * share).sum(-1, keepdim=True)], -1)
+            scores = (moved @ v).mul_(mean)
+            found = (scores @ k).view(len(part), rows, heads, height, dim)
+            d_query[chosen, :, :, block.rows] = found * pair.scale
+            for i, into in enumerate(range(chosen.start, chosen.stop)):
+                d_key[into, :, :seen].baddbmm_(scores[i].view(rows * groups, n, seen).mT, q)
+                d_value[into, :, :seen].baddbmm_(both, g[i].reshape(rows * groups, n, out))
+    shape = (many, rows, groups, keys)
+    return [t.to(query.dtype) for t in (d_query, d_key.view(*shape, dim), d_value.view(*shape, out))]
