@@ -28,6 +28,7 @@ import numpy as np
 from killed_runs import start
 
 COSTS = ("seconds", "target_tokens_per_second", "forward_equivalents", "peak_memory_mb")
+KILLED = (-signal.SIGKILL, -signal.SIGALRM)
 KILLS = 8  # per trial, before the process is left alone
 PHASES = (
     "before the evaluation", "opening the run", "logging settings", "reading rows", "planning", "explaining",
@@ -93,6 +94,7 @@ class Phases:
         self._now, self.entered, self.seconds = shared[:1], *np.split(shared[1:], 2)
         self.targets, self.hits = collections.Counter[int](), collections.Counter[str]()
         self.units = units
+        self._aim: tuple[int, int, float] | None = None
 
     def watch(self) -> None:
         """Have forks tell where they are, and which units they have done."""
@@ -129,6 +131,7 @@ class Phases:
         def told(*arguments: Any, **named: Any) -> Any:
             before, self._now[0] = self._now[0], phase
             self.entered[phase] += 1
+            self._shoot(phase)
             began = time.perf_counter()
             try:
                 return call(*arguments, **named)
@@ -138,41 +141,46 @@ class Phases:
 
         return told
 
-    def begin(self) -> None:
-        self._now[0], self.entered[:], self.seconds[:] = 0, 0, 0
-        self.entered[0] = 1
-
-    def kill(self, pid: int, often: np.ndarray, seconds: np.ndarray, draw: random.Random) -> int:
-        """Kill a process in a phase whose turn it is, unless it ends before; returns its exit code.
+    def begin(self, often: np.ndarray | None = None, seconds: np.ndarray | None = None, draw: Any = None) -> None:
+        """Before a process starts: choose the phase in which it ends, one whose turn it is, and the moment.
 
         Args:
-            pid: The process.
-            often, seconds: `entered`, and seconds per time, of an undisturbed run.
+            often, seconds: `entered`, and seconds per time, of an undisturbed run; without them, it is left alone.
             draw: Draws the moment.
         """
+        self._now[0], self.entered[:], self.seconds[:], self._aim = 0, 0, 0, None
+        self.entered[0] = 1
+        if often is None or seconds is None:
+            return
         fewest = min(self.targets[i] for i in range(len(PHASES)))
         phase = draw.choice([i for i in range(len(PHASES)) if self.targets[i] == fewest])
         self.targets[phase] += 1
-        number = draw.randint(1, max(1, int(often[phase])))
-        while self.entered[phase] < number:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.0005)
-        time.sleep(draw.uniform(0, seconds[phase]))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        self._aim = phase, draw.randint(1, max(1, int(often[phase]))), draw.uniform(0, seconds[phase])
+
+    def _shoot(self, phase: int) -> None:
+        """In the process: a timer, as another process would come too late for phases of milliseconds.
+
+        Nobody catches its signal, so the kernel ends the process at once, as SIGKILL does.
+        """
+        if self._aim is not None and self._aim[:2] == (phase, self.entered[phase]):
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, self._aim[2]))
+
+    def end(self, pid: int) -> int:
+        """Wait for a process, which is killed here if that is to be before it begins; its exit code."""
+        if self._aim is not None and self._aim[0] == 0:
+            time.sleep(self._aim[2])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code == -signal.SIGKILL:
+        if code in KILLED:
             self.hits[PHASES[int(self._now[0])]] += 1
         return code
 
 
 def run(arguments: list[str], log: Path, phases: Phases, *moment: Any) -> int:
-    """A process that runs to its end, or is killed where `Phases.kill` has arguments."""
-    phases.begin()
-    pid = start(arguments, log)
-    return phases.kill(pid, *moment) if moment else os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    """A process that runs to its end, or is killed where `Phases.begin` has arguments."""
+    phases.begin(*moment)
+    return phases.end(start(arguments, log))
 
 
 def trial(database: Path, phases: Phases, whole: dict, draw: random.Random, kills: int) -> dict:
@@ -186,7 +194,7 @@ def trial(database: Path, phases: Phases, whole: dict, draw: random.Random, kill
         codes.append(run([*base, *more], log, phases, *(whole["moment"] + (draw,) if left else ())))
         if codes[-1] == 0:
             break
-        if codes[-1] != -signal.SIGKILL:
+        if codes[-1] not in KILLED:
             sys.exit(f"exit code {codes[-1]}: {log.read_text(errors='replace')[-3000:]}")
     if codes[-1] != 0:  # its last kill came when it had begun
         sys.exit(f"it does not end: {codes}")
