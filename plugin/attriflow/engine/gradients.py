@@ -146,8 +146,7 @@ class Gradients:
                     raise
                 limit = n // 2
         # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
-        width = sum(bound.ids(b).shape[1] for b in bound.blocks)
-        size = max(1, 4 * settings.CHUNK_BYTES // (bound.batch.size * width * bound.model.hidden_size * 8))
+        size = bound.sizes.summed()
         if self.within is not None:
             size = steps.stop - steps.start  # a context may have seen the whole input
         points = Halving("a single point of the path")
