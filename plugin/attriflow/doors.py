@@ -28,6 +28,7 @@ DOORS: Mapping[str, str] = {
     "report.show": "attriflow.views.inspection:show",
     "units": "attriflow.texts.units:input_units",
     "resolve_uri": "attriflow.tracking.loading:resolve_uri",
+    "scorer": "attriflow.tracking.genai:registered",
 }
 """Name -> "module:function"."""
 

@@ -85,8 +85,8 @@ class AttributionOutput(ShownAttributions, Sequence[Attribution]):
             return {"method": None, "examples": 0}
         shared = (
             "method", "options", "baseline_tokens", "include_eos_baseline", "attributed_fn", "attributed_fn_args",
-            "contrast_force_inputs", "span_value", "step_scores_args", "seed", "model", "revision", "versions", "dtype",
-            "device",
+            "contrast_force_inputs", "span_value", "aggregations", "step_scores_args", "seed", "model", "revision",
+            "versions", "dtype", "device",
         )  # fmt: skip
         facts = {name: getattr(p[0], name) for name in shared}
         totals = {
@@ -188,7 +188,8 @@ def _checked(other: object) -> AttributionOutput:
 
 _SETTINGS = (
     "model", "revision", "dtype", "method", "options", "include_eos_baseline", "baseline_ids", "attributed_fn",
-    "attributed_fn_args", "contrast_force_inputs", "span_value", "step_scores_args", "seed", "generated",
+    "attributed_fn_args", "contrast_force_inputs", "span_value", "aggregations", "step_scores_args", "seed",
+    "generated",
 )  # fmt: skip
 """What changes scores, of the provenance."""
 

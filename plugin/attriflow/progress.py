@@ -1,11 +1,12 @@
-"""A progress bar for anything that takes over two seconds; in a log file a line every half minute."""
+"""How far long work is: in terminals a bar with the time left, in a log file a line every half minute."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
 
 from attriflow.errors import printable
 
@@ -16,45 +17,77 @@ EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
-def track(items: Iterable[T], description: str, show: bool = True, total: int | None = None) -> Iterator[T]:
-    """Iterate with a rich progress bar on standard error, which appears after two seconds.
+class Meter:
+    """Progress over `total` things (None: nobody knows), of which `done` were there before. On standard error."""
 
-    Where standard error is no terminal, a line says now and then how far it is.
-    """
-    description = printable(description)
+    def __init__(self, what: str, total: int | None, done: int = 0, show: bool = True) -> None:
+        """Nothing is shown before the `with` block, nor in its first seconds.
+
+        Args:
+            what: The things, in the plural.
+            total, done: How many there are.
+            show: Show anything.
+        """
+        self.what, self.total, self.first, self.done, self.show = printable(what), total, done, done, show
+        self._begin = self._said = 0.0
+        self._bar: Any = None
+        self._shown = False
+
+    def __enter__(self) -> Meter:
+        if self.show:
+            self._begin = self._said = time.monotonic()
+        if self.show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            name, speed = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[speed]}")
+            columns = (name, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, speed="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._shown:
+            self._bar.stop()
+
+    def advance(self, n: int = 1) -> None:
+        """Count further things."""
+        self.done += n
+        if not self.show:
+            return
+        now = time.monotonic()
+        per_second = (self.done - self.first) / max(now - self._begin, 1e-9)
+        speed = f"{per_second:,.1f}/s" if per_second >= 1 else ""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, speed=speed)
+            if not self._shown and now - self._begin > PATIENCE:
+                self._bar.start()
+                self._shown = True
+        elif now - self._said >= EVERY and self.done != self.total:  # of what is done, its result tells
+            self._said = now
+            of = "" if self.total is None else f" of {self.total:,}"
+            left = "" if self.total is None else f"{duration((self.total - self.done) / per_second)} left"
+            rest = ", ".join(filter(None, (speed, left)))
+            print(
+                f"{self.what}: {self.done:,}{of} done after {duration(now - self._begin)}{rest and f' ({rest})'}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def track(items: Iterable[T], description: str, show: bool = True, total: int | None = None) -> Iterator[T]:
+    """Iterate with a `Meter`, whose number of items is asked for where it is not given."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if not show:
-        yield from items
-        return
-    if not sys.stderr.isatty():
-        yield from _logged(items, description, total)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = progress.add_task(description, total=total)
-    begin, started = time.monotonic(), False
-    try:
+    with Meter(description, total, show=show) as meter:
         for item in items:
             yield item
-            progress.advance(task)
-            if not started and time.monotonic() - begin > PATIENCE:
-                progress.start()
-                started = True
-    finally:
-        if started:
-            progress.stop()
+            meter.advance()
 
 
-def _logged(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    begin = said = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - said >= EVERY and done != total:  # of what is done, its result tells
-            said = now
-            of = "" if total is None else f" of {total}"
-            print(f"{description}: {done}{of} done after {now - begin:.0f} s", file=sys.stderr, flush=True)
+def duration(seconds: float) -> str:
+    """In seconds, minutes, or hours and minutes."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -260,7 +260,8 @@ class Provenance:
     preceded it in the contrastive input, where that was another text, and `foil_text` the whole contrastive target.
     `span_value` is "sum" or "mean" where steps are spans.
     `baseline_ids` and `baseline_tokens` are the tokens that stood for absent ones; in `options` the baseline has the
-    name of the token that was used, also where "unk" had to be another one.
+    name of the token that was used, also where "unk" had to be another one. `aggregations` are the aggregators applied
+    since, in order, with the options that were given: `hops(hops=2, sign='signed')`.
     """
 
     method: str
@@ -289,10 +290,11 @@ class Provenance:
     span_value: str = ""
     baseline_ids: tuple[int, ...] = ()
     baseline_tokens: tuple[str, ...] = ()
+    aggregations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Lists, as files give them, become tuples."""
-        for name in ("foil", "baseline_ids", "baseline_tokens"):
+        for name in ("foil", "baseline_ids", "baseline_tokens", "aggregations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
@@ -301,7 +303,7 @@ class Provenance:
 class Attribution(ShownAttributions):
     """The explanation of one generated sequence by one method.
 
-    Two are equal when their tokens, scores (NaN equals NaN) and provenance are, apart from what they cost.
+    Two are equal when their tokens, scores (NaN equals NaN) and provenance are, but for costs and `aggregations`.
 
     Attributes:
         scores: `[step, input, ...]`; NaN where the input is not visible to the step, 0 where it has no effect.
@@ -368,7 +370,7 @@ class Attribution(ShownAttributions):
         """Whether everything but the cost is equal."""
         if not isinstance(other, Attribution):
             return NotImplemented
-        return same(self, other, leave_out=_COSTS)
+        return same(self, other, leave_out=(*_COSTS, "aggregations"))
 
     def __hash__(self) -> int:
         """Of the tokens and texts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -56,9 +57,17 @@ def store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
     hide_mlflow_state()
     mlflow.create_experiment("test", artifact_location=(tmp_path / "mlartifacts").as_uri())
     mlflow.set_experiment("test")
+    gc.freeze()  # what the imports left; each evaluation would go through it anew
     yield uri
+    gc.unfreeze()
     hide_mlflow_state()
     mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of evaluations that look at no plot: drawing them takes longer than all the rest."""
+    monkeypatch.setattr("attriflow.tracking.pages.plots", lambda found: {})
 
 
 @pytest.fixture(scope="session")

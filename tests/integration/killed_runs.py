@@ -20,12 +20,15 @@ SUFFIXES = (".jsonl", ".parquet", ".json", ".safetensors", ".html")
 KILLS = 2  # per trial, before the process is left alone
 
 
-def start(arguments: list[str], log: Path) -> int:
+def start(arguments: list[str], log: Path, own_session: bool = False) -> int:
     pid = os.fork()
     if pid:
         return pid
     code = 70
     try:
+        if own_session:
+            os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
         with log.open("wb") as f:
             os.dup2(f.fileno(), 1)
             os.dup2(f.fileno(), 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -26,17 +28,24 @@ class Server:
         if empty_store is not None:
             shutil.copy(empty_store, folder / "mlflow.db")
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment = dict(os.environ)
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        command = [
+    @property
+    def command(self) -> list[str]:
+        """What runs it."""
+        return [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
             "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}",
             "--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1",
         ]  # fmt: skip
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
         log = self.folder / "server.log"
         with log.open("a") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, cwd=self.folder, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command, stdout=out, stderr=out, cwd=self.folder, env=self.environment, start_new_session=True
+            )
         end = time.monotonic() + 120
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -54,3 +63,34 @@ class Server:
                 os.killpg(self.process.pid, kind)
             self.process.wait(30)
             self.process = None
+
+
+class ModelServer(Server):
+    """`mlflow models serve` of a folder that holds a logged model, in a process that has no attriflow."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        super().__init__(folder)
+        self.model, absent = model, folder / "absent"
+        absent.mkdir()
+        (absent / "attriflow.py").write_text("raise ImportError('not here')")
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        self.environment |= {"PYTHONPATH": str(absent), "PATH": programs}
+
+    @property
+    def command(self) -> list[str]:
+        """What runs it."""
+        return [
+            sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(self.model), "--env-manager", "local",
+            "--host", "127.0.0.1", "--port", str(self.port),
+        ]  # fmt: skip
+
+    def ask(self, **content: object) -> tuple[int, dict[str, object]]:
+        """Status and answer of a request."""
+        request = urllib.request.Request(
+            f"{self.address}/invocations", json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)

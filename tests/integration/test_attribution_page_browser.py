@@ -219,7 +219,7 @@ def test_step_scores_are_lines_and_a_table(visit, pages):
     page = visit(pages[0] / "methods.html")
     assert page.locator(".steps .value").all_inner_texts() == ["0.25", "0.5", "0.75"]
     page.locator("[data-mode=steps]").click()
-    line = page.get_by_role("img", name="probability of 3 generated tokens, from 0.25 to 0.75")
+    line = page.get_by_role("img", name="probability at 3 steps, from 0.25 to 0.75")
     heights = line.locator("circle").evaluate_all("all => all.map(one => Number(one.getAttribute('cy')))")
     assert heights[0] > heights[1] > heights[2] and heights[0] - heights[1] == pytest.approx(heights[1] - heights[2])
     line.locator("circle").nth(1).hover()

@@ -14,6 +14,7 @@ import attriflow
 from attriflow.tracking.command import evaluate as evaluate_file
 from attriflow.tracking.lineage import Origin, dataset_of, origin_of
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 DATA = pd.DataFrame({"input": ["the red cat", "a big dog"], "target": ["il gatto", "cane"]})
 CONFIG = {"inputs": "input", "methods": "saliency", "metrics": "aopc_compr", "step_functions": [], "throughput": False}
 
@@ -59,7 +60,7 @@ def test_commands_log_a_model_once_and_name_the_data(store, causal_folder, tmp_p
 
     # texts, for MLflow's table of an evaluation
     table = found.result.tables["examples"]
-    assert list(table.columns) == ["example", "input", "target", "saliency: evidence", "saliency: aopc_compr"]
+    assert list(table.columns) == ["input", "target", "saliency: evidence", "saliency: aopc_compr", "example"]
     assert table["input"].tolist() == DATA["input"].tolist() and table["target"].tolist() == DATA["target"].tolist()
     attributions = found.result.artifacts["attributions"].content["saliency"]
     for i, attribution in enumerate(attributions):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from server_support import ModelServer
 
 import attriflow
 from attriflow.errors import InputError, UnsupportedModelError
@@ -53,6 +55,18 @@ def test_predict_is_generate(folder: Path) -> None:
         with pytest.raises(mlflow.MlflowException, match=why) as error:
             pyfunc.predict(wrong, params=FEW)
         assert "\n" not in str(error.value)
+    assert pyfunc.predict(np.array("the red cat"), params=FEW) == expected[:1]
+    for given, why in [
+        ({"generation_args": "{max_new_tokens: 1}"}, "generation_args must be a JSON object"),
+        ({"generation_args": '{"max_new_tokenz": 1}'}, 'generate does not take {"max_new_tokenz": 1}: .*tokenz'),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+    ]:
+        with pytest.raises(mlflow.MlflowException, match=why) as error:
+            pyfunc.predict(texts, params=given)
+        assert "\n" not in str(error.value)
+    if not model.is_encoder_decoder:  # its tokenizer adds nothing of its own
+        with pytest.raises(mlflow.MlflowException, match="row 1 has a text without a token: ' '"):
+            pyfunc.predict(["a", " "], params=FEW)
     # a length that counts the prompt is each text's own, in whatever company
     length = {"generation_args": json.dumps({"max_length": 8})}
     alone = [pyfunc.predict([text], params=length)[0] for text in texts]
@@ -93,6 +107,30 @@ assert len(model.predict(["the red cat"])) == 1
 """
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert out.returncode == 0, out.stderr[-2000:]
+
+
+@pytest.mark.sweep
+def test_served(folder: Path, tmp_path: Path) -> None:
+    info = attriflow.log_model(folder)
+    local = Path(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(tmp_path / "logged")))
+    texts = ["the red cat", "a big dog sat on"]
+    wanted = {"predictions": mlflow.pyfunc.load_model(str(local)).predict(texts, params=FEW)}
+    server = ModelServer(tmp_path, local)
+    try:
+        server.start()
+        table = {"columns": ["id", "input"], "data": [[1, texts[0]], [2, texts[1]]]}
+        for given in ({"dataframe_split": table}, {"inputs": texts}, {"inputs": {"input": texts}}):
+            assert server.ask(**given, params=FEW) == (200, wanted)
+        for rows, why in [
+            ([{"input": "a"}, {"input": None}], "expected texts, but row 1 has no value"),
+            ([{"input": 3}], "expected texts, but row 0 has 3"),
+            ([{"id": 1, "text": "a"}], "expected texts in the column 'input'; there are id, text"),
+        ]:
+            status, answer = server.ask(dataframe_records=rows)
+            assert status == 400 and str(answer["message"]).splitlines()[-1] == f"Error: {why}"
+            assert "stack_trace" not in answer
+    finally:
+        server.stop()
 
 
 def test_requirements_and_signature_are_explicit(folder: Path) -> None:

@@ -79,7 +79,6 @@ ODD = st.one_of(
 
 def gathered(odd: Any) -> Any:
     """What is compared of two runs, one of them odd: it counts, or is named and left out; the other one counts."""
-    from attriflow.tracking.evaluations import read_all
     from attriflow.tracking.gathering import gather
 
     board, scores, tags, params = odd
@@ -91,12 +90,11 @@ def gathered(odd: Any) -> Any:
             texts_only(tags), texts_only(params),
         )  # fmt: skip
         notes: list[str] = []
-        runs, tables_ = read_all(folder, [other, good], notes)
+        found = gather(folder, [other, good], notes=notes)
     OUTCOMES[not notes] += 1
-    assert good in runs
-    assert len(runs) + len(notes) == 2
+    assert good in found.runs
+    assert len(found.runs) + len(notes) == 2
     assert all(line.startswith("run r2 (n): left out, ") and "\n" not in line for line in notes)
-    found = gather(runs, tables_, notes=notes)
     assert {"a", "b"} <= {str(name).partition(" ")[0] for name in found.cells["method"]}
     return found
 

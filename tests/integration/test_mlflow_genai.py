@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlflow
 import pandas as pd
 import pytest
+from fresh import run_fresh
 
 import attriflow
 from attriflow.demo import load_demo_dataset
@@ -141,6 +142,55 @@ def test_chats_and_spans_have_the_numbers_of_their_texts(model, rows, monkeypatc
     whole = genai.evidence(model, method="occlusion", metrics="deletion_auc", target_spans="all")
     (one,) = whole(inputs={"q": text}, outputs="blue is blue .")
     assert one.metadata["n_tokens"] == "1" and one.rationale.startswith("blue is blue .: ")
+
+
+def registered_scorer(rows, monkeypatch):
+    """The feedback of a scorer, which is registered under another name."""
+    if not hasattr(mlflow.genai.scorers.Scorer, "register"):
+        pytest.skip(f"mlflow {mlflow.__version__} registers no scorers")
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS", "true")
+    made = genai.evidence("demo/recall", method="lime", metrics="deletion_auc", method_options={"n_samples": 4}, top=1)
+    assert made.register(name="kept").name == "kept"
+    (feedback,) = made(inputs={"q": rows["input"][0]}, outputs=rows["target"][0])
+    return feedback
+
+
+def test_a_registered_scorer_comes_back(rows, store, monkeypatch, model):
+    wanted = registered_scorer(rows, monkeypatch)
+    opened, load = [], attriflow.load_model
+    monkeypatch.setattr("attriflow.model.load_model", lambda *a, **k: opened.append(a[0]) or load(*a, **k))
+    back = mlflow.genai.scorers.get_scorer(name="kept")
+    assert not opened
+    for _ in range(2):
+        (found,) = back.run(inputs={"q": rows["input"][0]}, outputs=rows["target"][0])
+        assert (found.name, found.value) == ("kept/deletion_auc", pytest.approx(wanted.value))
+        assert found.rationale == wanted.rationale
+    assert opened == ["demo/recall"]  # once
+    for what, made in {
+        "model": genai.evidence(model, method="saliency"),
+        "prompt": genai.evidence("demo/recall", prompt=lambda inputs: inputs["q"]),
+    }.items():
+        with pytest.raises(AttriflowError, match=f"cannot register a scorer whose {what} only this process has"):
+            made.register()
+
+
+@pytest.mark.sweep
+def test_a_registered_scorer_comes_back_in_another_process(rows, store, monkeypatch, tmp_path):
+    wanted = registered_scorer(rows, monkeypatch)
+    experiment = mlflow.get_experiment_by_name("test").experiment_id
+    script = f"""
+import os
+os.environ["MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS"] = "true"
+import mlflow
+mlflow.set_tracking_uri({store!r})
+scorer = mlflow.genai.scorers.get_scorer(name="kept", experiment_id={experiment!r})
+(found,) = scorer.run(inputs={{"q": {rows["input"][0]!r}}}, outputs={rows["target"][0]!r})
+print(found.name, found.value)
+"""
+    done = run_fresh(script, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    name, value = done.stdout.split()[-2:]
+    assert (name, float(value)) == ("kept/deletion_auc", pytest.approx(wanted.value))
 
 
 @pytest.mark.parametrize(

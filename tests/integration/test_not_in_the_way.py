@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -13,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow_support import register_evaluator
+
+import attriflow
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "ferret", "captum", "seaborn", "gradio", "attriflow.model", "attriflow.engine")
@@ -132,3 +135,30 @@ def test_autologging_hears_of_nothing(store: str) -> None:
         assert len(client.search_runs(experiment)) == 1  # it does listen
     finally:
         mlflow.sklearn.autolog(disable=True, silent=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated since:FutureWarning")
+@pytest.mark.usefixtures("no_plots")
+def test_beside_mlflows_own_evaluator(store: str, causal_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call, both evaluators: metrics and tables of both, of the same rows."""
+    counter = SimpleNamespace(encode=str.split)  # what MLflow counts tokens with, which is not installed
+    monkeypatch.setitem(sys.modules, "tiktoken", SimpleNamespace(get_encoding=lambda name: counter))
+    info = attriflow.log_model(causal_folder)
+    data = pd.DataFrame({"input": ["the red cat", "a big dog"], "rationale": [[[4, 7]], [[2, 5]]]})
+    wrote = mlflow.pyfunc.load_model(info.model_uri).predict(data)
+    own = {"inputs": "input", "methods": "saliency", "metrics": "aopc_compr", "step_functions": [], "throughput": False}
+    with mlflow.start_run() as run:
+        result = mlflow.models.evaluate(
+            info.model_uri, data.assign(target=[wrote[0], "no"]), targets="target", model_type="question-answering",
+            evaluators=["default", "attriflow"], evaluator_config={"default": {}, "attriflow": own},
+        )  # fmt: skip
+    tables = result.tables
+    assert mlflow.get_run(run.info.run_id).data.metrics == pytest.approx(result.metrics)
+    assert result.metrics["exact_match/v1"] == 0.5
+    assert result.metrics["saliency/aopc_compr"] == pytest.approx(
+        tables["scores"].groupby("example")["value"].mean().mean()
+    )
+    assert {"eval_results_table", "examples", "leaderboard", "scores"} <= set(tables)
+    assert tables["eval_results_table"]["outputs"].tolist() == wrote
+    assert tables["examples"]["target"].tolist() == [wrote[0], "no"]
+    assert tables["leaderboard"]["method"].tolist() == ["saliency"]

@@ -19,7 +19,7 @@ METHODS = "saliency,random"
 
 
 @pytest.fixture
-def broken_off(store, causal_folder, monkeypatch):
+def broken_off(store, causal_folder, monkeypatch, capsys):
     """The model and run of an evaluation that was told to stop at its second method; one example per unit."""
     monkeypatch.setattr(runner, "BLOCK", 1)
     info, put = attriflow.log_model(causal_folder), WorkFolder.put
@@ -33,6 +33,8 @@ def broken_off(store, causal_folder, monkeypatch):
         patched.setattr(WorkFolder, "put", stops)
         with pytest.raises(KeyboardInterrupt), mlflow.start_run() as active:
             evaluate(info.model_uri, DATA, METHODS)
+    said = f"interrupted (Ctrl-C); what is done is kept: the same evaluation with --resume {active.info.run_id} goes on"
+    assert said in capsys.readouterr().err.splitlines()
     return info.model_uri, active.info.run_id
 
 
@@ -84,7 +86,7 @@ def test_it_goes_on_in_its_run(store, broken_off, inside, monkeypatch):
     assert len(stored.attributions("random")) == len(DATA)
 
 
-def test_other_settings_and_finished_evaluations_are_refused(store, broken_off):
+def test_other_settings_and_finished_evaluations_are_refused(store, broken_off, monkeypatch):
     uri, run_id = broken_off
     before = MlflowClient().get_run(run_id).data
     with mlflow.start_run(run_id=run_id):
@@ -92,6 +94,9 @@ def test_other_settings_and_finished_evaluations_are_refused(store, broken_off):
             evaluate(uri, DATA, METHODS, resume=run_id, seed=3)
         with pytest.raises(mlflow.MlflowException, match=r"cannot resume .*rows \(inputs\) was \"\w+\", now"):
             evaluate(uri, DATA[:1], METHODS, resume=run_id)
+        with monkeypatch.context() as edited, pytest.raises(mlflow.MlflowException, match=r"method saliency was \"sal"):
+            edited.setattr("attriflow.streaming.deciding.digest", lambda path: "edited")
+            evaluate(uri, DATA, METHODS, resume=run_id)
     assert MlflowClient().get_run(run_id).data.tags["attriflow.inputs"] == before.tags["attriflow.inputs"]
     with pytest.raises(mlflow.MlflowException, match="there is no run 12ab in"):
         evaluate(uri, DATA, METHODS, resume="12ab")

@@ -58,7 +58,7 @@ def test_units_that_kill_their_workers(cluster, tmp_path):
     ]
     with pytest.raises(InputError, match=r"is connected to the Ray cluster at .* already, not to elsewhere:1$"):
         list(run_units(Worker, units_of(tasks), engine="ray", address="elsewhere:1"))
-    with pytest.raises(InputError, match=r"^there is no such model$"):
+    with pytest.raises(InputError, match=r"^there is no such model \(on [\d.]+\)$"):
         list(run_units(functools.partial(Worker, fail=True), units_of(tasks), engine="ray", workers=1))
 
 
@@ -91,15 +91,36 @@ def test_all_methods_are_equal_everywhere(cluster):
     equal_everywhere(methods.names())
 
 
-def test_actors_end_with_a_driver_that_is_killed(cluster):
-    code = f"from working import *; wait_for_long('ray', {cluster!r})"
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.sweep)])
+def test_actors_end_with_their_driver(cluster, number):
+    code = "from attriflow.kernels.stopping import terminable\nfrom working import *\n"
+    code += f"with terminable(): wait_for_long('ray', {cluster!r})"
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     worker = psutil.Process(int(driver.stdout.readline()))
-    driver.kill()
-    driver.communicate()
+    driver.send_signal(number)
+    _, told = driver.communicate(timeout=30)
+    assert (driver.returncode, told) == (143 if number == signal.SIGTERM else -number, "")
     assert psutil.wait_procs([worker], timeout=60)[1] == []
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_an_evaluation_that_is_stopped_leaves_nobody_and_goes_on(engine, number, tmp_path):
+    script = str(Path(__file__).with_name("stopped_workers.py"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, script, str(tmp_path), engine, str(int(number))]
+    made = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    assert made.returncode == 0, made.stderr[-2000:]
+    found = json.loads(made.stdout)
+    agents = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} if number == signal.SIGKILL else set()  # for a minute
+    assert found["workers"] >= 2 and set(found["left"]) <= agents and found["seconds"] < 30, found
+    said = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "told to stop (SIGTERM)"}.get(number)
+    goes_on = f"{said}; what is done is kept: the same evaluation with --resume {found['run']} goes on"
+    assert found["told"] == ([] if said is None else [goes_on])
+    assert found["code"] == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert found["status"] == ("RUNNING" if number == signal.SIGKILL else "KILLED")
+    assert found["again"] == 0 and found["resumed"] and found["equal"], found
 
 
 @pytest.mark.sweep

@@ -12,7 +12,7 @@ from models import CONFIGS, ENCODER_DECODERS, build
 from torch.overrides import TorchFunctionMode
 
 import attriflow
-from attriflow.engine import gradients
+from attriflow.engine import products
 from attriflow.errors import UnsupportedModelError
 from attriflow.methods import deeplift
 from attriflow.methods._deeplift import rows as row_attention
@@ -190,13 +190,13 @@ def test_a_foil_of_its_own_input(model, name):
 def test_two_passes_and_batched_products(model, name, monkeypatch):
     """All steps from one pair of passes, without a fall back to one product at a time, and without warnings."""
     calls = []
-    vjp = gradients._vjp
+    vjp = products._vjp
 
     def spy(output, leaves, vectors, batched):
         calls.append((batched, len(vectors[0])))
         return vjp(output, leaves, vectors, batched)
 
-    monkeypatch.setattr(gradients, "_vjp", spy)
+    monkeypatch.setattr(products, "_vjp", spy)
     m = model(name)
     kind = m.is_encoder_decoder
     attribute(m)

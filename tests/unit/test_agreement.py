@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -151,3 +153,15 @@ def test_the_title_fits_a_small_heat_map_and_nothing_is_minus_zero():
         (title,) = [t for t in figure.findobj(Text) if t.get_text().startswith("Agreement")]
         assert title.get_window_extent().x1 <= figure.bbox.x1
         assert "-0.00" not in {t.get_text() for t in figure.findobj(Text)}
+
+
+def test_methods_that_agree_fully_are_drawn_without_a_warning():
+    import pandas as pd
+
+    from attriflow.statistics.ranks import MEASURES
+    from attriflow.views.evaluations.agreement import agreement_heatmap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grid = agreement_heatmap(pd.DataFrame([{"first": "a", "second": "b", **dict.fromkeys(MEASURES, 1.0)}]))
+    assert [t.get_text() for t in grid.ax_heatmap.texts] == ["1.00"] * 4

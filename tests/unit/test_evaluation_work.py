@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.tables import curves_table, scores_table, step_scores_table
 from attriflow.evaluation.work import Work, WorkError, WorkFolder
 from attriflow.registry import methods
+from attriflow.streaming.journal import Journal
 from attriflow.types import Attribution
-from attriflow.workers import Done, run_units
+from attriflow.workers import Done, rounding, run_units
 
 WORDS = "a b c d e f g".split()
 DATA = EvaluationData(
@@ -178,6 +180,46 @@ def test_what_decides_the_numbers_must_be_the_same(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another process is writing"):
         WorkFolder(tmp_path, {"seed": 0, "weights": "abc"}, True)
     first.close()
+
+
+def test_rows_that_are_read_otherwise_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Stopped(tmp_path, {})
+    work.left = 3
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(work)
+    work.close()
+    monkeypatch.setitem(globals(), "DATA", replace(DATA, inputs=DATA.inputs[::-1]))
+    with pytest.raises(InputError, match="cannot resume the evaluation: its rows are tokenised or generated otherwise"):
+        evaluated(work := WorkFolder(tmp_path, {}, True))
+    work.close()
+
+
+def test_other_threads_or_engines_go_on_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    here, threads = rounding("local", None), torch.get_num_threads()
+    assert here == {"threads": threads}
+    WorkFolder(tmp_path / "work", {}, rounding=here).close()
+    WorkFolder(tmp_path / "work", {}, True, rounding=here).close()
+    assert caplog.messages == []
+    WorkFolder(tmp_path / "work", {}, True, rounding=rounding("processes", 2)).close()
+    (said,) = caplog.messages
+    assert said.startswith(
+        f"the evaluation goes on with threads {threads}, engine processes, workers 2, and began with threads {threads}"
+        ": sums may be rounded differently, in their last digit"
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert rounding("processes", 2) == here  # every worker has one
+
+    caplog.clear()
+    for number in (1, 1, 2):  # the other user of such files
+        with Journal(tmp_path / "out.jsonl", {}, rounding={"threads": number}) as journal:
+            journal.open(True, lambda path: None)
+            journal.commit(['{"row": 0, "run": 1}\n'], 1, 0)
+    assert [m.partition(":")[0] for m in caplog.messages] == [
+        f"{tmp_path / 'out.jsonl'} goes on with threads 2, and began with threads 1"
+    ]
 
 
 def test_a_line_that_was_cut_off_does_not_count(tmp_path: Path) -> None:

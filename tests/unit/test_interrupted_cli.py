@@ -9,7 +9,7 @@ import pytest
 
 import attriflow.cli.app
 from attriflow.cli import main
-from attriflow.tracking.stopping import terminable
+from attriflow.kernels.stopping import terminable
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import math
 import re
 import sys
@@ -634,6 +635,31 @@ def test_names_of_tags() -> None:
     assert mlflow_tags.MLFLOW_LOGGED_ARTIFACTS == "mlflow.loggedArtifacts"
     assert mlflow_tags.MLFLOW_MODEL_VERSIONS == "mlflow.modelVersions"
     assert 'tag_value = {"path": artifact_file, "type": "table"}' in inspect.getsource(client)
+
+
+@touches("EvaluationResult.tables")
+def test_results_try_every_artifact_as_a_table(monkeypatch, caplog) -> None:
+    import mlflow
+    from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
+
+    from attriflow.tracking.artifacts import FileArtifact
+
+    class Foreign(EvaluationArtifact):
+        def _save(self, output_artifact_path): ...
+        def _load_content_from_file(self, local_artifact_path): ...
+
+    class Own(FileArtifact, Foreign): ...
+
+    def load_table(name, run_ids):
+        logging.getLogger("mlflow.tracking.client").warning("no table: %s", name)
+        raise ValueError
+
+    monkeypatch.setattr(mlflow, "load_table", load_table)
+    found = {"a": Own("runs:/1/own.html"), "b": Foreign("runs:/1/foreign.html")}
+    assert EvaluationResult({}, found, run_id="1").tables == {}
+    assert caplog.messages == ["no table: foreign.html"]
+    logging.getLogger("mlflow.tracking.client").warning("anything else")
+    assert caplog.messages[1:] == ["anything else"]
 
 
 @touches("mlflow.protos.databricks_pb2")

@@ -69,6 +69,28 @@ def test_files_keep_it(model, tmp_path, suffix):
     assert len(out.merge(loaded)) == 2
 
 
+def test_aggregators_are_recorded(model, tmp_path):
+    spans = run(model, "attention", target_spans=[(7, 9), (9, 10)])
+    for out, names in [
+        (spans, ()),
+        (spans.aggregate(), ("scores",)),
+        (spans.aggregate("hops", hops=2, sign="signed"), ("hops(hops=2, sign='signed')",)),
+        (spans.aggregate(["sum", "subwords"]).aggregate("spans", source_spans=(1, 3)),
+         ("scores(aggregate_fn='sum')", "subwords", "spans(source_spans=(1, 3))")),
+        (spans.aggregate("scores", torch.sum), ("scores(aggregate_fn=sum)",)),
+        (spans.aggregate(lambda a: a), ()),
+    ]:  # fmt: skip
+        assert out[0].provenance.aggregations == out.info["aggregations"] == names
+        loaded = attriflow.load(out.save(tmp_path / "out.json", overwrite=True))
+        assert loaded[0].provenance.aggregations == names
+    assert spans[0][1:3].provenance.aggregations == ("slices(source_spans=(1, 3))",)
+    assert spans[0].aggregate()[1:3].provenance.aggregations[:1] == ("scores",)
+    page = spans.aggregate("hops", hops=2)[0].to_html()
+    assert "aggregated by hops(hops=2)" in page
+    assert "Explained spans" in page
+    assert "Generated tokens" not in page
+
+
 def test_files_of_earlier_versions_can_be_read_and_merged(model):
     out = run(model)
     record = to_record(out[0])

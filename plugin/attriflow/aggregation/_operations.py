@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attriflow.aggregation._pipeline import Named, aggregate
 from attriflow.aggregation._sides import sides_of
-from attriflow.aggregation.scores import ScoresAggregator
-from attriflow.aggregation.slices import SlicesAggregator
 from attriflow.errors import InputError, check_choice
 from attriflow.types import Attribution
 
@@ -19,15 +18,19 @@ def sliced(attribution: Attribution, span: Any) -> Attribution:
     start, end, _ = span.indices(len(sides.source) or sides.prompt)
     if start >= end:
         raise InputError(f"no token lies in [{start}:{end}]")
-    return SlicesAggregator(source_spans=(start, end))(attribution)
+    return aggregate(attribution, "slices", options={"source_spans": (start, end)})
 
 
 def weighted(attribution: Attribution, step_fn: str) -> Attribution:
     """One score per token, times a step score."""
     check_choice("step score", step_fn, attribution.step_scores)
-    reduced = ScoresAggregator()(attribution)
-    weights = attribution.step_scores[step_fn].to(reduced.scores)
-    return reduced.replace(scores=reduced.scores * weights.unsqueeze(1))
+
+    def weigh(reduced: Attribution) -> Attribution:
+        weights = reduced.step_scores[step_fn].to(reduced.scores)
+        return reduced.replace(scores=reduced.scores * weights.unsqueeze(1))
+
+    named = Named(step=weigh, name=f"weight_attributions({step_fn!r})")
+    return named(aggregate(attribution))
 
 
 def scores_dict(attribution: Attribution) -> dict[str, dict[tuple[int, str], dict[Any, float]]]:

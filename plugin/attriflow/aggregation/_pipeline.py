@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attriflow.aggregation._apply import Function
@@ -17,11 +18,41 @@ Step = str | Callable[[Attribution], Attribution] | tuple[Any, ...]
 Aggregator = Step | Sequence[Step]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A step with its options bound; what it makes says in its provenance that it did.
+
+    Attributes:
+        step: What aggregates.
+        name: Its name and the options that were given.
+    """
+
+    step: Callable[[Attribution], Attribution]
+    name: str
+
+    def __call__(self, attribution: Attribution) -> Attribution:
+        """The attribution that the step makes; one that it returns as it is stays so."""
+        made = self.step(attribution)
+        if not isinstance(made, Attribution):
+            raise InputError(f"an aggregator must return an Attribution, not {type(made).__name__}")
+        if made is attribution:
+            return made
+        how, before = made.provenance, attribution.provenance.aggregations
+        return made.replace(provenance=replace(how, aggregations=(*before, self.name)))
+
+
+def _called(value: Any) -> str:
+    """A function or an attribution by name, anything else as it is written."""
+    if isinstance(value, Attribution):
+        return value.provenance.method
+    return getattr(value, "__name__", type(value).__name__) if callable(value) else repr(value)
+
+
 def build(
     aggregator: Aggregator = "scores",
     aggregate_fn: Function | Sequence[Function | None] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> list[Callable[[Attribution], Attribution]]:
+) -> list[Named]:
     """Bind names, functions and options; all of them are checked here.
 
     Args:
@@ -44,7 +75,7 @@ def build(
         name, function, own = _read(step)
         function = functions[i] if function is None and functions else function
         if not isinstance(name, str):
-            out.append(name)
+            out.append(Named(step=name, name=_called(name)))
             continue
         info = aggregators.info(name)
         given = {**{k: v for k, v in shared.items() if k in info.options}, **own}
@@ -52,7 +83,8 @@ def build(
         if function is not None:
             check_keywords(f"aggregator '{name}'", ["aggregate_fn"], info.options)
             given["aggregate_fn"] = function
-        out.append(info.build(**given))
+        stated = ", ".join(f"{key}={_called(value)}" for key, value in given.items())
+        out.append(Named(step=info.build(**given), name=f"{name}({stated})" if stated else name))
     check_keywords("aggregate", shared, sorted(taken))
     return out
 
@@ -105,10 +137,8 @@ def aggregate(
     return run(build(aggregator, aggregate_fn, options), attribution)
 
 
-def run(steps: Sequence[Callable[[Attribution], Attribution]], attribution: Attribution) -> Attribution:
+def run(steps: Sequence[Named], attribution: Attribution) -> Attribution:
     """Each step takes what the one before it made."""
     for step in steps:
         attribution = step(attribution)
-        if not isinstance(attribution, Attribution):
-            raise InputError(f"an aggregator must return an Attribution, not {type(attribution).__name__}")
     return attribution

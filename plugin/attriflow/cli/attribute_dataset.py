@@ -13,6 +13,7 @@ import typer
 from attriflow.cli.attribute import aggregation, attribute_keywords, explainer, load, prepare
 from attriflow.cli.console import console, say
 from attriflow.cli.options import DatasetOptions
+from attriflow.kernels.stopping import TERMINATED, terminable, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,11 +145,13 @@ def _workers(summary: Summary) -> str:
 @contextlib.contextmanager
 def _hint(options: DatasetOptions) -> Any:
     try:
-        yield
-    except KeyboardInterrupt:
+        with terminable():
+            yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        told = why(stop)
         if options.output or options.viz_path:
-            say("interrupted; the same command with --resume goes on")
-        raise typer.Exit(130) from None
+            say(f"{told}; the same command with --resume goes on")
+        raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else TERMINATED) from None
 
 
 def _settings(options: DatasetOptions) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from attriflow.engine.stretches import Stretches
 from attriflow.models.base import Rows
 
 
@@ -21,10 +22,12 @@ class Cut(ABC):
     Attributes:
         roots: Tensors of the graph that the products start from.
         scale: What each value was multiplied by to stay within float16, `[row, step]`; None where nothing was.
+        below: The rest of the graph, where it is made later (see `stretches`).
     """
 
     roots: list[Tensor]
     scale: Tensor | None = None
+    below: Stretches | None = None
 
     @abstractmethod
     def vectors(self, steps: slice) -> list[Tensor]:

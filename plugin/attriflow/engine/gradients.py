@@ -22,14 +22,16 @@ from torch import Tensor, nn
 from attriflow.engine import sizes as settings
 from attriflow.engine.bound import Bound, Embed, Objective, Reduce, Sites, site_output
 from attriflow.engine.cuts import AtHead, AtValues, Cut
-from attriflow.engine.last_block import LastBlock, NotSeparableError
+from attriflow.engine.last_block import LastBlock, NotSeparableError, reaches
 from attriflow.engine.linearised import linearised
 from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
+from attriflow.engine.products import Products
+from attriflow.engine.sizes import blocks_at_once
+from attriflow.engine.stretches import NotAChainError, Stretches
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError, out_of_memory
 from attriflow.kernels.linear import without_zero_rows
 from attriflow.kernels.plain import plain, shortcuts
-from attriflow.kernels.vmapped import unremarked
 from attriflow.models.base import LanguageModel, Rows
 from attriflow.models.checking import ordinary_ids
 from attriflow.types import Example, Token
@@ -58,6 +60,7 @@ class Gradients:
     embed: Embed | None
     unchanged: int = 0
     together: int | None = None
+    blocks: int | None = None
 
     @cached_property
     def _weights(self) -> Tensor | None:
@@ -211,14 +214,33 @@ class Gradients:
         self, leaves: Mapping[str, Tensor], alphas: Sequence[float], weights: Tensor | None, steps: slice
     ) -> Cut | None:
         """One graph, and how far all steps go down in it together; None where no value depends on the leaves."""
-        model = self.bound.model
-        if self._separable(len(alphas), steps):
+        model, apart, blocks = self.bound.model, self._separable(len(alphas), steps), self._blocks(len(alphas), steps)
+        while True:
             try:
-                return self._graph(leaves, alphas, weights, steps, apart=True)
+                return self._graph(leaves, alphas, weights, steps, apart=apart, blocks=blocks)
             except NotSeparableError as error:
+                apart = False
                 if error.model and self.sites is None:
                     model.last_block_separable = False
-        return self._graph(leaves, alphas, weights, steps, apart=False)
+            except NotAChainError:
+                blocks = None
+                model.stack_is_chain = False
+
+    def _blocks(self, points: int, steps: slice) -> int | None:
+        """Blocks of a stretch, where graphs are made a stretch at a time (see `stretches`); None for one graph."""
+        bound, model = self.bound, self.bound.model
+        whole = self.within is not None or self.unchanged or bound.objective.passes or model.is_encoder_decoder
+        if whole or not shortcuts() or model.stack_is_chain is False or model.virtual_tokens:
+            return None
+        if model.rope is not None and model.rope.reached(bound.read.host.query[:, self._reads(steps)]):
+            return None
+        if self.blocks is not None:
+            return self.blocks
+        blocks = blocks_at_once(model, points * bound.batch.size, self._prefix(steps))
+        if blocks is not None and model.stack_is_chain is None:
+            model.stack_is_chain = True  # while it is found out
+            model.stack_is_chain = stretches_agree(model)
+        return blocks if model.stack_is_chain else None
 
     def _separable(self, points: int, steps: slice) -> bool:
         """Whether to try to tell the steps apart below the last block (see `last_block`)."""
@@ -244,8 +266,9 @@ class Gradients:
         steps: slice,
         *,
         apart: bool,
+        blocks: int | None = None,
     ) -> Cut | None:
-        """One graph; with `apart`, cut at the last block."""
+        """One graph; with `apart`, cut at the last block, with `blocks`, the part of it that they make."""
         bound, model, n = self.bound, self.bound.model, len(alphas)
         embeds = leaves if self.embed is None else self.embed(leaves, alphas)
         changes = {} if self.sites is not None else {f"{block}_embeds": e for block, e in embeds.items()}
@@ -256,23 +279,27 @@ class Gradients:
             head = None
         reads, owner = self._reads(steps), self._owner(steps, n)
         last = LastBlock(rows, owner) if apart else None
+        below = None if blocks is None else Stretches(model, blocks, list((self.sites or {}).values()))
         with ExitStack() as stack:
+            if below is not None:
+                stack.enter_context(below.watch())  # first: others see hidden states that it has put in place
             if head is not None:
                 stack.enter_context(_hook(head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))))
             for block, module in (self.sites or {}).items():
                 stack.enter_context(_hook(module.register_forward_hook(_replace(leaves[block]))))
             if last is not None:
                 stack.enter_context(last.watch(model.hf, model.is_encoder_decoder))
-            stack.enter_context(without_zero_rows(model.hf))  # first: others see the layers as they are
-            if self.within is not None:
-                stack.enter_context(self.within())
-            elif shortcuts():
-                stack.enter_context(linearised(model.hf, settings.CHUNK_BYTES / 8, last))
+            stack.enter_context(self._watched(last))
             forward = bound.run(rows, reads)
             values = bound.objective(forward)
         values = bound.of_steps(values, reads, steps, self.unchanged)
+        begins = list(leaves.values())
+        if below is not None and below.entry is not None:
+            if reaches(values, None, begins):
+                raise NotAChainError
+            begins.append(below.entry)
         if last is not None:
-            last.check(values, list(leaves.values()), probe=model.last_block_separable is None)
+            last.check(values, begins, probe=model.last_block_separable is None)
             model.last_block_separable = True
         all_of_them = bound.spans is None or reads == slice(0, bound.read.n_steps)
         if n == 1 and self.points is None and self.sites is None and not self.unchanged and all_of_them:
@@ -297,7 +324,20 @@ class Gradients:
         else:
             cut = AtValues(values)
         cut.scale = scale
+        cut.below = None if below is None or below.entry is None else below
         return cut
+
+    @contextmanager
+    def _watched(self, last: LastBlock | None = None) -> Iterator[None]:
+        """The context that graphs are made in."""
+        hf = self.bound.model.hf
+        with without_zero_rows(hf):  # first: others see the layers as they are
+            if self.within is not None:
+                inner = self.within()
+            else:
+                inner = linearised(hf, settings.CHUNK_BYTES / 8, last) if shortcuts() else nullcontext()
+            with inner:
+                yield
 
     def _scale(self, values: Tensor, logits: Tensor, owner: Tensor | None) -> Tensor | None:
         """Powers of two that bring each value's largest derivative by a logit to about 1, `[row, step]`.
@@ -354,46 +394,47 @@ class Gradients:
             return
         left_out = self.bound.ids("target").shape[1] - self._prefix(steps) + self.unchanged
         at_once = self.together or self.bound.sizes.rows_at_once(products=True, left_out=left_out)
-        size = max(1, at_once // n_rows)
-        batched = shortcuts()
-
-        def product(start: int, stop: int) -> tuple[slice, list[Tensor]]:
-            nonlocal batched
-            part = slice(start, stop)
-            try:
-                grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
-            except RuntimeError as error:
-                # an operation without a batching rule (custom kernels): the same products one by one
-                if not batched or out_of_memory(error):
-                    raise
-                batched = False
-                grads = _vjp(cut.roots, leaves, cut.vectors(part), batched)
-            self.bound.counter.backward_rows += (stop - start) * n_rows
-            return part, grads
-
-        yield from Halving("the backward pass of a single step").parts(n_steps, size, product)
+        products = Products(max(1, at_once // n_rows), shortcuts())
+        for part, found in products.down(cut, leaves, n_steps, self._watched):
+            self.bound.counter.backward_rows += (part.stop - part.start) * n_rows
+            yield part, found
 
 
 def shared_work_agrees(model: LanguageModel) -> bool:
     """Whether the gradients of a few tokens are those that plain backward passes give, step by step."""
+    bound = _few_tokens(model)
+    shared = _gradients_of_input(bound)
+    with plain():
+        return _agree(shared, _gradients_of_input(bound), model.dtype)
+
+
+def stretches_agree(model: LanguageModel) -> bool:
+    """The same for graphs of one block at a time and one graph."""
+    bound = _few_tokens(model)
+    found = _gradients_of_input(bound, 1)
+    return model.stack_is_chain is True and _agree(found, _gradients_of_input(bound, 10**6), model.dtype)
+
+
+def _few_tokens(model: LanguageModel) -> Bound:
+    """A short example, read at its last three tokens."""
     ids = ordinary_ids(model, 5)
     source = [Token(text="", id=i, segment="source") for i in ids[::-1] if model.is_encoder_decoder]
     target = [Token(text="", id=i) for i in ([model.start_id, *ids] if model.is_encoder_decoder else ids)]
     example = Example(source=tuple(source), target=tuple(target), start=len(target) - 3, stop=len(target))
     objective = Objective(lambda f: f.logits.gather(-1, f.target_ids.unsqueeze(-1)).squeeze(-1))
-    bound = Bound(model, [example], objective, model.sides)
-    shared = _gradients_of_input(bound)
-    with plain():
-        wanted = _gradients_of_input(bound)
-    close = 1e-7 if model.dtype == torch.float64 else 1e-3 if model.dtype == torch.float32 else 0.1
+    return Bound(model, [example], objective, model.sides)
+
+
+def _agree(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
+    close = 1e-7 if dtype == torch.float64 else 1e-3 if dtype == torch.float32 else 0.1
     return all(
-        bool((shared[b] - w).norm() <= close * w.norm() + 1e-9) or not bool(w.isfinite().all())
+        bool((found[b] - w).norm() <= close * w.norm() + 1e-9) or not bool(w.isfinite().all())
         for b, w in wanted.items()
     )
 
 
-def _gradients_of_input(bound: Bound) -> dict[str, Tensor]:
-    parts = list(Gradients(bound, lambda: None, None, (1.0,), None, None, None, None, None, None))
+def _gradients_of_input(bound: Bound, blocks: int | None = None) -> dict[str, Tensor]:
+    parts = list(Gradients(bound, lambda: None, None, (1.0,), None, None, None, None, None, None, blocks=blocks))
     return {block: torch.cat([part[block] for _, part in parts], 1) for block in bound.blocks}
 
 
@@ -415,17 +456,3 @@ def _replace(leaf: Tensor) -> Callable[..., Any]:
         return leaf
 
     return hook
-
-
-def _vjp(roots: list[Tensor], leaves: list[Tensor], vectors: list[Tensor], batched: bool) -> list[Tensor]:
-    """Products `vectors[i] . d roots / d leaf`, stacked over i; zeros for leaves the roots do not depend on."""
-    n = len(vectors[0])
-
-    def product(*vector: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(roots, leaves, vector, retain_graph=True, materialize_grads=True)
-
-    if batched and n > 1:
-        with unremarked():  # fused attention is done product by product, as it has to be
-            return list(torch.vmap(product)(*vectors))
-    single = [product(*(v[i] for v in vectors)) for i in range(n)]
-    return [torch.stack(found) for found in zip(*single, strict=True)]

@@ -138,7 +138,7 @@ class LastBlock:
             raise NotSeparableError("the last block's input does not depend on the leaves", model=False)
         if self.runs != 1 or self.entry is None or not self.calls:
             raise NotSeparableError("no last block that runs once, with attention of a known form", model=True)
-        if not values.requires_grad or _reaches(values, self.entry, leaves):
+        if not values.requires_grad or reaches(values, self.entry, leaves):
             raise NotSeparableError("something leads around the last block's input", model=False)
         if probe:
             (grad,) = torch.autograd.grad(values[:, -1].sum(), self.entry, retain_graph=True, materialize_grads=True)
@@ -208,9 +208,9 @@ class _AtLastBlock(Cut):
         return torch.einsum("rhgsk,rhgsd->srhkd", left.unflatten(1, groups), right.unflatten(1, groups)).to(like.dtype)
 
 
-def _reaches(values: Tensor, entry: Tensor, leaves: Sequence[Tensor]) -> bool:
-    """Whether the graph has a way from the values to a leaf that does not pass the entry."""
-    seen, todo = {entry.grad_fn}, [values.grad_fn]
+def reaches(values: Tensor, entry: Tensor | None, leaves: Sequence[Tensor]) -> bool:
+    """Whether the graph has a way from the values to a leaf (that does not pass the entry)."""
+    seen, todo = {None if entry is None else entry.grad_fn}, [values.grad_fn]
     while todo:
         node = todo.pop()
         if node is None or node in seen:

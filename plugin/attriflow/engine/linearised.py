@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from attriflow.engine.last_block import LastBlock
 from attriflow.kernels.attention import Operands
+from attriflow.kernels.recomputed import recomputed, recomputes
 from attriflow.kernels.slopes import activations, with_slope
 
 _NORMS = (torch.nn.functional.layer_norm, torch.layer_norm)
@@ -102,7 +103,7 @@ def _layer_norm(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _attention(limit: float, last: LastBlock | None, func: Any, args: Any, kwargs: Any) -> Tensor:
-    """Attention as matrix products and a softmax, where the weights are small enough to be kept.
+    """Attention as matrix products and a softmax, where the weights are small enough to be kept; else made again.
 
     In half precision the fused kernel keeps more digits between its steps.
     """
@@ -110,6 +111,8 @@ def _attention(limit: float, last: LastBlock | None, func: Any, args: Any, kwarg
     if last is not None and last.inside and not call.dropout_p:
         return last.attend(call)
     size = call.query.shape[:-1].numel() * call.key.shape[-2] * call.query.element_size()
+    if size > limit and recomputes(call):
+        return recomputed(call, func, args, kwargs)
     if call.dropout_p or size > limit or call.query.dtype in (torch.bfloat16, torch.float16):
         return func(*args, **kwargs)  # type: ignore[no-any-return]
     return call.written_out()

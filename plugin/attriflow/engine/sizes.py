@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from attriflow.kernels.devices import memory
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.base import LanguageModel
 from attriflow.models.batch import Batch
@@ -126,9 +127,14 @@ class Sizes:
             weights = 0.0 if self.model.device.type in FUSED else 2.3
         return max(weights * self._block() + 7 * self.states, 3.7 * self.inner + 6 * self.states, 5 * self.logits)
 
-    def graph(self) -> float:
-        """What a graph for gradients keeps of all layers (`linearised`), and the way through the LM head."""
-        return self.layers * (self._kept() + 3.2 * self.states + 3.2 * self.inner) + 5.5 * self.logits
+    def graph(self, layers: int | None = None) -> float:
+        """What a graph for gradients keeps of some layers, or all (`linearised`), and the way through the LM head."""
+        layers = self.layers if layers is None else layers
+        return layers * (self._kept() + self.block()) + 5.5 * self.logits
+
+    def block(self) -> float:
+        """Of a layer's part of it, without attention weights."""
+        return 3.2 * (self.states + self.inner)
 
     def product(self) -> float:
         """Of one step's product on its way down a graph."""
@@ -148,6 +154,10 @@ class Sizes:
         graph = self.rows * math.ceil(points / graphs)
         products = graph * min(self.steps, max(1, self.rows_at_once(products=True) // graph))
         sums = self.summed() * self.rows * self.states * max(1, 8 / self.item) if graphs > 1 else 0.0
+        blocks = None if self.source else self.blocks(graph)
+        if blocks is not None:  # and states that each stretch of them begins with, and the products that came so far
+            kept = math.ceil(self.layers / blocks) + 2 * self.steps
+            return graph * (self.graph(blocks) + kept * self.states) + products * self.product() + sums
         return graph * self.graph() + products * self.product() + sums
 
     def rescored(self, versions: float | None = None, in_order: bool = False) -> float:
@@ -230,6 +240,13 @@ class Sizes:
         one = self.product() if products else self.graph() if grad else self.forward()
         return max(1, int(self.chunk // max(1.0, one)))
 
+    def blocks(self, rows: int) -> int | None:
+        """Blocks whose graph for so many sequences fits into memory; None where that of all does (see `stretches`)."""
+        one, layers, limit = rows * self.block(), self.model.shape.layers, self.chunk
+        if one * layers > limit and self.budget is None and (space := memory(self.model.device)) is not None:
+            limit = max(limit, space[0] / 4)
+        return None if one * layers <= limit else max(1, int(limit / 2 / one))
+
     def products_at_once(self) -> int:
         """Products of the batch that may be in one layer together, for graphs that are dear to traverse."""
         if not shortcuts():
@@ -291,6 +308,11 @@ def planned(method: str, options: Mapping[str, Any], sizes: Sizes) -> float:
 def least(method: str, options: Mapping[str, Any], sizes: Sizes) -> float:
     """The same of one example in the smallest parts that it can be divided into."""
     return planned(method, options, replace(sizes, rows=1, budget=1.0))
+
+
+def blocks_at_once(model: LanguageModel, rows: int, width: int) -> int | None:
+    """`Sizes.blocks` of decoder-only sequences of a length."""
+    return Sizes(model, 1, width, 0, 1).blocks(rows)
 
 
 def worthwhile(sizes: Sizes, n: float) -> bool:

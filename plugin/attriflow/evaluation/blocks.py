@@ -26,6 +26,7 @@ from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.selection import part_of
 from attriflow.evaluation.work import Work, unit_of
 from attriflow.measuring.cost import old_objects_uncollected
+from attriflow.progress import Meter
 from attriflow.registry import methods, metrics
 from attriflow.types import Attribution, Example
 from attriflow.workers import Done, Pace, Unit, run_units
@@ -185,7 +186,9 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
     while numbers := _to_do(evaluation):
         units, lost = [Unit(str(n), _block(evaluation, n)) for n in numbers], dict[int, str]()
         doing = run_units(made, units, engine=config.engine, workers=config.workers, address=config.ray_address)
-        with closing(doing):
+        every = len(evaluation.examples)
+        before = every - sum(len(evaluation.blocks[number]) for number in numbers)
+        with closing(doing), Meter("examples", every, before) as meter:
             for done in doing:
                 number = int(done.unit.id)
                 if done.error is None:
@@ -196,6 +199,7 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
                     raise done.cause
                 else:
                     lost[number] = done.error
+                meter.advance(len(evaluation.blocks[number]))
         if lost:
             first = min(lost)
             raise InputError(

@@ -58,6 +58,11 @@ def data_digests(data: EvaluationData, examples: Sequence[Example]) -> dict[str,
     return found
 
 
+def examples_digest(examples: Sequence[Example]) -> str:
+    """Digest of the examples as the model reads them: tokens, and which are explained."""
+    return _digest([[e.source_ids, e.target_ids, e.start, e.stop] for e in examples])
+
+
 def same_rows(digests: Mapping[str, str]) -> str:
     """One key of the digests, for rows that may be compared between models: each writes its own generated targets."""
     generated = digests.get("targets", "").startswith(GENERATED)

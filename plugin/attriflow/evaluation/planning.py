@@ -22,6 +22,7 @@ from attriflow.evaluation.scoring import MetricRunner
 from attriflow.evaluation.selection import part_of
 from attriflow.kernels.devices import free_memory
 from attriflow.measuring.cost import forward_time
+from attriflow.progress import duration
 from attriflow.types import Attribution, Example, Variant
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Plan:
             parts.append(f"{_count(self.again)} to explain again")
         if self.scored:
             parts.append(f"{_count(self.scored)} for changed inputs")
-        time_ = "" if self.seconds is None else f", about {_duration(self.seconds)} in the model"
+        time_ = "" if self.seconds is None else f", about {duration(self.seconds)} in the model"
         untried = ("explaining",) if len(self.untried) == self.n_methods else self.untried
         unplanned = [f"{name} (no plan)" for name in self.unplanned]
         uncounted = f"; not counted: {', '.join([*untried, *unplanned])}" if untried or unplanned else ""
@@ -256,9 +257,3 @@ def _count(n: float) -> str:
 
 def _bytes(n: float) -> str:
     return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{max(1, round(n / 2**20))} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

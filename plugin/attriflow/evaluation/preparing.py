@@ -14,6 +14,7 @@ from attriflow.engine.masked import use_masked_lm
 from attriflow.errors import InputError, NotFiniteError, reason_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, encoded
+from attriflow.evaluation.identity import examples_digest
 from attriflow.evaluation.rationale import in_template, rationale_matrix
 from attriflow.evaluation.results import StepScores
 from attriflow.evaluation.work import Work
@@ -41,6 +42,7 @@ class Prepared:
         self._step_tensors: list[dict[str, Tensor]] = []
         self._why_not = ""
         self._left_out: dict[int, str] = {}
+        self._read = ""
 
     @property
     def step_tensors(self) -> Sequence[dict[str, Tensor]]:
@@ -78,6 +80,7 @@ class Prepared:
         if config.fail_fast:
             for number, why in self.data.failed.items():
                 raise InputError(f"row {number}: {why}")
+        self._read = examples_digest(self.examples)
         self.step_scores = self._known_steps() if STEPS in self.work else self._score_steps()
         self._keep_steps()
 
@@ -123,6 +126,11 @@ class Prepared:
     def _known_steps(self) -> list[StepScores]:
         """The values of step functions that an earlier process found, and what it left out."""
         found = self.work.record(STEPS)
+        if found["examples"] != self._read:
+            raise InputError(
+                "cannot resume the evaluation: its rows are tokenised or generated otherwise than they were (another "
+                "tokenizer or chat template, or generation that came out differently on another machine)"
+            )
         left_out = {int(number): why for number, why in found["left_out"].items()}
         self._leave_out({i: left_out[n] for i, n in enumerate(self.data.numbers) if n in left_out})
         self._why_not = found["why_not"]
@@ -139,7 +147,7 @@ class Prepared:
             ]
             reasons = {s.name: s.reason for s in self.step_scores if s.reason}
             found = {"left_out": self._left_out, "why_not": self._why_not, "reasons": reasons, "values": rows}
-            self.work.put(STEPS, found)
+            self.work.put(STEPS, {**found, "examples": self._read})
 
     def _score_steps(self) -> list[StepScores]:
         names, options = self.config.step_functions, self.config.step_function_options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,7 +51,7 @@ from attriflow.evaluation.work import (
 )
 from attriflow.kernels import devices
 from attriflow.measuring.cost import Cost, measure, old_objects_uncollected
-from attriflow.progress import track
+from attriflow.progress import Meter
 from attriflow.registry import PartInfo, methods, metrics
 from attriflow.types import Attribution, Example
 
@@ -104,6 +105,7 @@ class Evaluation(Prepared):
         self._spent = {"metrics": 0.0, "rescoring": 0.0}  # by runners of blocks that are gone
         self._tried: set[str] = set()
         self._explained = Explanations()
+        self._meter = Meter("units of work", None, show=False)  # of workers, the driver counts blocks
 
     def run(self) -> Iterator[Event]:
         """Encode (or generate), then step functions, then every method with its metrics."""
@@ -129,17 +131,21 @@ class Evaluation(Prepared):
                 say(f"up to {BLOCK} examples are one unit: this process does it")
         elif self.config.throughput and not self.work.resumed:
             self.model.teacher_forced(self.examples, batch_size=self.config.explicit_batch_size)  # warm-up
-        for name in track(self.config.methods, "attribution methods"):
-            result = MethodResult(name=name)
-            self.results.append(result)
-            if self._attribute(result):
-                yield Attributed(result)
-                self._score(result)
-                result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
-            explained = result.attributions  # whoever hears of the result may shorten them
-            yield Finished(result)
-            self.work.release()
-            self._in_other_worlds(result, explained)
+        pairs = list(itertools.product(self.config.methods, range(len(self.blocks))))
+        units = [unit_of(kind, *pair) for kind in ("explain", "score") for pair in pairs]
+        self._meter = Meter("units of work", len(units), sum(unit in self.work for unit in units))
+        with self._meter:
+            for name in self.config.methods:
+                result = MethodResult(name=name)
+                self.results.append(result)
+                if self._attribute(result):
+                    yield Attributed(result)
+                    self._score(result)
+                    result.same_as, result.unsigned = self._explained.first_alike(result), without_sign(result)
+                explained = result.attributions  # whoever hears of the result may shorten them
+                yield Finished(result)
+                self.work.release()
+                self._in_other_worlds(result, explained)
         if any(result.ok for result in self.results):
             self.chance = self._chance()
         say(f"time: {', '.join(f'{seconds:.1f} s {what}' for what, seconds in self.seconds.items() if seconds)}")
@@ -283,6 +289,7 @@ class Evaluation(Prepared):
             known = runner.scorer.n_known
             values, failed = runner.scored(self.work.attributions(unit_of("explain", method, number)))
             self.work.put(unit, scored_record(values, failed), scores=runner.scorer.known(known))
+            self._meter.advance()
             if not self.work.lasting:
                 return values, failed
         return scored_of(self.work.record(unit))
@@ -428,6 +435,7 @@ class Evaluation(Prepared):
         facts = facts_of(attributions)
         made = [self._completed(a, scores) for a, scores in zip(attributions, steps, strict=True)]
         self.work.put(unit, {"cost": dataclasses.asdict(cost), "facts": facts}, attributions=made)
+        self._meter.advance()
         return cost, facts
 
     def _first_explanations(self, method: str) -> list[Attribution]:

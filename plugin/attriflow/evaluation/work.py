@@ -94,20 +94,27 @@ class WorkFolder(Work):
 
     lasting = True
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        resume: bool = False,
+        rounding: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start, or go on with what is there.
 
         Args:
             folder: Where; it may not exist yet.
             settings: What the units depend on.
             resume: There must be units of an earlier process, made with the same settings.
+            rounding: See `Appended`.
 
         Raises:
             InputError: There are none, or what decides their numbers has changed, or another process is at it.
         """
         super().__init__()
         self.folder, self._places = folder, dict[str, tuple[int, int]]()
-        self._file = Appended(folder / NAME, settings, ("units",))
+        self._file = Appended(folder / NAME, settings, ("units",), rounding)
         before = self._file.read_state() if resume else None
         if before is not None:
             self._file.go_on(before, "the evaluation")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,31 +17,40 @@ from typing import Any
 from attriflow.errors import InputError
 from attriflow.io.writing import clear, told, write_content
 
+_logger = logging.getLogger(__name__)
+
 
 class Appended:
     """The file, what it depends on (`settings`), and numbers that are told beside its size (`counts`)."""
 
-    def __init__(self, place: Path, settings: Mapping[str, Any], counts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        place: Path,
+        settings: Mapping[str, Any],
+        counts: tuple[str, ...] = (),
+        rounding: Mapping[str, Any] | None = None,
+    ) -> None:
         """Nothing is touched before it is opened.
 
         Args:
             place: The path without the endings.
             settings: What the blocks are made with.
             counts: Names of the numbers.
+            rounding: What may change the last digit of numbers; where it has changed, going on says so.
         """
         self.part, self.state = (place.with_name(f"{place.name}.{ending}") for ending in ("part", "state"))
-        self.settings = json.loads(json.dumps(settings, default=repr))
+        self.settings, self.rounding = json.loads(json.dumps([settings, rounding or {}], default=repr))
         self.counts, self.size = dict.fromkeys(counts, 0), 0
         self._file: Any = None
 
     def read_state(self) -> dict[str, Any] | None:
-        """What an earlier process wrote, if there was one: `settings`, `bytes` and the counts."""
+        """What an earlier process wrote, if there was one: `settings`, `rounding`, `bytes` and the counts."""
         if not self.state.exists():
             return None
         try:
             state = json.loads(self.state.read_text(encoding="utf-8"))
             numbers = {name: int(state[name]) for name in (*self.counts, "bytes")}
-            return {"settings": dict(state["settings"]), **numbers}
+            return {"settings": dict(state["settings"]), "rounding": dict(state.get("rounding", {})), **numbers}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.state} is damaged; delete it and {self.part.name} to start again") from error
 
@@ -48,6 +58,13 @@ class Appended:
         """Take up what an earlier process wrote; `InputError` where it was made with other settings."""
         if differs := self.changed(state["settings"]):
             raise InputError(f"cannot resume {what}: {differs}")
+        before, now = state["rounding"], self.rounding
+        if before and now and before != now:
+            _logger.warning(
+                "%s goes on with %s, and began with %s: sums may be rounded differently, in their last digit. With "
+                "OMP_NUM_THREADS=1 for every process, bytes are equal",
+                *(what, *(", ".join(f"{k} {v}" for k, v in one.items()) for one in (now, before))),
+            )
         self.counts, self.size = {name: state[name] for name in self.counts}, state["bytes"]
 
     def changed(self, before: Mapping[str, Any] | None) -> str:
@@ -121,7 +138,7 @@ class Appended:
         self._file = file
 
     def _write_state(self) -> None:
-        state = {**self.counts, "bytes": self.size, "settings": self.settings}
+        state = {**self.counts, "bytes": self.size, "settings": self.settings, "rounding": self.rounding}
         write_content(json.dumps(state), self.state, overwrite=True)
 
 

@@ -20,9 +20,9 @@ def plain() -> Iterator[None]:
 
     Off are: reuse of prefixes' keys and values, of the encoder's output and of passes that have run already; linearised
     passes (shared slopes, attention written out, zero rows left out); cuts at the LM head and at the last block;
-    graphs that end at a step's prefix; replays of single blocks; sizes by memory and cache (one version per call, one
-    product at a time). Numbers agree with those of the shortcuts to rounding: for tests, for doubting users, and to
-    tell what a shortcut is worth. It holds for the thread or task that opens it.
+    graphs that end at a step's prefix, and those of a few blocks; replays of single blocks; sizes by memory and cache
+    (one version per call, one product at a time). Numbers agree with those of the shortcuts to rounding: for tests, for
+    doubting users, and to tell what a shortcut is worth. It holds for the thread or task that opens it.
     """
     token = _plain.set(True)
     try:

@@ -109,6 +109,8 @@ class LanguageModel(ABC):
         """Whether cached keys and values give the same logits; found out once (see `Engine.rescore`)."""
         self.last_block_separable: bool | None = None
         """Whether gradients of all steps can go through the last block together; found out once (see `last_block`)."""
+        self.stack_is_chain: bool | None = None
+        """Whether gradients can go down a few blocks at a time; found out by the first long text (see `stretches`)."""
         self.plain_tables: dict[str, bool] = {}
         """Block -> whether embeddings are rows of the table as they are; found out once."""
         self.shows_attention = False
@@ -360,9 +362,8 @@ class LanguageModel(ABC):
         Raises:
             UnsupportedModelError: What the check of the model found stands against it.
         """
-        given = [t for t in (rows.source_embeds, rows.target_embeds) if t is not None]
         self.checked.require(*ALWAYS)
-        if any(t.requires_grad for t in given):
+        if any(t is not None and t.requires_grad for t in (rows.source_embeds, rows.target_embeds)):
             self.checked.require("gradient")
         return self.read(rows)
 

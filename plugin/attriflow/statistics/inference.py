@@ -132,14 +132,12 @@ def _intervals(table: np.ndarray, level: float, n: int, seed: int) -> list[Inter
     means = table.mean(0)
     if size < 2:
         return [Interval(float(mean), math.nan, math.nan, 1) for mean in means]
-    rng = np.random.default_rng(seed)
-    share = np.full(size, 1 / size)
-    # One resample at a time would be slow, all at once large: the counts of a multinomial are both small and fast.
-    counts = [rng.multinomial(size, share, size=rows) / size for rows in _chunks(n, size)]
-    out = []
+    share, out = np.full(size, 1 / size), list[Interval]()
     for begin in range(0, width, max(1, CHUNK // n)):
-        part = table[:, begin : begin + max(1, CHUNK // n)]
-        ends = np.quantile(np.concatenate([c @ part for c in counts]), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        part, rng = table[:, begin : begin + max(1, CHUNK // n)], np.random.default_rng(seed)
+        # One resample at a time would be slow, all at once large: the counts of a multinomial are both small and fast.
+        drawn = [rng.multinomial(size, share, size=rows) / size @ part for rows in _chunks(n, size)]
+        ends = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
         found = zip(means[begin : begin + part.shape[1]], *ends, strict=True)
         out += [Interval(float(mean), float(low), float(high), size) for mean, low, high in found]
     return out

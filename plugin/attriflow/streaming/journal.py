@@ -25,15 +25,23 @@ SETTINGS = "settings"
 class Journal(Appended):
     """What a run has written so far. As a context: `open`, then `commit` for every window, then `finish`."""
 
-    def __init__(self, target: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        target: Path,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        rounding: Mapping[str, Any] | None = None,
+    ) -> None:
         """Nothing is touched before `open`.
 
         Args:
             target: The finished file.
             settings: What the run depends on.
             overwrite: Begin anew over a finished file, or over what an interrupted run left.
+            rounding: See `Appended`.
         """
-        super().__init__(target, settings, ("rows", "failed"))
+        super().__init__(target, settings, ("rows", "failed"), rounding)
         self.target, self.overwrite = target, overwrite
         text = json.dumps(self.settings, sort_keys=True)
         self.run = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

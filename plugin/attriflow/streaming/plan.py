@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from attriflow.datasets import Row, Rows
 from attriflow.errors import InputError
+from attriflow.progress import duration
 from attriflow.streaming.fields import Fields
-from attriflow.streaming.meter import duration
 from attriflow.streaming.rows import Explain
 from attriflow.streaming.windows import Explainer
 

@@ -14,14 +14,14 @@ from attriflow import io
 from attriflow.datasets import Rows
 from attriflow.errors import InputError
 from attriflow.io.files import run_of, write
+from attriflow.progress import Meter
 from attriflow.streaming.fields import Fields
 from attriflow.streaming.journal import Journal
-from attriflow.streaming.meter import Meter
 from attriflow.streaming.page import page_run, write_page
 from attriflow.streaming.rows import Explain
 from attriflow.streaming.windows import Explainer, windows
 from attriflow.types import Attribution
-from attriflow.workers import Pace, check_engine, run_units
+from attriflow.workers import Pace, check_engine, rounding, run_units
 
 HELD = 20_000
 """Most rows for a .safetensors file, which is made in memory."""
@@ -103,7 +103,7 @@ def attribute_dataset(
         _check_size(target, only_page, len(rows))
         data = {**rows.identity(), "from": rows.start, "to": rows.stop}
         facts = {"data": data, "fields": dataclasses.asdict(fields), "window": window, **(settings or {})}
-        journal = Journal(target, facts, overwrite=overwrite)
+        journal = Journal(target, facts, overwrite=overwrite, rounding=rounding(engine, workers))
         if page and output:  # a page of this run: killed between the steps of its end
             io.check_outputs([page], overwrite or (resume and _page_of(Path(page), journal)))
     with journal or contextlib.nullcontext():
@@ -116,7 +116,7 @@ def attribute_dataset(
         made, pace = Explainer(load=load, fields=fields, run=run, show=on_window is not None), Pace()
         units = windows(rows, done, window)
         doing = run_units(made, units, engine=engine, workers=workers, address=address, ordered=True)
-        with contextlib.closing(doing), Meter(len(rows), done, show_progress) as meter:
+        with contextlib.closing(doing), Meter("rows", len(rows), done, show_progress) as meter:
             for one in doing:
                 found = made.result(one)
                 everything = done == 0 and len(found.wrong) == found.rows

@@ -1,13 +1,14 @@
 """Artifacts of an evaluation, as MLflow's `EvaluationResult` holds them.
 
-There are few of them, some being folders: `EvaluationResult.tables` tries to load every artifact as a table and warns
-about each that is none.
+There are few of them, some being folders: `EvaluationResult.tables` tries to load every artifact as a table.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import operator
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,24 @@ class TableArtifact(EvaluationArtifact):
         return read_table(local_artifact_path)
 
 
-class HtmlArtifact(EvaluationArtifact):
+class FileArtifact(EvaluationArtifact):
+    """What is no table: MLflow's attempt to load it as one is no cause for a warning."""
+
+    def __init__(self, uri: str, content: Any = None) -> None:
+        super().__init__(uri, content)
+        logging.getLogger("mlflow.tracking.client").addFilter(_worth_saying)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """False for what is logged while `EvaluationResult.tables` tries a `FileArtifact`."""
+    del record
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name != "tables":
+        frame = frame.f_back
+    return not isinstance(frame.f_locals.get("table_path"), FileArtifact)
+
+
+class HtmlArtifact(FileArtifact):
     """A self-contained page; its content is the HTML text."""
 
     def _save(self, output_artifact_path: str) -> None:
@@ -38,7 +56,7 @@ class HtmlArtifact(EvaluationArtifact):
         return Path(local_artifact_path).read_text(encoding="utf-8")
 
 
-class AttributionsArtifact(EvaluationArtifact):
+class AttributionsArtifact(FileArtifact):
     """A folder of attributions; the content is method -> `AttributionOutput`."""
 
     def _save(self, output_artifact_path: str) -> None:
@@ -58,7 +76,7 @@ class AttributionsArtifact(EvaluationArtifact):
         }
 
 
-class PlotsArtifact(EvaluationArtifact):
+class PlotsArtifact(FileArtifact):
     """A folder of plots; the content is name -> PNG bytes."""
 
     def _save(self, output_artifact_path: str) -> None:

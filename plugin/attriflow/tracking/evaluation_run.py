@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from attriflow.errors import AttriflowError, InputError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData, text_columns
-from attriflow.tracking.stopping import terminable
+from attriflow.kernels.stopping import terminable
 
 if TYPE_CHECKING:
     from attriflow.evaluation.runner import Evaluation

@@ -26,7 +26,9 @@ def evidence(attribution: Attribution, top: int = TOP) -> str:
 
 
 def examples_table(evaluation: Evaluation, found: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """One row per example: its number, texts, and each method's evidence and mean values.
+    """One row per example: texts, each method's evidence and mean values, and its number.
+
+    MLflow compares runs by the first column, which is the input for that, and shows the second one of each.
 
     Args:
         evaluation: What is known so far.
@@ -36,7 +38,6 @@ def examples_table(evaluation: Evaluation, found: Mapping[str, Sequence[str]]) -
 
     data, examples = evaluation.data, evaluation.examples
     texts: dict[str, Any] = {
-        "example": list(data.numbers),
         "input": [text if isinstance(text, str) else text_of_chat(text) for text in data.inputs],
     }
     if data.targets is None:
@@ -49,7 +50,7 @@ def examples_table(evaluation: Evaluation, found: Mapping[str, Sequence[str]]) -
         for metric, values in result.values.items():
             if len(values) == len(examples):
                 texts[f"{result.name}: {metric}"] = [value.mean for value in values]
-    return pd.DataFrame(texts)
+    return pd.DataFrame({**texts, "example": list(data.numbers)})
 
 
 def _written(example: Example) -> str:

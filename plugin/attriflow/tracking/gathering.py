@@ -12,14 +12,19 @@ import pandas as pd
 
 from attriflow.evaluation.families import FAITHFUL, families
 from attriflow.statistics.standings import CELLS, COSTS, EXAMPLES, Evaluated
-from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values
+from attriflow.tracking.evaluations import EvaluationRun, RunTables, example_values, nothing, read_all
 from attriflow.tracking.foreign import options_of_metrics
 
 
-def gather(
-    runs: Sequence[EvaluationRun], tables: Sequence[RunTables], *, gates: bool = True, notes: Sequence[str] = ()
-) -> Evaluated:
-    """What a leaderboard compares, from evaluations (the latest first).
+@dataclass(frozen=True, kw_only=True)
+class Gathered(Evaluated):
+    """What a leaderboard compares, and the evaluations that it is from."""
+
+    runs: tuple[EvaluationRun, ...]
+
+
+def gather(uri: str, found: Sequence[EvaluationRun], *, gates: bool = True, notes: list[str] | None = None) -> Gathered:
+    """What a leaderboard compares, from evaluations of a store (the latest first).
 
     A model is known by its name and its weights: of several with one name, each is a version. The same method with the
     same options on the same model and rows counts once, as it was found latest, and has the metrics of all such runs;
@@ -27,11 +32,18 @@ def gather(
     make another row.
 
     Args:
-        runs: What to compare.
-        tables: What they logged.
+        uri: The store.
+        found: What to compare.
         gates: Whether methods that failed a gate in their evaluation have no rank.
-        notes: What is known about runs that are not among these.
+        notes: What is known about runs that are not among these; gets a line for each that cannot be read, which is
+            left out.
+
+    Raises:
+        InputError: A run cannot be read, without `notes`; or none is left.
     """
+    runs, tables = read_all(uri, found, notes)
+    if not runs:
+        raise nothing("no evaluation can be compared", notes or ())
     models, versions = _models(runs)
     rows = _rows(runs, models)
     parts = _parts(runs, tables, models)
@@ -53,7 +65,8 @@ def gather(
     several = seeds.groupby(["model", "inputs", "method", "metric"])["seed"].transform("nunique") > 1
     used = [runs[i] for i in sorted({part.index for part in parts})]
     kinds = families(everything["metric"].unique(), _options(used))
-    return Evaluated(
+    return Gathered(
+        runs=tuple(runs),
         cells=_merged(cells)[list(CELLS)],
         examples=everything.groupby(list(EXAMPLES[:-1]), sort=False, observed=True)["value"].mean().reset_index(),
         problems=problems,
@@ -64,7 +77,7 @@ def gather(
         faithful=[metric for metric, family in kinds.items() if family in FAITHFUL],
         higher_is_better=higher,
         families=kinds,
-        notes=(*_notes(runs, used), *versions, *notes),
+        notes=(*_notes(runs, used), *versions, *(notes or ())),
     )
 
 

@@ -8,6 +8,8 @@ tokens.
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,7 @@ Text = str | Callable[[Any], Any] | None
 
 
 def evidence(
-    model: AttributionModel,
+    model: AttributionModel | str,
     *,
     method: str = "integrated_gradients",
     metrics: str | Sequence[str] = ("aopc_compr", "aopc_suff"),
@@ -51,7 +53,9 @@ def evidence(
     """A scorer of the explanations of generations.
 
     Args:
-        model: The model that wrote the outputs, as `attriflow.load_model` returns it.
+        model: The model that wrote the outputs, as `attriflow.load_model` returns it; or its name, folder or address
+            ("models:/NAME/1"), from which it is loaded when the first output is scored: such a scorer can be
+            registered.
         method: Attribution method that names the evidence.
         metrics: Metrics that judge it. Those that compare with a rationale read `expectations["rationale"]` of a row
             (character spans in the prompt, see `attriflow.evaluation.rationale`; of a chat, in the contents of its
@@ -75,7 +79,8 @@ def evidence(
     Raises:
         AttriflowError: A name or option is wrong; nothing has been computed then.
     """
-    scorer, feedback = _mlflow()
+    given = {**locals(), "metrics": metrics if isinstance(metrics, str) else list(metrics)}
+    make, feedback = _mlflow()
     told = threading.Lock()
     settings = {
         "methods": [method],
@@ -96,21 +101,34 @@ def evidence(
     if top < 0:
         raise InputError(f"top must be at least 0, not {top}")
     label = name or config.methods[0]
-    model = _apart(model, config)
+    own = _opened(model, config)
 
-    @scorer(name=label)
-    def score(inputs: Any, outputs: Any, expectations: Any = None) -> list[Any]:
-        given, generated = _given(inputs, prompt), _reply(outputs, answer)
+    def score(inputs: Any, outputs: Any, expectations: Any) -> list[Any]:
+        text, generated = _given(inputs, prompt), _reply(outputs, answer)
         found = expectations.get("rationale") if isinstance(expectations, Mapping) else None
-        rationale = evidence_in(given, found, "expectations['rationale']")
-        data = EvaluationData(inputs=(given,), targets=(generated,), rationales=(rationale,))
+        rationale = evidence_in(text, found, "expectations['rationale']")
+        data = EvaluationData(inputs=(text,), targets=(generated,), rationales=(rationale,))
         if told.acquire(blocking=False):  # never released: one line per scorer, not per row
             say(f"{label}: {config.methods[0]} explains every output, judged by {', '.join(config.metrics)}")
-        result = _evaluated(model, data, config)
+        result = _evaluated(own(), data, config)
         why = _strongest(result.attributions[0], top)
         return [_feedback(feedback, label, metric, result, why) for metric in config.metrics]
 
-    return score
+    return make(label, score, given)
+
+
+_building = threading.Lock()
+
+
+def registered(settings: str) -> Scorer:
+    """The scorer of a registration: one for each `settings`, the arguments of `evidence` as JSON."""
+    with _building:  # MLflow calls scorers in threads; one model is enough
+        return _built(settings)
+
+
+@functools.lru_cache(maxsize=4)
+def _built(settings: str) -> Scorer:
+    return evidence(**json.loads(settings))
 
 
 def generator(model: AttributionModel, *, prompt: Text = None, **generation_args: Any) -> Callable[..., str]:
@@ -133,10 +151,31 @@ def generator(model: AttributionModel, *, prompt: Text = None, **generation_args
 def _mlflow() -> tuple[Any, Any]:
     try:
         from mlflow.entities import Feedback
-        from mlflow.genai.scorers import scorer
+
+        from attriflow.tracking.scorer import Evidence
     except ImportError as error:
         raise AttriflowError(f"this version of MLflow has no scorers for mlflow.genai: {error}") from error
-    return scorer, Feedback
+    return Evidence.of, Feedback
+
+
+def _opened(model: AttributionModel | str, config: EvaluationConfig) -> Callable[[], AttributionModel]:
+    """Gives the scorer's own model; one that has a name only is loaded when it is first asked for."""
+    if not isinstance(model, str):
+        apart = _apart(model, config)
+        return lambda: apart
+    name, lock = model, threading.Lock()
+
+    @functools.cache
+    def load() -> AttributionModel:
+        from attriflow.model import load_model
+
+        return load_model(name)
+
+    def locked() -> AttributionModel:
+        with lock:
+            return load()
+
+    return locked
 
 
 def _apart(model: AttributionModel, config: EvaluationConfig) -> AttributionModel:

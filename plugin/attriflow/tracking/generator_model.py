@@ -75,9 +75,12 @@ class GenerationModel(mlflow.pyfunc.PythonModel):
         """
         del context
         texts, given = _texts(model_input), params or {}
-        arguments = json.loads(given.get("generation_args") or "{}")
-        size = int(given.get("batch_size") or 16)
+        arguments, size = _arguments(given.get("generation_args")), int(given.get("batch_size", 16))
+        if size < 1:
+            raise _wrong(f"batch_size must be at least 1, not {size}")
         rows = [self.tokenizer(t)["input_ids"] for t in texts]
+        if [] in rows:
+            raise _wrong(f"row {rows.index([])} has a text without a token: {texts[rows.index([])]!r}")
         # a prompt is never padded: what is generated after it must not depend on the others (positions, max_length)
         alike: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
@@ -104,10 +107,15 @@ class GenerationModel(mlflow.pyfunc.PythonModel):
         config = model.generation_config
         if not {"max_new_tokens", "max_length"} & set(options) and config.max_new_tokens is None:
             options.setdefault("max_new_tokens", 20)
-        with torch.no_grad():
-            generated = model.generate(
-                torch.tensor(ids, device=device), attention_mask=torch.tensor(mask, device=device), **options
-            )
+        try:
+            with torch.no_grad():
+                generated = model.generate(
+                    torch.tensor(ids, device=device), attention_mask=torch.tensor(mask, device=device), **options
+                )
+        except (TypeError, ValueError) as error:
+            if not arguments:
+                raise
+            raise _wrong(f"generate does not take {json.dumps(arguments)}: {' '.join(str(error).split())}") from error
         new = generated if model.config.is_encoder_decoder else generated[:, width:]
         return [t.strip() for t in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
@@ -124,13 +132,25 @@ def _texts(model_input: Any) -> list[str]:
             found = ", ".join(map(str, model_input.columns))
             raise _wrong(f"expected texts in the column 'input'; there are {found or 'no columns'}")
         model_input = model_input["input" if "input" in model_input.columns else model_input.columns[0]]
-    flat = [model_input] if not hasattr(model_input, "__len__") or isinstance(model_input, str) else model_input
-    values = [v.item() if hasattr(v, "item") and not hasattr(v, "__len__") else v for v in flat]
+    one = isinstance(model_input, str) or not hasattr(model_input, "__len__") or getattr(model_input, "ndim", 1) == 0
+    flat = [model_input] if one else model_input
+    values = [v.item() if hasattr(v, "item") and getattr(v, "ndim", 0) == 0 else v for v in flat]
     for i, value in enumerate(values):
         if not isinstance(value, str):
             found = "no value" if value is None or value != value else repr(value)
             raise _wrong(f"expected texts, but row {i} has {found}")
     return [str(value) for value in values]
+
+
+def _arguments(text: str | None) -> dict[str, Any]:
+    """Arguments of `generate` from their JSON."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise _wrong(f'generation_args must be a JSON object such as {{"max_new_tokens": 20}}, not {text}')
+    return found
 
 
 def _wrong(what: str) -> MlflowException:

@@ -48,6 +48,11 @@ class KeptError(AttriflowError, ConnectionError):
     """A server is gone for good; the message names the folder that has everything."""
 
 
+def status_of(error: BaseException) -> str:
+    """MLflow's status of a run that an error ended."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
 class Keeper:
     """Sends operations to one store.
 

@@ -57,21 +57,19 @@ def leaderboard(
     check_choice("grouping", by, BY)
     if not experiments and not runs:
         raise InputError("name an experiment (--experiment) or runs (--runs)")
-    from attriflow.tracking.evaluations import find_runs, nothing, read_all, store_errors
+    from attriflow.tracking.evaluations import find_runs, store_errors
     from attriflow.tracking.gathering import gather
     from attriflow.tracking.stored import EvaluationStore
 
     store = EvaluationStore(tracking_uri)
     with store_errors(store.uri):
         notes: list[str] = []  # lines about runs that are left out; the others are compared
-        found, tables = read_all(store.uri, find_runs(store.client, experiments, runs, notes), notes)
-        if not found:
-            raise nothing("no evaluation can be compared", notes)
+        found = gather(store.uri, find_runs(store.client, experiments, runs, notes), gates=gates, notes=notes)
         destination = store.client.get_run(log_to).info.run_id if log_to else None
-        board = standings(gather(found, tables, gates=gates, notes=notes), by, seed=seed, floor=min_coverage)
+        board = standings(found, by, seed=seed, floor=min_coverage)
     for name in quality:
         check_choice("ranked metric", name, board.higher_is_better)
-    return Leaderboard(board, experiments, found, store, quality, destination)
+    return Leaderboard(board, experiments, found.runs, store, quality, destination)
 
 
 def target(name: str) -> Path:

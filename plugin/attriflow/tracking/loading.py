@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attriflow.errors import UnsupportedModelError
+from attriflow.tracking.quiet import quiet
 
 if TYPE_CHECKING:
     from attriflow.model import AttributionModel
@@ -35,9 +36,10 @@ def load_elsewhere(uri: str, store: Mapping[str, str], **options: Any) -> Attrib
 
     from attriflow.model import load_model
 
-    mlflow.set_tracking_uri(store["tracking"])
-    mlflow.set_registry_uri(store["registry"])
-    return load_model(uri, **options)
+    with quiet():
+        mlflow.set_tracking_uri(store["tracking"])
+        mlflow.set_registry_uri(store["registry"])
+        return load_model(uri, **options)
 
 
 def hf_parts(pyfunc_model: Any) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from mlflow.models.evaluation.base import EvaluationArtifact, EvaluationResult
 
@@ -22,14 +22,15 @@ from attriflow.evaluation.planning import say
 from attriflow.evaluation.results import Attributed, Event, Finished, MethodResult, StepScored
 from attriflow.evaluation.runner import Evaluation
 from attriflow.evaluation.work import unit_of
+from attriflow.kernels.stopping import why
 from attriflow.measuring.benchmark import surroundings
 from attriflow.measuring.cost import memory_kind
-from attriflow.statistics import bootstrap_interval
+from attriflow.statistics import bootstrap_intervals
 from attriflow.statistics.agreement import affordable, magnitudes
-from attriflow.tracking import patience, stopping
+from attriflow.tracking import patience
 from attriflow.tracking.artifacts import AttributionsArtifact, part_name
 from attriflow.tracking.examples import evidence, examples_table
-from attriflow.tracking.keeping import STALE, Keeper, KeptError
+from attriflow.tracking.keeping import STALE, Keeper, KeptError, status_of
 from attriflow.tracking.pages import Tables, log_pages
 from attriflow.tracking.patience import AwayError
 from attriflow.tracking.places import ENDED, IDENTITY, claim, identity_of
@@ -38,8 +39,6 @@ from attriflow.tracking.run_logger import RunLogger, key_of
 from attriflow.versions import COMPUTING, versions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from attriflow.model import AttributionModel
 
 _logger = logging.getLogger(__name__)
@@ -222,9 +221,13 @@ class Recorder:
             _logger.warning("attribution method '%s' failed: %s", result.name, result.reason)
         if result.ok:
             shapes = [(e.n_steps, len(e.inputs(self.config.attribute_target))) for e in self.evaluation.examples]
-            compared = itertools.islice(self.evaluation.explanations(result.name), affordable(shapes))
-            self._magnitudes[result.name] = [magnitudes(a) for a in compared]
-            self._evidence[result.name] = [evidence(a) for a in self.evaluation.explanations(result.name)]
+            compared = self._magnitudes[result.name] = list[np.ndarray]()
+            self._evidence[result.name] = told = list[str]()
+            most = affordable(shapes)
+            for explained in self.evaluation.explanations(result.name):  # read from the disk, so once
+                told.append(evidence(explained))
+                if len(compared) < most:
+                    compared.append(magnitudes(explained))
         result.attributions = result.attributions[: self.config.report_examples]  # what the report shows
 
     def _finish_child(self, result: MethodResult) -> None:
@@ -390,7 +393,7 @@ class Recorder:
 
     def _save_what_is_known(self, error: BaseException) -> None:
         """After an interruption: as much as possible, without hiding the error."""
-        reason, status = stopping.why(error), stopping.status_of(error)
+        reason, status = why(error), status_of(error)
         steps: list[Callable[[], object]] = [partial(self.run.tags, {"attriflow.stopped": reason})]
         if self.mlflow_logs_metrics:
             steps.append(partial(self.run.metrics, self.metrics, self.model_id))
@@ -412,14 +415,17 @@ class Recorder:
             self.keeper.close(status)
         except KeptError as error:
             patience.line(str(error))
+        if status == "KILLED":
+            say(f"{reason}; what is done is kept: the same evaluation with --resume {self.run.run_id} goes on")
 
 
 def _intervals(result: MethodResult, seed: int) -> dict[str, float]:
     """Ends of the interval and number of examples behind every mean; an interval needs two examples."""
     out: dict[str, float] = {}
-    for name, values in result.values.items():
-        means = [math.nan if (m := v.mean) is None else m for v in values]
-        found = bootstrap_interval(means, seed=seed)
+    if not result.values:
+        return out
+    means = [[math.nan if (m := v.mean) is None else m for v in values] for values in result.values.values()]
+    for name, found in zip(result.values, bootstrap_intervals(np.array(means).T, seed=seed), strict=True):
         out[f"{name}_n"] = float(found.n)
         if found.n > 1:
             out |= {f"{name}_low": found.low, f"{name}_high": found.high}

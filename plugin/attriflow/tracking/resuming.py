@@ -21,11 +21,14 @@ from mlflow.tracking import MlflowClient
 
 from attriflow.errors import InputError
 from attriflow.evaluation.identity import data_digests, weights_digest
+from attriflow.evaluation.selection import part_of
 from attriflow.evaluation.work import BLOCK, NAME, WorkFolder
-from attriflow.tracking.keeping import FOLDER
+from attriflow.registry import methods, metrics, step_functions
+from attriflow.streaming.deciding import part_facts
+from attriflow.tracking.keeping import FOLDER, status_of
 from attriflow.tracking.places import ENDED, NO_VALUES, Place, choose, claims_of, folders, within
-from attriflow.tracking.stopping import status_of
 from attriflow.versions import COMPUTING, versions
+from attriflow.workers import rounding
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -40,7 +43,13 @@ RESUME = "resume"
 
 def decisive(evaluation: Evaluation, model: str) -> dict[str, Any]:
     """Everything that decides a number of an evaluation, by name."""
-    loaded, config = evaluation.model, evaluation.config.as_dict()
+    loaded, config, chosen = evaluation.model, evaluation.config.as_dict(), evaluation.config
+    functions = dict.fromkeys((chosen.attributed_fn, *chosen.step_functions))
+    parts = [
+        *((methods, part_of(name)) for name in chosen.methods),
+        *((metrics, name) for name in chosen.metrics),
+        *((step_functions, name) for name in functions if isinstance(name, str)),
+    ]
     return {
         "weights": weights_digest(loaded.model),
         "model": model,
@@ -49,6 +58,7 @@ def decisive(evaluation: Evaluation, model: str) -> dict[str, Any]:
         "examples per unit": BLOCK,
         **{f"rows ({what})": digest for what, digest in data_digests(evaluation.data, ()).items()},
         **{name: value for name, value in config.items() if name not in NO_VALUES},
+        **part_facts(parts),
         **{f"version of {name}": version for name, version in versions(COMPUTING).items()},
     }
 
@@ -87,7 +97,9 @@ def opened(evaluation: Evaluation, model: str, run: Run, place: Place, ours: Pla
     if ours is not None and ours.again and not there:
         why = "it is finished" if ENDED in within(run.data.tags, place.folder) else f"{folder} is not there"
         raise InputError(f"there is nothing to resume in run {run.info.run_id}: {why}")
-    return WorkFolder(folder, decisive(evaluation, model), ours is not None and there)
+    config, on_cpu = evaluation.config, evaluation.model.device.type == "cpu"
+    by = rounding(config.engine, config.workers) if on_cpu else None
+    return WorkFolder(folder, decisive(evaluation, model), ours is not None and there, by)
 
 
 def remove_at_exit(folder: Path) -> None:

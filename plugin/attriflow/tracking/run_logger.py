@@ -17,10 +17,10 @@ from mlflow.models.evaluation.base import EvaluationArtifact
 from mlflow.tracking import MlflowClient
 
 from attriflow.errors import InputError
+from attriflow.kernels.stopping import terminable
 from attriflow.tracking.artifacts import TableArtifact, write_table
 from attriflow.tracking.keeping import Keeper
 from attriflow.tracking.patience import AT_FIRST, away, patience, patiently, quick
-from attriflow.tracking.stopping import terminable
 
 if TYPE_CHECKING:
     import pandas as pd

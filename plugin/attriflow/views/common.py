@@ -79,6 +79,11 @@ def shown_inputs(attribution: Attribution) -> list[int]:
     return [i for i, token in enumerate(attribution.inputs) if seen[i] or token.segment != "generated"]
 
 
+def steps_are(attribution: Attribution) -> str:
+    """What the steps are, in words."""
+    return "generated tokens" if attribution.spans is None else "explained spans"
+
+
 def foils(attribution: Attribution) -> list[str]:
     """What each step's token was compared with, as it can be seen; empty where that is the token itself.
 

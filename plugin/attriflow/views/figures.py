@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,12 @@ def panels_of(count: int, width: float, height: float, columns: int) -> tuple[Fi
     for extra in axes[count:]:
         extra.remove()
     return figure, axes[:count]
+
+
+def note_of(figure: Figure, text: str, *, above: bool = False) -> None:
+    """Say below (or above) the panels what they show, in lines as long as the figure is wide."""
+    lines = textwrap.fill(text, max(24, int(12 * figure.get_figwidth())))
+    (figure.suptitle if above else figure.supxlabel)(lines, parse_math=False, **NOTE)
 
 
 def rgb255(shade: Sequence[float]) -> RGB:

@@ -106,15 +106,21 @@ def _title(items: Sequence[Attribution]) -> str:
 
 
 def _facts(items: Sequence[Attribution]) -> list[str]:
-    """Attributed function and model, where all attributions share them."""
+    """Attributed function, aggregators and model, where all attributions share them."""
     found = []
     for label, values in (
         ("explains", {explained(item.provenance) for item in items}),
+        ("aggregated by", {", ".join(map(printable, _aggregations(item))) for item in items}),
         ("model", {printable(str(item.provenance.model)) for item in items}),
     ):
         if len(values) == 1 and values != {""}:
             found.append(f"{label} {values.pop()}")
     return found
+
+
+def _aggregations(item: Attribution) -> tuple[str, ...]:
+    """Those that a reader must know of: pages reduce scores to one per token in any case."""
+    return tuple(name for name in item.provenance.aggregations if name != "scores")
 
 
 def _scale(items: Sequence[Attribution], min_val: float | None, max_val: float | None) -> dict[str, float] | None:

@@ -25,6 +25,7 @@ from attriflow.views.common import (
     printable,
     shorten,
     shown_inputs,
+    steps_are,
     token_text,
 )
 from attriflow.views.comparisons import Comparison
@@ -158,6 +159,7 @@ def _example(
         "foil": shorten(foil_text(first), _TEXT),
         "foils": foils(first)[: len(targets)],
         "steps": [token_text(token.text) for token in targets],
+        "stepsAre": steps_are(first).capitalize(),
         "hidden": len(first.targets) - len(targets),
         "scores": _step_scores(comparison, len(targets)),
         "tokens": tokens,

@@ -24,7 +24,7 @@ from attriflow.errors import InputError, check_choice
 from attriflow.types import Attribution
 from attriflow.views import slices
 from attriflow.views.colors import NEGATIVE, POSITIVE, Scale, color, hexadecimal, ink, largest
-from attriflow.views.common import explained, foils, printable, shorten, shown_inputs, token_text
+from attriflow.views.common import explained, foils, printable, shorten, shown_inputs, steps_are, token_text
 from attriflow.views.comparisons import compare
 from attriflow.views.figures import BLUE, ORANGE, SKY, TITLE, canvas, check_picture, clean, finish, fonts
 from attriflow.views.slices import Slices, as_list
@@ -79,7 +79,7 @@ def heatmap(
         for i in range(1, height):
             if tokens[i].segment != tokens[i - 1].segment:
                 ax.axhline(i, color="#333333", linewidth=1.2)
-        ax.set(xlabel="generated tokens", ylabel="attributed tokens")
+        ax.set(xlabel=steps_are(attribution), ylabel="attributed tokens")
         how = attribution.provenance
         ax.set_title(f"{printable(how.method)} · {explained(how)}", **{**TITLE, "pad": 12})
         _color_bar(ax, mesh, scale, height)
@@ -130,7 +130,7 @@ def step_scores(
         targets = [token_text(token.text) for token in items[0].targets]
         if len({tuple(t.text for t in item.targets) for item in items}) == 1 and steps <= 60:
             _words(ax, targets)
-            ax.set_xlabel("generated tokens", fontsize=10)
+            ax.set_xlabel(steps_are(items[0]), fontsize=10)
         else:
             ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
             ax.set_xlabel("step", fontsize=10)
@@ -173,7 +173,7 @@ def comparison(
         raise InputError("the attributions give scores to different tokens; compare those of the same ones")
     first, steps = items[0], len(items[0].targets)
     if step is not None and not -steps <= step < steps:
-        raise InputError(f"step {step} does not exist: there are {steps} generated tokens")
+        raise InputError(f"step {step} does not exist: there are {steps} {steps_are(first)}")
     shares = [_shares(item.token_scores().double().cpu()) for item in items]
     chosen = [s.nanmean(0) if step is None else s[step] for s in shares]
     grid = torch.stack(chosen)
@@ -183,7 +183,7 @@ def comparison(
         scale = Scale(-1.0 if bool((grid < 0).any()) else 0.0, 1.0)
         mesh = _cells(ax, grid, scale, annotate)
         _tick_labels(ax, list(named), [token_text(first.inputs[i].text) for i in columns])
-        what = "mean over the generated tokens" if step is None else token_text(first.targets[step].text)
+        what = f"mean over the {steps_are(first)}" if step is None else token_text(first.targets[step].text)
         ax.set_title(f"Methods compared: {what}", **{**TITLE, "pad": 12})
         ax.set(xlabel="attributed tokens")
         _color_bar(ax, mesh, scale, len(items), "relative to the largest")

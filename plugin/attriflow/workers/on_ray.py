@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import signal
 import socket
 import sys
 import threading
@@ -15,7 +16,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from attriflow.errors import InputError, MissingExtraError, reason_of
+from attriflow.errors import AttriflowError, InputError, MissingExtraError, reason_of
+from attriflow.kernels.stopping import check_stop
 from attriflow.workers.dispatch import Answered, Event, Lost, Ready, Unable
 from attriflow.workers.processes import cores
 from attriflow.workers.units import Answer, Factory, answer, sendable
@@ -51,7 +53,8 @@ class Actor:
         try:
             self.work = self.factory()
         except Exception as error:
-            return "unable", (f"{reason_of(error)} (on {where})", sendable(error))
+            reason = f"{reason_of(error)} (on {where})"
+            return "unable", (reason, InputError(reason) if isinstance(error, AttriflowError) else sendable(error))
         return "ready", where
 
     def do(self, payload: bytes) -> bytes:
@@ -75,7 +78,8 @@ class RayActors:
 
         self.ray, self.n, self.factory, self.ours = ray, n, factory, not ray.is_initialized()
         if self.ours:
-            connect(address or os.environ.get("RAY_ADDRESS"))
+            with _signals_as_before():
+                connect(address or os.environ.get("RAY_ADDRESS"))
         elif address not in (None, "auto", here := ray.get_runtime_context().gcs_address):
             raise InputError(f"this process is connected to the Ray cluster at {here} already, not to {address}")
         self.hired, self.waiting = dict[str, Any](), dict[Any, str]()  # actors; what they owe us -> who
@@ -103,9 +107,13 @@ class RayActors:
     def wait(self) -> list[Event]:
         """Every result that is there, at least one unless a moment has passed."""
         owed = list(self.waiting)
-        done, _ = self.ray.wait(owed, num_returns=len(owed), timeout=0)
-        if not done:
-            done, _ = self.ray.wait(owed, num_returns=1, timeout=MOMENT)
+        try:
+            done, _ = self.ray.wait(owed, num_returns=len(owed), timeout=0)
+            if not done:
+                done, _ = self.ray.wait(owed, num_returns=1, timeout=MOMENT)
+        except SystemExit:
+            check_stop()  # Ray raises one of its own for what a signal raised
+            raise
         found, came = list[Event](), set(done)
         for one in owed:  # in the order in which they were given
             if one in came and one in self.waiting:
@@ -203,6 +211,18 @@ def connect(address: str | None) -> None:
         raise InputError(f"no Ray cluster at {address}: nothing within {CONNECT:.0f} s")
     if failed:
         raise InputError(f"no Ray cluster at {address}: {reason_of(failed[0])}")
+
+
+@contextlib.contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Ray would answer SIGTERM with its stack on the standard error and an abort; whoever did so before, does so."""
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if here else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

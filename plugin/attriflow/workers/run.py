@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Iterator
+from typing import Any
 
 from attriflow.errors import InputError, check_choice, check_least
 from attriflow.workers.dispatch import Crew, Dispatch
@@ -65,6 +67,16 @@ def check_engine(engine: str, workers: int | None, address: str | None) -> None:
         check_installed()
     elif address is not None:
         raise InputError(f"engine {engine!r} has no use for the address of a Ray cluster: choose 'ray'")
+
+
+def rounding(engine: str, workers: int | None) -> dict[str, Any]:
+    """What decides, on a CPU, how sums are rounded in the last digit: threads of a process, and who does the units."""
+    import torch
+
+    found = {"threads": torch.get_num_threads()}
+    if engine == "local" or os.environ.get("OMP_NUM_THREADS") == "1":  # workers share threads out
+        return found
+    return {**found, "engine": engine, "workers": workers}
 
 
 def _here(factory: Factory, units: Iterable[Unit]) -> Generator[Done, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,11 +110,13 @@ def _clustered(matrix: pd.DataFrame, text: str, note: str, *, negative: bool) ->
     tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
     labels = 0.3 + 0.078 * max(len(printable(str(name))) for name in matrix.index)  # inches
     size = max(1.6 + 0.38 * count + labels, NARROWEST)
-    grid = sns.clustermap(
-        matrix, mask=matrix.isna(), row_linkage=tree, col_linkage=tree, figsize=(size, size),
-        cmap="vlag" if negative else sns.light_palette("#56B4E9", as_cmap=True), vmin=-1 if negative else 0, vmax=1,
-        linewidths=1, linecolor="white", dendrogram_ratio=0.1, cbar_pos=None, xticklabels=False, yticklabels=False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)  # a tree of no height
+        grid = sns.clustermap(
+            matrix, mask=matrix.isna(), row_linkage=tree, col_linkage=tree, figsize=(size, size),
+            cmap="vlag" if negative else sns.light_palette("#56B4E9", as_cmap=True), vmin=-1 if negative else 0, vmax=1,
+            linewidths=1, linecolor="white", dendrogram_ratio=0.1, cbar_pos=None, xticklabels=False, yticklabels=False,
+        )  # fmt: skip
     # before pyplot forgets the figure: only those it knows are updated
     foot = 0.25 + 0.17 * note.count("\n")
     grid.gs.update(left=0.02, right=1 - labels / size, bottom=(labels + foot) / size, top=1 - 0.35 / size)

@@ -11,7 +11,7 @@ import pandas as pd
 from attriflow.evaluation.chance import RANDOM_TOKENS
 from attriflow.views.common import printable
 from attriflow.views.evaluations.leaderboard import arrow
-from attriflow.views.figures import NOTE, PANEL_TITLE, clean, message, panels_of
+from attriflow.views.figures import PANEL_TITLE, clean, message, note_of, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,19 +24,16 @@ GRID = np.linspace(0, 1, 41)
 def mean_curves(curves: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     """Metric -> method -> y at `GRID`: straight lines between points, means over steps, then over examples."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    keys = ["metric", "method", "example"]
-    by_step = {
-        key: np.interp(GRID, part["x"], part["y"])
-        for key, part in curves.groupby([*keys, "step"], sort=False, dropna=False)
-    }
-    by_example: dict[tuple[object, ...], list[np.ndarray]] = {}
-    for key, line in by_step.items():
-        by_example.setdefault(key[:3], []).append(line)
-    by_method: dict[tuple[str, str], list[np.ndarray]] = {}
-    for (metric, method, _), lines in by_example.items():
-        by_method.setdefault((str(metric), str(method)), []).append(np.mean(lines, axis=0))
-    for (metric, method), lines in by_method.items():
-        found.setdefault(metric, {})[method] = np.mean(lines, axis=0)
+    for (metric, method), part in curves.groupby(["metric", "method"], sort=False):
+        step = part.groupby(["example", "step"], sort=False, dropna=False).ngroup().to_numpy()
+        order = np.argsort(step, kind="stable")
+        begins = np.flatnonzero(np.diff(step[order], prepend=-1))
+        xs, ys = (np.split(part[axis].to_numpy(float)[order], begins[1:]) for axis in ("x", "y"))
+        lines = np.stack([np.interp(GRID, x, y) for x, y in zip(xs, ys, strict=True)])  # [step of an example, point]
+        example = part["example"].factorize()[0][order][begins]
+        sums = np.zeros((example.max() + 1, len(GRID)))
+        np.add.at(sums, example, lines)
+        found.setdefault(str(metric), {})[str(method)] = (sums / np.bincount(example)[:, None]).mean(0)
     return found
 
 
@@ -78,5 +75,6 @@ def removal_curves(curves: pd.DataFrame, directions: Mapping[str, bool]) -> Figu
     figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     more = len(order) - len(color)
     others = f"; {more} other methods in grey" if more > 0 else ""
-    figure.suptitle(f"mean over examples; area under the curve: ↑ higher is better, ↓ lower is better{others}", **NOTE)
+    what = "mean over examples; area under the curve: ↑ higher is better, ↓ lower is better"
+    note_of(figure, what + others, above=True)
     return figure

@@ -19,7 +19,6 @@ from attriflow.views.evaluations.leaderboard import arrow, best, goodness, metri
 from attriflow.views.figures import (
     BLUE,
     GREY,
-    NOTE,
     NOTHING,
     ORANGE,
     PANEL_TITLE,
@@ -29,6 +28,7 @@ from attriflow.views.figures import (
     breakable,
     clean,
     message,
+    note_of,
     panels_of,
     rgb255,
 )
@@ -134,7 +134,7 @@ def metric_distributions(scores: pd.DataFrame, directions: Mapping[str, bool]) -
         shown = [printable(method) for method in order] if index % 3 == 0 else []
         axes.set_yticks(range(len(order)), shown or [""] * len(order), fontsize=10, parse_math=False)
     note = "one dot per example; ↑ higher is better, ↓ lower is better"
-    figure.supxlabel(note + ("; dashed: median of random" if "random" in order else ""), **NOTE)
+    note_of(figure, note + ("; dashed: median of random" if "random" in order else ""))
     return figure
 
 
@@ -270,5 +270,5 @@ def step_scores(step_scores: pd.DataFrame) -> Figure:
             axes.set_xlim(only - 1, only + 1)
     count = table["example"].nunique() if "example" in table else 0
     note = f"mean over {count} example{'s' * (count != 1)}; band: 10th to 90th percentile"
-    figure.supxlabel(f"{note}; step 0 is the first generated token", **NOTE)
+    note_of(figure, f"{note}; step 0 is the first that was explained")
     return figure

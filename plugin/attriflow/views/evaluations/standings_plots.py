@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from attriflow.statistics.standings import LEVEL, Standings
 from attriflow.views.common import printable, shorten
 from attriflow.views.evaluations.leaderboard import arrow
-from attriflow.views.figures import BLUE, GREY, NOTE, ORANGE, PANEL_TITLE, blank, message
+from attriflow.views.figures import BLUE, GREY, ORANGE, PANEL_TITLE, blank, message, note_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def critical_differences(board: Standings, metrics: Sequence[str], group: str = 
         axes.set_title(f"{printable(metric)} {arrow(board.higher_is_better[metric])}", **PANEL_TITLE)
     found_by = f"paired permutation tests, Holm, {LEVEL:.0%}"
     note = f"mean place on single examples, best on the right; bars: no difference found ({found_by})"
-    figure.supxlabel(note, **NOTE)
+    note_of(figure, note)
     return figure
 
 

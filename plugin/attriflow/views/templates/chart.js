@@ -21,7 +21,7 @@ function chart(score, steps, width, onStep, onPick) {
   const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
   const picture = svg("svg", {
     viewBox: `0 0 ${wide} ${height}`, width: wide, height, role: "img",
-    "aria-label": `${score.name} of ${steps.length} generated tokens, from ${compact(Math.min(...known))} to ${compact(Math.max(...known))}`,
+    "aria-label": `${score.name} at ${steps.length} steps, from ${compact(Math.min(...known))} to ${compact(Math.max(...known))}`,
   });
   for (const mark of marks) {
     picture.append(
@@ -31,8 +31,9 @@ function chart(score, steps, width, onStep, onPick) {
   const every = Math.ceil(44 / (gap || 44));
   for (let step = 0; step < steps.length; step += every) {
     const name = steps[step], room = Math.max(3, Math.floor((every * (gap || wide)) / 7.2));
-    picture.append(svg("text", { class: "tick", x: x(step), y: height - bottom + 18, "text-anchor": "middle" },
-      name.length > room ? `${name.slice(0, room - 1)}…` : name));
+    const shown = name.length > room ? `${name.slice(0, room - 1)}…` : name, half = 3.6 * shown.length;
+    const [place, anchor] = x(step) + half > wide ? [wide - 2, "end"] : x(step) < half ? [2, "start"] : [x(step), "middle"];
+    picture.append(svg("text", { class: "tick", x: place, y: height - bottom + 18, "text-anchor": anchor }, shown));
   }
   const marker = svg("line", { class: "marker", x1: 0, x2: 0, y1: top, y2: height - bottom });
   let path = "", pen = "M";

@@ -130,7 +130,7 @@ class Explorer {
   }
   buildStrip() {
     const { example } = this, known = example.scores.map((score) => score.name);
-    this.strip.setAttribute("aria-label", `Generated tokens of ${example.name}`);
+    this.strip.setAttribute("aria-label", `${example.stepsAre} of ${example.name}`);
     this.buttons = example.steps.map((text, step) => {
       const foil = example.foils[step] ? make("small", { class: "foil" }, "vs ", bdi(example.foils[step])) : null;
       const button = make("button", { type: "button", role: "radio", "aria-checked": "false", tabindex: -1 }, bdi(text), foil, make("small", { class: "value" }));
@@ -144,9 +144,9 @@ class Explorer {
     const preferred = [this.score, "probability"].find((name) => known.includes(name));
     if (preferred) select.value = preferred;
     select.addEventListener("change", () => { this.score = select.value; this.showScores(select.value); });
-    const hidden = example.hidden ? make("span", {}, `${example.hidden} further tokens are not shown, to keep the page small.`) : null;
+    const hidden = example.hidden ? make("span", {}, `${example.hidden} further ones are not shown, to keep the page small.`) : null;
     const choice = known.length ? make("label", {}, "step score ", select) : null;
-    this.pick.replaceChildren(make("div", { class: "head" }, make("h3", {}, "Generated tokens"), choice, hidden), this.strip);
+    this.pick.replaceChildren(make("div", { class: "head" }, make("h3", {}, example.stepsAre), choice, hidden), this.strip);
     this.showScores(select.value);
     this.pin(this.pinned);
   }
