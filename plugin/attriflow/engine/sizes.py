@@ -242,8 +242,8 @@ class Sizes:
 
     def blocks(self, rows: int) -> int | None:
         """Blocks whose graph for so many sequences fits into memory; None where that of all does (see `stretches`)."""
-        one, layers, limit = rows * self.block(), self.model.shape.layers, self.chunk
-        if one * layers > limit and self.budget is None and (space := memory(self.model.device)) is not None:
+        one, layers, limit = rows * self.block(), self.model.shape.layers, float(CHUNK_BYTES)  # whatever the budget
+        if one * layers > limit and (space := memory(self.model.device)) is not None:
             limit = max(limit, space[0] / 4)
         return None if one * layers <= limit else max(1, int(limit / 2 / one))
 
