@@ -24,7 +24,7 @@ from attriflow.engine.job import (
     route,
     step_values,
 )
-from attriflow.engine.memory import Halving
+from attriflow.engine.memory import Halving, check_room
 from attriflow.engine.spans import of_steps
 from attriflow.engine.variants import count_rows, score_variants
 from attriflow.errors import InputError, NotFiniteError, OptionError, unknown
@@ -393,6 +393,7 @@ class AttributionModel:
         """What came of each example: nothing (None) of one without steps."""
         found: dict[int, Attribution | NotFiniteError] = {}
         steps = [i for i, e in enumerate(examples) if e.n_steps]
+        check_room(self.wrapped, job.name, job.options, [examples[i] for i in steps])
 
         def explain(index: Sequence[int]) -> None:
             made = explain_batch(self.wrapped, [examples[i] for i in index], job, generated)

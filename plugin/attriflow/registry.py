@@ -1,9 +1,8 @@
 """One registry class for methods, step functions, aggregators and metrics. Standard library only.
 
-A part is a frozen dataclass with `__call__` (its fields are its options) or a plain function (its keyword-only
-parameters are its options). Names come from three places: the modules of a home package (file stem = name, or, for
-`functions=True`, every function registered in the package's modules), entry points of a group, and `register` calls
-made at run time. Listing names imports no heavy package; `get` imports one module.
+A part is a frozen dataclass with `__call__` (its options are its fields) or a function (keyword-only parameters). Names
+come from three places: the modules of a home package (file stem = name, or with `functions=True` every registered
+function), entry points of a group, and `register` calls. Listing imports no heavy package; `get` imports one module.
 """
 
 from __future__ import annotations
@@ -464,6 +463,7 @@ methods = Registry(
         "runs_model": True,
         "spans": None,  # whether it explains spans in one go; None: unless it is of the family "internals"
         "paper": "-",
+        "memory": None,  # (sizes, **options) -> bytes beyond the weights (`engine.sizes.Sizes`); None: as its family
         "floor": None,  # (problem, **options) -> fewest multiply-adds (`measuring.floors.Problem`); None: as cost says
         "demo": {},  # options in `attriflow demo`, which is looked at while it runs
         "trial": {},  # options under which tests and benchmarks try it: few points and samples

@@ -21,7 +21,8 @@ from attriflow.engine import gradients
 from attriflow.errors import InputError, UnsupportedModelError
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.kernels import devices
-from attriflow.measuring.batch_search import free_memory, largest_batch
+from attriflow.kernels.devices import free_memory
+from attriflow.measuring.batch_search import largest_batch
 from attriflow.measuring.cost import PeakMemory, memory_kind
 from attriflow.registry import methods, step_functions
 

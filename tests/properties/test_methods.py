@@ -311,7 +311,7 @@ def test_graphs_of_their_own_for_ranges_of_steps_change_nothing(model, name, met
 def test_shortcuts_change_nothing(model, name, method, monkeypatch):
     """Every shortcut, also those that would not be worth it in a model this small, against none at all."""
     m = model(name)
-    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(sizes, "WORTHWHILE", 0)
     monkeypatch.setattr(linear, "SMALLEST", 1)
     found = attribute(m, PROMPTS, TARGETS[m.is_encoder_decoder], method, step_scores=["entropy"])
     with plain():
@@ -332,11 +332,11 @@ def test_plain_takes_no_shortcut(model, monkeypatch):
         (linear, "_without_zeros"),
         (BlockRecord, "at"),
         (Engine, "encoder_states"),
-        (Sizes, "bytes_per_row"),
+        (Sizes, "fitting"),
     ):
         known = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, n=name, f=known, **k: taken.add(n) or f(*a, **k))
-    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(sizes, "WORTHWHILE", 0)
     monkeypatch.setattr(linear, "SMALLEST", 1)
 
     def run(**options):
@@ -368,7 +368,7 @@ def test_reused_prefixes_change_nothing(model, name, method, fn, monkeypatch):
     lengths = []
     again = prefix.Prefix.rerun
     monkeypatch.setattr(prefix.Prefix, "rerun", lambda p, n, x: lengths.append(n) or again(p, n, x))
-    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(sizes, "WORTHWHILE", 0)
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
     options = {"attributed_fn": mixed if fn == "mixed" else fn}
     if fn not in ("mixed", "probability"):  # the foil's tokens, or what its own input gives
@@ -392,7 +392,7 @@ def test_versions_that_do_not_fit_into_memory_run_in_smaller_calls(model, reuse,
         calls.append(n)
         return run(self, rows)
 
-    monkeypatch.setattr(prefix, "WORTHWHILE", 0 if reuse else float("inf"))
+    monkeypatch.setattr(sizes, "WORTHWHILE", 0 if reuse else float("inf"))
     wanted = attribute(m, PROMPTS, TARGETS[False], "occlusion")
     monkeypatch.setattr(type(m.wrapped), "run", short)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):
@@ -412,7 +412,7 @@ def test_late_changes_run_together(model, monkeypatch):
     """What they leave out of the sequences makes room for more of them in a call."""
     m = model("gpt2")
     examples = m.encode(PROMPTS[0], " ".join([PROMPTS[0], *["te pari"] * 30]))
-    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(sizes, "WORTHWHILE", 0)
     monkeypatch.setattr(sizes, "LOGIT_BYTES", examples[0].n_steps * m.wrapped.vocab_size * 8 * 4)  # four whole ones
     bound = Engine(m.wrapped, examples, Objective(step_functions.get("logits")), ("target",))
     rows, rerun = [], prefix.Prefix.rerun
@@ -429,9 +429,9 @@ def test_tokens_that_are_their_own_baseline_do_not_hide_what_comes_after_them(mo
     m = model("gpt2")
     first = m.encode(PROMPTS[0], TARGETS[False][0])[0]
     own = first.target_ids[4]
-    monkeypatch.setattr(prefix, "WORTHWHILE", float("inf"))
+    monkeypatch.setattr(sizes, "WORTHWHILE", float("inf"))
     (wanted,) = attribute(m, PROMPTS[:1], TARGETS[False][:1], "occlusion", baseline=own)
-    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(sizes, "WORTHWHILE", 0)
     monkeypatch.setattr(
         sizes, "LOGIT_BYTES", first.n_steps * m.wrapped.vocab_size * 8 * 4
     )  # a call begins with that token
@@ -454,7 +454,7 @@ def test_prefixes_are_not_reused_where_a_cache_gives_other_logits(model, monkeyp
 
     monkeypatch.setattr(prefix.Prefix, "cache", wrong)
     monkeypatch.setattr(m.wrapped, "reuses_prefix", None)
-    monkeypatch.setattr(prefix, "WORTHWHILE", 0)
+    monkeypatch.setattr(sizes, "WORTHWHILE", 0)
     for a, b in zip(wanted, attribute(m, PROMPTS, TARGETS[False], "occlusion"), strict=True):
         same(a.scores, b.scores)
     assert m.wrapped.reuses_prefix is False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 OPTIONS = ("-q", "-rs", "-p", "no:cacheprovider")
-FILES = ("test_devices.py", "test_devices_evaluated.py", "test_device_counts.py")
+FILES = ("test_devices.py", "test_devices_evaluated.py", "test_device_counts.py", "test_device_memory.py")
 
 
 @pytest.mark.slow

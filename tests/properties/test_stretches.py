@@ -10,7 +10,8 @@ from models import CONFIGS, ENCODER_DECODERS, build
 
 import attriflow
 from attriflow.engine import gradients, sizes
-from attriflow.engine.stretches import Stretches, blocks_at_once
+from attriflow.engine.sizes import Sizes, blocks_at_once
+from attriflow.engine.stretches import Stretches
 from attriflow.kernels.plain import plain
 from attriflow.models.blocks import main_stack
 
@@ -89,7 +90,7 @@ def test_the_numbers_of_plain_gradients(load, made, monkeypatch, name):
 def test_blocks_at_once(load, monkeypatch):
     m = load().wrapped
     assert blocks_at_once(m, 1, 100) is None
-    one = 8 * 100 * 32 * 24
+    one = Sizes(m, 1, 100, 0, 1).block()
     for limit, wanted in ((5 * one, None), (5 * one - 1, 2), (4 * one, 2), (3 * one, 1), (one, 1)):
         monkeypatch.setattr(sizes, "CHUNK_BYTES", limit)
         assert blocks_at_once(m, 1, 100) == wanted

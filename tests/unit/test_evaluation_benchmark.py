@@ -7,7 +7,8 @@ import torch
 
 import attriflow
 from attriflow.errors import InputError
-from attriflow.measuring.batch_search import free_memory, largest_batch
+from attriflow.kernels.devices import free_memory
+from attriflow.measuring.batch_search import largest_batch
 from attriflow.measuring.benchmark import BenchmarkSettings, benchmark, document, surroundings, table
 from attriflow.measuring.cost import MEGABYTE
 from attriflow.registry import methods

@@ -68,6 +68,8 @@ def test_a_plan_is_printed_and_holds(model, monkeypatch, capsys):
     assert counter.forward_rows == pytest.approx(plan.scored, rel=0.15) and plan.chance > 0
     assert plan.passes == plan.explaining + plan.again + plan.shared + plan.changed + plan.chance
     assert plan.seconds > 0
+    assert plan.hungriest in evaluated.config.methods and 0 < plan.memory < plan.free
+    assert f"\n      memory: up to 1 MiB beyond the weights ({plan.hungriest}), " in said
     kinds = ["explaining", "explaining again", "scoring changed inputs", "in metrics (ferret, numpy)"]
     assert list(evaluated.seconds) == kinds and all(s > 0 for s in evaluated.seconds.values())
     assert "s explaining, " in said.splitlines()[-1]

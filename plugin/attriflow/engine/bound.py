@@ -116,7 +116,7 @@ class Bound:
         self.spans = Spans.of(self.examples, self.read) if self.spanned else None
         self.batch = self.read if self.spans is None else self.spans.batch
         self._visible: dict[str, Tensor] = {}
-        self.sizes = Sizes(self.model, self.read)
+        self.sizes = Sizes.of(self.model, self.read)
         self.absent_ids = set[int]()  # of tokens that stood for absent ones
         self.infilled: dict[tuple[str, str], Tensor] = {}  # ids that were drawn to do so, by how and block
         self._base: Forward | None = None

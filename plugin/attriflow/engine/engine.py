@@ -20,7 +20,8 @@ from attriflow.engine.gradients import Gradients
 from attriflow.engine.memory import Halving
 from attriflow.engine.passes import CHANGEABLE as OF_INPUTS
 from attriflow.engine.passes import EnginePasses
-from attriflow.engine.prefix import SHORTEST, Prefix, record, worthwhile
+from attriflow.engine.prefix import SHORTEST, Prefix, record
+from attriflow.engine.sizes import in_parts, worthwhile
 from attriflow.errors import AttriflowError, InputError, UnsupportedModelError, check_keywords, out_of_memory
 from attriflow.kernels.plain import shortcuts
 from attriflow.models.attention import AttentionRecord, attentions_returned, interface_works, listen
@@ -119,14 +120,13 @@ class Engine(Bound):
         Complexity: `n` forwards, packed into as few calls as memory allows. The encoder runs once when the source side
         does not change.
         """
-        prefix = self.reusable_prefix() if in_order and worthwhile(self, n) else None
+        prefix = self.reusable_prefix() if in_order and worthwhile(self.sizes, n) else None
         reached = 0  # versions from here on change nothing before this position
 
         def size(_at: int) -> int:
             read = self.read.n_steps - self.reads_after(reached).start
             versions = self.sizes.rows_at_once(left_out=reached, steps=read) // self.batch.size
-            # short runs of versions share long prefixes
-            return versions if prefix is None else min(versions, max(8, -(-n // 8)))
+            return versions if prefix is None else min(versions, in_parts(n))
 
         def scored(start: int, stop: int) -> Tensor:
             nonlocal reached

@@ -27,7 +27,8 @@ from attriflow.engine.linearised import linearised
 from attriflow.engine.memory import Halving
 from attriflow.engine.prefix import Prefix
 from attriflow.engine.products import Products
-from attriflow.engine.stretches import NotAChainError, Stretches, blocks_at_once
+from attriflow.engine.sizes import blocks_at_once
+from attriflow.engine.stretches import NotAChainError, Stretches
 from attriflow.errors import OutOfMemoryError, UnsupportedModelError, out_of_memory
 from attriflow.kernels.linear import without_zero_rows
 from attriflow.kernels.plain import plain, shortcuts
@@ -148,8 +149,7 @@ class Gradients:
                     raise
                 limit = n // 2
         # several graphs: the gradient of every step is summed up, in ranges of steps that fit into memory
-        width = sum(bound.ids(b).shape[1] for b in bound.blocks)
-        size = max(1, 4 * settings.CHUNK_BYTES // (bound.batch.size * width * bound.model.hidden_size * 8))
+        size = bound.sizes.summed()
         if self.within is not None:
             size = steps.stop - steps.start  # a context may have seen the whole input
         points = Halving("a single point of the path")

@@ -7,20 +7,52 @@ a process shows as its own, and that the next, different call grows beyond.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+from attriflow.engine.sizes import Sizes, least
 from attriflow.errors import OutOfMemoryError, out_of_memory
-from attriflow.kernels.devices import empty_cache
+from attriflow.kernels.devices import empty_cache, free_memory
 from attriflow.kernels.stopping import check_stop
+from attriflow.models.base import LanguageModel
+from attriflow.types import Example
 
 T = TypeVar("T")
 
 LONG = 1.0
 """Seconds of work from which on giving memory back costs little beside it: 10 ms, and 20 ms to get it again."""
+
+
+KNOWN = 0.8
+"""Share of what is planned that is surely needed: plans are right to a fifth."""
+
+LOOKED_AT = 2**28
+"""Bytes from which on it is looked whether they are there."""
+
+
+def check_room(model: LanguageModel, method: str, options: Mapping[str, Any], examples: Sequence[Example]) -> None:
+    """Make sure, before any work, that a method of the longest example has the memory that it needs in smallest parts.
+
+    Raises:
+        OutOfMemoryError: It is not there.
+    """
+    if not examples or not model.shape.known:
+        return
+    longest = max(examples, key=lambda e: len(e.source) + e.stop)
+    need = least(method, options, Sizes.of_examples(model, [longest]))
+    if need < LOOKED_AT:
+        return
+    free = sum(map(free_memory, model.devices))
+    if free < KNOWN * need:
+        where, tokens = ", ".join(map(str, model.devices)), len(longest.source) + longest.stop
+        raise OutOfMemoryError(
+            f"'{method}' needs about {need / 2**30:.1f} GiB beyond the weights for {tokens:,} tokens, "
+            f"in the smallest parts, and {free / 2**30:.1f} GiB are free on {where}: shorten the text, explain "
+            "fewer tokens of it, or take another method or a device with more memory"
+        )
 
 
 @contextmanager

@@ -20,15 +20,6 @@ from attriflow.models.base import Rows
 SHORTEST = 4
 """Prefixes of fewer tokens are not worth a cache."""
 
-WORTHWHILE = 4e9
-"""Multiply-adds of all versions from which on shorter runs save more than additional calls cost."""
-
-
-def worthwhile(bound: Bound, n: int) -> bool:
-    """Whether `n` changed versions of the batch are enough work to run them in parts of their own."""
-    tokens = n * bound.batch.target_ids.numel()
-    return tokens * bound.model.shape.layers * 12 * bound.model.hidden_size**2 >= WORTHWHILE
-
 
 @dataclass(frozen=True)
 class Prefix:

@@ -19,26 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attriflow.engine import sizes as settings
-from attriflow.kernels.devices import memory
 from attriflow.models.base import LanguageModel
 from attriflow.models.blocks import hidden_states, main_stack
-
-NUMBERS = 24
-"""What a block keeps for its graph per token, in widths of the hidden states (GPT-2: 14, Qwen2-0.5B: 25)."""
 
 
 class NotAChainError(Exception):
     """The blocks of a pass are none, or the values depend on something besides the last one's output."""
-
-
-def blocks_at_once(model: LanguageModel, rows: int, width: int) -> int | None:
-    """Blocks whose graph for so many rows and positions fits into memory; None where that of all does."""
-    item, layers = torch.finfo(model.dtype).bits / 8, model.shape.layers
-    one, limit = item * rows * width * model.hidden_size * NUMBERS, float(settings.CHUNK_BYTES)
-    if one * layers > limit and (space := memory(model.device)) is not None:
-        limit = max(limit, space[0] / 4)
-    return None if one * layers <= limit else max(1, int(limit / 2 / one))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from attriflow.engine.baselines import baseline_id
 from attriflow.engine.bound import Counter
 from attriflow.engine.infill import DRAWS, INFILLS, Fill, Fills, averaged
 from attriflow.engine.memory import Halving
-from attriflow.engine.sizes import CHUNK_BYTES
+from attriflow.engine.sizes import Sizes
 from attriflow.errors import InputError, check_choice
 from attriflow.kernels.plain import shortcuts
 from attriflow.kernels.seeds import hashed
@@ -286,9 +286,9 @@ def _run(
         return len(row.source), len(row.target)
 
     def fitting(at: int) -> int:
-        longest = len(rows[min(len(rows) - 1, at + 63)].target) + len(rows[at].source)
+        target, source = len(rows[min(len(rows) - 1, at + 63)].target), len(rows[at].source)
         most = max(len(r.query) for r in rows[at : at + 64])
-        return min(512, int(CHUNK_BYTES // (4 * (longest * model.hidden_size * 16 + most * model.vocab_size * 3))))
+        return min(512, Sizes(model, 1, target, source, most).fitting())
 
     def score(start: int, stop: int) -> None:
         chunk = rows[start:stop]

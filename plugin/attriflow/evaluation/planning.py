@@ -15,11 +15,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attriflow.engine.sizes import Sizes, planned
 from attriflow.errors import printable
 from attriflow.evaluation.chance import curved, orders, stand_in
 from attriflow.evaluation.reexplaining import spread
 from attriflow.evaluation.scoring import MetricRunner
+from attriflow.evaluation.selection import part_of
 from attriflow.evaluation.work import BLOCK
+from attriflow.kernels.devices import free_memory
 from attriflow.measuring.cost import forward_time
 from attriflow.progress import duration
 from attriflow.types import Attribution, Example, Variant
@@ -49,6 +52,9 @@ class Plan:
         costliest: The method and the metric that take most, their share of the passes and what would at least halve
             it. A change that several metrics ask for counts for each of them.
         seconds_per_pass: Measured; None when it was not.
+        memory: Bytes beyond the weights that explaining a batch takes, by the methods' formulas, at most.
+        hungriest: The method that takes them; "" where none takes any.
+        free: Bytes that are there now.
     """
 
     n_examples: int
@@ -65,6 +71,9 @@ class Plan:
     unplanned: tuple[str, ...] = ()
     costliest: tuple[str, ...] = ()
     seconds_per_pass: float | None = None
+    memory: float = 0.0
+    hungriest: str = ""
+    free: float = 0.0
 
     @property
     def passes(self) -> float:
@@ -109,10 +118,12 @@ class Plan:
         uncounted = f"; not counted: {', '.join([*untried, *unplanned])}" if untried or unplanned else ""
         kinds = f" ({', '.join(parts)})" if parts else ""
         most = f"\n      costliest: {'; '.join(self.costliest)}" if self.costliest else ""
+        needed = f"{_bytes(self.memory)} beyond the weights ({self.hungriest}), {_bytes(self.free)} free"
+        room = f"\n      memory: up to {needed}" if self.hungriest else ""
         return (
             f"plan: {self.n_methods} methods x {self.n_examples} examples ({self.n_steps} steps), "
             f"{self.n_metrics} metrics\n"
-            f"      {_count(self.passes)} forward passes{kinds}{time_}{uncounted}{self._of_workers()}{most}"
+            f"      {_count(self.passes)} forward passes{kinds}{time_}{uncounted}{room}{self._of_workers()}{most}"
         )
 
 
@@ -122,6 +133,7 @@ def make_plan(
     methods: Mapping[str, Callable[[Example], Attribution] | None],
     runner: MetricRunner,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    batch_size: int | None = None,
 ) -> Plan:
     """Count, and try what must be tried.
 
@@ -130,6 +142,7 @@ def make_plan(
         methods: Name -> explains one example; None for methods that are not to be tried.
         runner: The metrics.
         options: Method or metric -> its options, defaults included, among which those that cost are looked for.
+        batch_size: Examples per batch; by length when None.
     """
 
     def count(variants: Sequence[tuple[int, Variant]]) -> float:
@@ -165,6 +178,7 @@ def make_plan(
         name: f"reexplain_examples={sample // 2}" for name in runner.metrics if runner.changes([name]) and sample > 1
     }
     fewer |= {name: found for name, given in (options or {}).items() if (found := _half(given)) is not None}
+    memory, hungriest = _memory(model, examples, {name: (options or {}).get(name, {}) for name in methods}, batch_size)
     return Plan(
         n_examples=len(examples),
         n_steps=sum(e.n_steps for e in examples),
@@ -188,6 +202,24 @@ def make_plan(
             if max(costs.values(), default=0) > 0
         ),
         seconds_per_pass=_seconds_per_pass(model, [examples[i] for i in indices]),
+        memory=memory,
+        hungriest=hungriest,
+        free=sum(map(free_memory, model.wrapped.devices)),
+    )
+
+
+def _memory(
+    model: AttributionModel,
+    examples: Sequence[Example],
+    options: Mapping[str, Mapping[str, Any]],
+    batch_size: int | None,
+) -> tuple[float, str]:
+    """Bytes that the largest batch takes, and of which method."""
+    some = [e for e in examples if e.n_steps]
+    batches = [Sizes.of_examples(model.wrapped, [some[i] for i in b]) for b in model.plan_batches(some, batch_size)]
+    return max(
+        ((planned(part_of(name), given, sizes), name) for name, given in options.items() for sizes in batches),
+        default=(0.0, ""),
     )
 
 
@@ -240,3 +272,7 @@ def unsaid() -> Iterator[None]:
 
 def _count(n: float) -> str:
     return f"{round(n):,}".replace(",", " ")
+
+
+def _bytes(n: float) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{max(1, round(n / 2**20))} MiB"

@@ -199,7 +199,9 @@ class Evaluation(Prepared):
                 n: {**methods.info(part_of(n)).options, **self.config.method_options.get(n, {})} for n in explained
             }
             options |= {n: {**part.options, **self.metric_options.get(n, {})} for n, part in runner.parts.items()}
-            self.plan = make_plan(self.model, self.examples, explained, runner, options)
+            self.plan = make_plan(
+                self.model, self.examples, explained, runner, options, self.config.explicit_batch_size
+            )
         except Exception as error:
             _logger.debug("no plan: %s", error)  # whatever is wrong is reported by the part that fails
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from attriflow.errors import InputError
 _CPU = torch.device("cpu")
 _DRAWS = ("bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm")
 _LIKE = ("rand_like", "randint_like", "randn_like")
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 _FILLS = ("bernoulli_", "exponential_", "geometric_", "normal_", "random_", "uniform_")
 
 
@@ -120,6 +125,23 @@ def memory(device: torch.device) -> tuple[int, int] | None:
         return None
     free, total = found(device)
     return int(free), int(total)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process may still take on a device; a container's limit counts."""
+    if (space := memory(device)) is not None:
+        reserved, held = _has(device, "memory_reserved"), _has(device, "memory_allocated")
+        kept = reserved(device) - held(device) if reserved and held else 0  # by torch, for tensors to come
+        return float(space[0] + kept)
+    import psutil
+
+    found = [float(psutil.virtual_memory().available)]
+    for limit, used in _CGROUPS:
+        try:
+            found.append(float(Path(limit).read_text()) - float(Path(used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(0.0, min(found))
 
 
 # -- draws ------------------------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from attriflow.engine.sizes import Sizes, planned
 from attriflow.errors import OutOfMemoryError
-from attriflow.kernels import devices
+from attriflow.kernels.devices import free_memory
 from attriflow.measuring.cost import MEGABYTE, PeakMemory, counting, timed
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 MOST = 1024
 SHARE = 0.8
 """Share of the free memory that a batch may be expected to take, where running out would end the process."""
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
-
 Reason = Literal["memory", "time", "most"]
 
 
@@ -64,21 +59,6 @@ class LargestBatch:
         return f"{self.size}" if self.stopped == "memory" else f"{self.size}+"
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that this process may still take on a device; a container's limit counts."""
-    if (space := devices.memory(device)) is not None:
-        return float(space[0])
-    import psutil
-
-    found = [float(psutil.virtual_memory().available)]
-    for limit, used in _CGROUPS:
-        try:
-            found.append(float(Path(limit).read_text()) - float(Path(used).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return max(0.0, min(found))
-
-
 def largest_batch(
     model: AttributionModel,
     method: str,
@@ -94,7 +74,7 @@ def largest_batch(
 
     The batches are copies of the longest example, so that any batch of that size fits. On an accelerator a batch
     does not fit when it had to be split to run. Where running out of memory would end the process, a batch is only
-    tried when the growth so far says that it takes at most `SHARE` of what is free.
+    tried when what the method plans, and what earlier ones took, says that it takes at most `SHARE` of what is free.
 
     Args:
         model: The model.
@@ -109,8 +89,11 @@ def largest_batch(
     longest = max(examples, key=lambda e: (len(e.source) + len(e.target), e.n_steps))
     tried: list[BatchSize] = []
 
+    def plan(size: int) -> float:
+        return planned(method, options, Sizes.of_examples(model.wrapped, [longest] * size))
+
     def fits(size: int) -> bool:
-        if not counting(model.wrapped.devices) and _expected(tried, size) > SHARE * free(model.device):
+        if not counting(model.wrapped.devices) and _expected(tried, size, plan) > SHARE * free(model.device):
             return False
         batch = [longest] * size
         try:
@@ -153,9 +136,9 @@ def _found(size: int, stopped: Reason, tried: list[BatchSize]) -> LargestBatch:
     return LargestBatch(size=size, stopped=stopped, tried=tuple(sorted(tried, key=lambda b: b.size)))
 
 
-def _expected(tried: list[BatchSize], size: int) -> float:
-    """Bytes that a batch should take: in proportion to the largest one so far, which overstates fixed parts."""
+def _expected(tried: list[BatchSize], size: int, plan: Callable[[int], float]) -> float:
+    """Bytes that a batch should take: as planned, and as much more as the largest one so far took than planned."""
     if not tried:
-        return 0.0
+        return plan(size)
     largest = max(tried, key=lambda b: b.size)
-    return largest.peak_memory_mb * MEGABYTE * size / largest.size
+    return plan(size) * max(1.0, largest.peak_memory_mb * MEGABYTE / plan(largest.size))

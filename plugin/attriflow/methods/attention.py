@@ -20,6 +20,7 @@ from attriflow.registry import methods
     signed=False,
     paper="Bahdanau et al. 2014, arXiv:1409.0473",
     floor=lambda problem, **_: problem.forward() - problem.head(),
+    memory=lambda sizes, **_: sizes.recorded(3.3),
 )
 @dataclass(frozen=True)
 class Attention:

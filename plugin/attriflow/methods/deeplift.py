@@ -37,6 +37,7 @@ KEPT_BYTES = 2**20
     signed=True,
     complete=True,
     paper="Shrikumar et al. 2017, arXiv:1704.02685",
+    memory=lambda sizes, **_: sizes.contributions(),
 )
 @dataclass(frozen=True)
 class DeepLift:

@@ -32,6 +32,7 @@ Strategy = Literal["greedy", "maxcount"]
     paper="Sanyal and Ren 2021, arXiv:2108.13654",
     demo={"n_steps": 20},
     trial={"n_steps": 5, "n_neighbors": 10},
+    memory=lambda sizes, n_steps, **_: sizes.gradients(n_steps - 1),
 )
 @dataclass(frozen=True)
 class DiscretizedIntegratedGradients:

@@ -24,6 +24,7 @@ from attriflow.texts.units import Unit
     signed=True,
     paper="Li et al. 2016, arXiv:1612.08220",
     floor=lambda problem, **_: problem.forward() + problem.one_by_one(),
+    memory=lambda sizes, **_: sizes.rescored(in_order=True),
 )
 @dataclass(frozen=True)
 class FeatureAblation:

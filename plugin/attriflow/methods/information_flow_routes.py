@@ -32,6 +32,7 @@ from attriflow.registry import methods
     interface=True,
     spans=True,
     paper="Ferrando et al. 2023, arXiv:2305.12535; Ferrando and Voita 2024, arXiv:2403.00824",
+    memory=lambda sizes, **_: sizes.routes(),
 )
 @dataclass(frozen=True)
 class InformationFlowRoutes:

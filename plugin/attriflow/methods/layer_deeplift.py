@@ -25,6 +25,7 @@ from attriflow.registry import methods
     paper="Shrikumar et al. 2017, arXiv:1704.02685",
     # a second forward for the baseline's activations
     floor=lambda problem, **_: 2 * problem.forward() + problem.products(),
+    memory=lambda sizes, **_: sizes.contributions(),
 )
 @dataclass(frozen=True)
 class LayerDeepLift:

@@ -28,6 +28,7 @@ from attriflow.texts.units import Unit
     floor=lambda problem, levels=(), proxy=False, **_: (
         problem.forward() + (0.0 if levels or proxy else problem.one_by_one())
     ),
+    memory=lambda sizes, **_: sizes.rescored(in_order=True),
 )
 @dataclass(frozen=True)
 class Occlusion:

@@ -28,6 +28,9 @@ from attriflow.registry import methods
     paper="Zhao and Shan 2024, arXiv:2402.00794",
     demo={"num_probes": 4, "max_probe_steps": 16},
     trial={"max_probe_steps": 4, "num_probes": 3},
+    memory=lambda sizes, num_probes, max_probe_steps, **_: sizes.rescored(
+        num_probes * max(sizes.steps, max_probe_steps * 3 // 4)
+    ),
 )
 @dataclass(frozen=True)
 class Reagent:

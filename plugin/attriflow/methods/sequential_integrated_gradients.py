@@ -47,6 +47,11 @@ def _floor(problem: Any, n_steps: int, norms: bool, **_: Any) -> float:
     floor=_floor,
     demo={"norms": False},
     trial={"n_steps": 2},
+    memory=lambda sizes, n_steps, norms, **_: (
+        sizes.gradients(n_steps * (sizes.tokens if sizes.source else -(-sizes.tokens // 16)))
+        if norms
+        else sizes.rescored(in_order=True)
+    ),
 )
 @dataclass(frozen=True)
 class SequentialIntegratedGradients:

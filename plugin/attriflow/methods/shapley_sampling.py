@@ -31,6 +31,7 @@ VALUES = 2**24
     floor=lambda problem, n_samples, **_: problem.forward() + n_samples * problem.one_by_one(),
     demo={"n_samples": 8},
     trial={"n_samples": 4},
+    memory=lambda sizes, n_samples, **_: sizes.rescored(n_samples * sizes.tokens),
 )
 @dataclass(frozen=True)
 class ShapleySampling:

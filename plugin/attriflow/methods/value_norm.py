@@ -25,6 +25,7 @@ from attriflow.registry import methods
     interface=True,
     paper="Kobayashi et al. 2020, arXiv:2004.10102",
     floor=lambda problem, **_: problem.forward() - problem.head(),
+    memory=lambda sizes, **_: sizes.recorded(2.2, 2.5),
 )
 @dataclass(frozen=True)
 class ValueNorm:

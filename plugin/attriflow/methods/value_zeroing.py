@@ -40,6 +40,7 @@ LEAST = 1e-5
     interface=True,
     paper="Mohebbi et al. 2023, arXiv:2301.12971",
     floor=lambda problem, **_: problem.values_zeroed(),
+    memory=lambda sizes, **_: sizes.replayed(),
 )
 @dataclass(frozen=True)
 class ValueZeroing:

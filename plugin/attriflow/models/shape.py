@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _LAYERS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+_INNER = ("intermediate_size", "n_inner", "d_ff", "decoder_ffn_dim", "ffn_dim", "ffn_hidden_size")
 _ENCODER_LAYERS = ("encoder_layers", "num_layers", "num_hidden_layers")
 
 
@@ -20,6 +21,7 @@ class Shape:
         heads, key_value_heads: Of attention.
         width: Of hidden states.
         head_width: Of one head.
+        inner: Of what feed-forward layers have between their matrices.
     """
 
     known: bool
@@ -29,6 +31,7 @@ class Shape:
     key_value_heads: int
     width: int
     head_width: int
+    inner: int
 
     @classmethod
     def of(cls, hf: Any, width: int) -> Shape:
@@ -50,6 +53,7 @@ class Shape:
             key_value_heads=_first(config, "num_key_value_heads") or many,
             width=inner,
             head_width=_first(config, "head_dim", "d_kv") or max(1, inner // many),
+            inner=_first(config, *_INNER) or 4 * inner,
         )
 
 
