@@ -340,6 +340,7 @@ def test_notebook_frames_run_without_rights(visit, pages):
     assert frame.locator("body").evaluate("one => getComputedStyle(one).backgroundColor") == "rgb(20, 23, 28)"
 
 
+@pytest.mark.sweep
 def test_the_pictures_of_the_docs_can_be_taken_again(tmp_path):
     script = Path(__file__).parents[2] / "recipes" / "make_screenshots.py"
     command = [sys.executable, str(script), "console", "phone", "--output", str(tmp_path)]

@@ -14,7 +14,7 @@ FILES = ("test_devices.py", "test_devices_evaluated.py", "test_device_counts.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("those", ["not slow", pytest.param("slow", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("those", ["not slow and not sweep", pytest.param("slow or sweep", marks=pytest.mark.sweep)])
 def test_models_over_several_devices(those):
     here = Path(__file__).parent
     done = subprocess.run(

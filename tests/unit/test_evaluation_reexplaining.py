@@ -330,6 +330,7 @@ def test_a_method_in_two_rows(model):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("bart", marks=pytest.mark.sweep)], indirect=True)
 def test_all_metrics_of_all_methods(model):
     """Everything at once: a value or a stated reason for every method and metric, the model as it came."""
     few = {"n_samples": 8, "n_steps": 4, "num_probes": 2, "max_probe_steps": 2, "n_interpolations": 2}
