@@ -66,13 +66,8 @@ def test_they_say_what_the_tables_say(store, causal_folder):
     assert mlflow.get_last_active_trace_id() is None  # nothing went the way of the user's own traces
 
 
-def test_how_many(store, causal_folder, monkeypatch, caplog):
-    info, run_ids = attriflow.log_model(causal_folder), []
-    for wanted in (False, 1):
-        with mlflow.start_run() as run:
-            evaluate(info.model_uri, DATA, "random", traces=wanted)
-        run_ids.append(run.info.run_id)
-    assert [len(traces_of(r)) for r in run_ids] == [0, 1]
+def test_they_cost_nothing_else_when_they_fail(store, causal_folder, monkeypatch, caplog):
+    info = attriflow.log_model(causal_folder)
 
     def fails(*given):
         raise RuntimeError("no room")
