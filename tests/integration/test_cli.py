@@ -108,18 +108,26 @@ def test_every_kind_of_file(ending: str, tmp_path: Path) -> None:
     assert read_data(str(path))[["input", "target"]].to_dict("list") == DATA.to_dict("list")
 
 
+def traces_in(store: str) -> list[object]:
+    """Of the test's experiment."""
+    client = MlflowClient(store)
+    return list(client.search_traces(locations=[client.get_experiment_by_name("test").experiment_id]))
+
+
 def test_evaluate_a_folder(causal_folder: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     DATA.to_csv(tmp_path / "data.csv", index=False)
     chosen = ("--methods", "random,saliency", "--metrics", "aopc_compr", "--step-functions", "entropy")
-    chosen += ("--multiverse", "--multiverse-rows", "4")
+    chosen += ("--multiverse", "--multiverse-rows", "4", "--traces", "1")
     places = ("--tracking-uri", store, "--experiment", "test", "--targets", "target")
     assert run("evaluate", str(causal_folder), str(tmp_path / "data.csv"), *places, *chosen) == 0
     printed = capsys.readouterr()
     assert "saliency" in printed.out and "random" in printed.out and f"in {store}" in printed.out
-    plan, passes, most, worlds, spent, verdict = printed.err.splitlines()
+    plan, passes, memory, most, worlds, spent, verdict = printed.err.splitlines()
+    assert memory.lstrip().startswith("memory: up to ")
     assert worlds.startswith("multiverse: 4 rows") and "of 2 worlds, from 2 explanations" in worlds
     assert verdict.startswith("Your ranking d") and "of 1 pairs of methods" in verdict
     (run_id,) = re.findall(r"MLflow run (\w+) in", printed.out)
+    assert len(traces_in(store)) == 1
     found = {a.path for a in MlflowClient(store).list_artifacts(run_id)}
     assert {"multiverse.parquet", *(f"multiverse_{t}.json" for t in ("ranks", "wins", "stability", "places"))} <= found
     assert "plots/multiverse.png" in {a.path for a in MlflowClient(store).list_artifacts(run_id, "plots")}
@@ -148,11 +156,23 @@ def test_evaluate_with_a_settings_file_and_a_hugging_face_data_set(
     }
     (tmp_path / "evaluation.yaml").write_text(json.dumps(settings))
     given = ("--config", str(tmp_path / "evaluation.yaml"), "--tracking_uri", store, "--seed", "3")
-    assert run("evaluate", str(causal_folder), str(tmp_path / "data"), "--dataset-split", "train[1:4]", *given) == 0
+    assert (
+        run(
+            "evaluate",
+            str(causal_folder),
+            str(tmp_path / "data"),
+            "--dataset-split",
+            "train[1:4]",
+            *given,
+            "--no-traces",
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "smooth_grad" in printed and "saliency" not in printed
     import mlflow
 
+    assert not traces_in(store)
     found = mlflow.search_runs(experiment_names=["test"], output_format="list")
     parameters = {key: value for run_ in found for key, value in run_.data.params.items()}
     assert parameters["attriflow.seed"] == "3" and parameters["attriflow.throughput"] == "false"

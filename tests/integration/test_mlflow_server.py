@@ -64,6 +64,17 @@ def test_evaluate_over_http_and_read_everything_back(server: str, causal_folder:
         assert len(attriflow.load(saved)) == 2
         assert attriflow.load_model(info.model_uri).generate("the red cat", max_new_tokens=2)
         assert attriflow.load_model(f"models:/{info.model_id}").name
+        found = client.search_traces(locations=[logged.info.experiment_id])
+        assert sorted(t.info.request_preview for t in found) == ["a dog", "the red cat"]
+        rows = tables["examples"].set_index("input")
+        for trace in found:
+            assert trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id
+            spans = {span.name: span for span in trace.data.spans}
+            assert {"encode", "saliency", "random"} < set(spans) and spans["saliency"].outputs["evidence"]
+            values = {a.name: a.value for a in trace.info.assessments}
+            assert {name.partition(": ")[0] for name in values} == {"saliency", "random"}
+            row = rows.loc[trace.info.request_preview]
+            assert values == pytest.approx({name: row[name] for name in values})
 
         # boards and checks read such a store, too, and log into it
         files = [str(tmp_path / name) for name in ("board.html", "board.csv", "board.json")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import mlflow
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from test_several_evaluations import DATA, evaluate
@@ -58,19 +59,15 @@ def test_they_say_what_the_tables_say(store, causal_folder):
             )
             assert method.end_time_ns == max(span.end_time_ns for span in inside.values())
         values = {a.name: a.value for a in trace.info.assessments}
-        wanted = {name.replace(": ", "/"): row[name] for name in rows if ": " in name and "evidence" not in name}
+        wanted = {name: row[name] for name in rows if ": " in name and "evidence" not in name}
         assert values == pytest.approx({name: value for name, value in wanted.items() if value == value})
         assert {a.metadata["mlflow.assessment.sourceRunId"] for a in trace.info.assessments} == {run_id}
+    assert np.diff([t.info.request_time for t in found]).tolist() == np.diff(rows["example"]).tolist()
     assert mlflow.get_last_active_trace_id() is None  # nothing went the way of the user's own traces
 
 
-def test_how_many(store, causal_folder, monkeypatch, caplog):
-    info, run_ids = attriflow.log_model(causal_folder), []
-    for wanted in (False, 1):
-        with mlflow.start_run() as run:
-            evaluate(info.model_uri, DATA, "random", traces=wanted)
-        run_ids.append(run.info.run_id)
-    assert [len(traces_of(r)) for r in run_ids] == [0, 1]
+def test_they_cost_nothing_else_when_they_fail(store, causal_folder, monkeypatch, caplog):
+    info = attriflow.log_model(causal_folder)
 
     def fails(*given):
         raise RuntimeError("no room")
@@ -121,7 +118,7 @@ def test_a_store_in_files(tmp_path, monkeypatch):
             {"id": "cd" * 8, "parent": None, "name": "example 3", "kind": "CHAIN", "start": 10**18,
              "end": 10**18 + 10**9, "inputs": {"input": "a"}, "outputs": {"target": "b"}, "about": {}, "error": ""},
         ],
-        "feedback": [{"name": "saliency/aopc", "value": 0.5, "rationale": ""}],
+        "feedback": [{"name": "saliency: aopc", "value": 0.5, "rationale": ""}],
     }  # fmt: skip
     uri = (tmp_path / "mlruns").as_uri()
     client = MlflowClient(uri)
@@ -129,4 +126,4 @@ def test_a_store_in_files(tmp_path, monkeypatch):
     traces.log_traces(uri, [trace], experiment, "run")
     found = client.get_trace("tr-" + "ab" * 16, display=False)
     assert found.data.spans[0].inputs == {"input": "a"} and found.info.execution_duration == 1000
-    assert [(a.name, a.value) for a in found.info.assessments] == [("saliency/aopc", 0.5)]
+    assert [(a.name, a.value) for a in found.info.assessments] == [("saliency: aopc", 0.5)]

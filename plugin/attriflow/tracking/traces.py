@@ -2,7 +2,8 @@
 
 Evaluations work on blocks of examples, so nobody knows how long one example took: a span lasts as long as the example's
 equal share of its block, and says how long the block took and of how many examples it is a share. Spans are laid end to
-end from the moment at which the evaluation began to read its rows.
+end from the moment at which the evaluation began to read its rows, and a millisecond later for each row before the
+example's: lists that are sorted by time are sorted by row.
 
 A trace is a plain value first, which can be kept while a server is away, with ids made of the run and the example: what
 is logged again replaces itself.
@@ -93,7 +94,7 @@ class _Tracer:
         number, given, n = data.numbers[i], data.inputs[i], len(evaluation.examples)
         request = {"input": given if isinstance(given, str) else text_of_chat(given)}
         wrote = {"generated": written(example)} if data.targets is None else {"target": data.targets[i]}
-        spans = _Spans(_hash(f"{self.place}/{number}", 16), took["began"])
+        spans = _Spans(_hash(f"{self.place}/{number}", 16), took["began"] + number / 1e3)
         root = spans.open(f"example {number}", "CHAIN", request, {"attriflow.times": TIMES, "attriflow.row": number})
         sizes = {"input tokens": len(example.inputs(evaluation.config.attribute_target)), "steps": example.n_steps}
         spans.add("encode", "PARSER", root, took["encode"], n, inputs=request, outputs={**wrote, **sizes})
@@ -102,8 +103,9 @@ class _Tracer:
         for result in evaluation.results:
             self._add_method(spans, root, result, i)
         spans.close(root, wrote)
+        # as the columns of the table of examples; MLflow's pages show what follows the last "/" of a name
         feedback = [
-            {"name": f"{r.name}/{metric}"[:LONGEST_NAME], "value": mean, "rationale": _reasons(values[i].skipped)}
+            {"name": f"{r.name}: {metric}"[:LONGEST_NAME], "value": mean, "rationale": _reasons(values[i].skipped)}
             for r in evaluation.results
             for metric, values in r.values.items()
             if i < len(values) and (mean := values[i].mean) is not None
