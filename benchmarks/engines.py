@@ -69,12 +69,14 @@ class Explaining:
 
         import attriflow
         from attriflow.streaming import Fields
-        from attriflow.streaming.windows import Explainer
+        from attriflow.streaming.windows import WindowExplainer
 
         torch.set_num_threads(threads)
         model = attriflow.load_model("demo/translate", device="cpu")
         explain = functools.partial(model.attribute, method=METHOD, batch_size=8, show_progress=False)
-        self.work = Explainer(load=lambda: explain, fields=Fields(inputs="input", targets="target"), run="benchmark")()
+        self.work = WindowExplainer(
+            load=lambda: explain, fields=Fields(inputs="input", targets="target"), run="benchmark"
+        )()
 
     def __call__(self, window: Any) -> list[str]:
         return self.work(window).block

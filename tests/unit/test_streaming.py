@@ -21,7 +21,7 @@ from attriflow.streaming import Fields, attribute_dataset
 from attriflow.streaming import run as streaming_run
 from attriflow.streaming.journal import Journal
 from attriflow.streaming.rows import explain_window
-from attriflow.streaming.windows import Explainer
+from attriflow.streaming.windows import WindowExplainer
 from attriflow.types import Attribution, Provenance, Token
 from attriflow.workers import Done
 from attriflow.workers.units import do
@@ -61,7 +61,7 @@ def test_a_window_says_when_memory_ran_out_for_a_row():
         return explain(input_texts)
 
     rows = [{"text": text} for text in ("one", "long", "bad", "four")]
-    work = Explainer(load=lambda: full, fields=Fields(inputs="text"), run="run")()
+    work = WindowExplainer(load=lambda: full, fields=Fields(inputs="text"), run="run")()
     found = do(work, (0, rows))
     assert found.no_memory and found.error is None  # tried again elsewhere; what stands in the end is this
     assert found.result.wrong == [(1, "OutOfMemoryError: no room"), (2, "bad text")]

@@ -84,7 +84,7 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explainer:
+class BlockExplainer:
     """Makes what does blocks (a factory of `run_units`).
 
     Attributes:
@@ -193,7 +193,7 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
     """
     config, work, pace = evaluation.config, evaluation.work, Pace()
     begin, n = time.perf_counter(), 0
-    made = Explainer(
+    made = BlockExplainer(
         load=load,
         weights=weights_digest(evaluation.model.model),
         config=config,

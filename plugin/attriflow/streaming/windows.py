@@ -43,7 +43,7 @@ class Explained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explainer:
+class WindowExplainer:
     """Makes what explains windows (a factory of `run_units`).
 
     Attributes:
