@@ -16,6 +16,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,12 +70,14 @@ class Explaining:
 
         import attriflow
         from attriflow.streaming import Fields
-        from attriflow.streaming.windows import Explainer
+        from attriflow.streaming.windows import WindowExplainer
 
         torch.set_num_threads(threads)
         model = attriflow.load_model("demo/translate", device="cpu")
         explain = functools.partial(model.attribute, method=METHOD, batch_size=8, show_progress=False)
-        self.work = Explainer(load=lambda: explain, fields=Fields(inputs="input", targets="target"), run="benchmark")()
+        self.work = WindowExplainer(
+            load=lambda: explain, fields=Fields(inputs="input", targets="target"), run="benchmark"
+        )()
 
     def __call__(self, window: Any) -> list[str]:
         return self.work(window).block
@@ -140,12 +143,20 @@ def killed(engine: str, n: int = 200, seconds: float = 0.2) -> None:
 
 
 def many(engine: str, workers: int, n: int, seconds: float, size: int) -> None:
-    """Units that sleep and return so many bytes; the driver's time and memory."""
-    me, units = psutil.Process(), (Unit(str(i), (seconds, size)) for i in range(n))
-    begin, first, cpu, memory = time.perf_counter(), 0.0, 0.0, []
-    for seen, done in enumerate(run_units(Sleeping, units, engine=engine, workers=workers), 1):
+    """Units that sleep and return so many bytes; the driver's time, queue (handed out, not back yet) and memory."""
+    me, away, queue, memory = psutil.Process(), set[str](), [], []
+
+    def units() -> Iterator[Unit]:
+        for i in range(n):
+            away.add(str(i))
+            yield Unit(str(i), (seconds, size))
+
+    begin, first, cpu = time.perf_counter(), 0.0, 0.0
+    for seen, done in enumerate(run_units(Sleeping, units(), engine=engine, workers=workers), 1):
         if not first:
             first, cpu = time.perf_counter(), sum(me.cpu_times()[:2])
+        queue.append(len(away))
+        away.remove(done.unit.id)
         if seen % max(1, n // 20) == 0:
             memory.append(me.memory_info().rss / 1e6)
         if done.error:
@@ -161,6 +172,7 @@ def many(engine: str, workers: int, n: int, seconds: float, size: int) -> None:
         f"{rate:.0f}",
         f"{rate * seconds / workers:.0%}",
         f"{used / wall:.0%}",
+        f"{statistics.mean(queue):.0f} / {max(queue)}",
         f"{memory[0]:.0f} / {memory[half]:.0f} / {memory[-1]:.0f} MB",
     )
     print("| " + " | ".join(map(str, cells)) + " |")

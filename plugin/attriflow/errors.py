@@ -116,6 +116,11 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def no_memory(error: BaseException) -> bool:
+    """Whether memory ran out, with less tried already or not."""
+    return isinstance(error, OutOfMemoryError) or out_of_memory(error)
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name closest to a mistyped one, or None when nothing is close."""
     matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

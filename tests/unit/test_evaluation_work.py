@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -28,7 +28,9 @@ from attriflow.evaluation.work import Work, WorkError, WorkFolder
 from attriflow.registry import methods
 from attriflow.streaming.journal import Journal
 from attriflow.types import Attribution
-from attriflow.workers import Done, rounding, run_units
+from attriflow.workers import Done, dispatch, rounding, run_units
+from attriflow.workers.dispatch import Answered, Dispatch, Ready
+from attriflow.workers.units import do
 
 WORDS = "a b c d e f g".split()
 DATA = EvaluationData(
@@ -296,6 +298,7 @@ def test_blocks_that_lose_their_workers_are_told_and_the_others_kept(
     asked = list[str]()
 
     def losing(factory: Any, units: Any, **options: Any) -> Iterator[Done]:
+        units = list(units)
         asked.extend(unit.id for unit in units)
         yield from run_units(factory, [unit for unit in units if unit.id != "1"])
         yield from (Done(unit, None, "lost its worker 3 times: killed", "p", 0.0) for unit in units if unit.id == "1")
@@ -313,6 +316,95 @@ def test_blocks_that_lose_their_workers_are_told_and_the_others_kept(
     found, _ = evaluated(work := WorkFolder(tmp_path, {}, True), fill)
     work.close()
     assert_same(found, evaluated(None)[0])
+
+
+class Small(Model):
+    """The first `small` of them lack memory: for a method on some texts, or for every changed input."""
+
+    made, small, what = 0, 0, "method"
+    asked: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        Small.made += 1
+        self.number, self.explain["fragile"] = Small.made, self.large
+
+    def large(self, example: Any) -> torch.Tensor:
+        if example.input_text == "a b" and self.what == "method":
+            Small.asked.append(self.number)
+            if self.number <= self.small:
+                raise MemoryError("no room")
+        return torch.arange(len(example.target), 0, -1)
+
+    def rescore(self, *arguments: Any, **options: Any) -> list[torch.Tensor]:
+        if self.what == "metric" and self.number <= self.small:
+            raise torch.OutOfMemoryError("no room")
+        return super().rescore(*arguments, **options)
+
+
+class InTurn:
+    """Workers in this process."""
+
+    def __init__(self, factory: Any, n: int) -> None:
+        self.factory, self.n, self.work, self.given = factory, n, dict[str, Any](), list[tuple[str, Any]]()
+        self.loading = list[str]()
+
+    def hire(self) -> str:
+        self.loading.append(str(len(self.work)))
+        self.work[self.loading[-1]] = self.factory()
+        return self.loading[-1]
+
+    def give(self, worker: str, payload: Any) -> None:
+        self.given.append((worker, payload))
+
+    def wait(self) -> list[Any]:
+        found: list[Any] = [Ready(name, name) for name in self.loading]
+        found += [Answered(name, do(self.work[name], payload)) for name, payload in self.given]
+        self.loading, self.given = [], []
+        return found
+
+    def wanted(self) -> int:
+        return self.n
+
+    def waits_for_all(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("what", ["method", "metric"])
+def test_a_block_for_which_a_worker_lacks_memory_is_tried_elsewhere(
+    tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(dispatch, "SHORT", 0.0)  # one unit at a time
+    monkeypatch.setattr(Small, "what", what)
+
+    def evaluated_by(n: int, small: int) -> dict[str, Any]:
+        monkeypatch.setattr(Small, "made", 0)
+        monkeypatch.setattr(Small, "small", small)
+        monkeypatch.setattr(Small, "asked", [])
+        monkeypatch.setattr(
+            blocks, "run_units", lambda factory, units, **_: Dispatch(InTurn(factory, n), units, 3, False).run()
+        )
+        work = WorkFolder(tmp_path / f"{n} {small}", {})
+        found, _ = evaluated(work, partial(fill, load=Small), methods=METHODS)
+        work.close()
+        return found
+
+    expected = evaluated_by(2, 0)
+    of_method = {fact[0]: fact[1:3] for fact in expected["facts"]}
+    assert of_method["fragile"][0] == of_method["first"][0] != "failed"
+    assert_same(evaluated_by(2, 1), expected)
+    assert Small.asked.count(1) == (what == "method")
+    found = evaluated_by(1, 1)
+    if what == "metric":
+        problems = {fact[0]: fact[6] for fact in found["facts"]}
+        assert problems["first"]["deletion_auc"] == "OutOfMemoryError: no room"
+    else:
+        assert found["facts"][0][1:3] == ("failed", "MemoryError: no room")
+        assert [fact[:8] for fact in found["facts"][1:]] == [fact[:8] for fact in expected["facts"][1:]]
+        assert Small.asked == [1] * (3 + 1)  # for the next block, it is known that no other try would save the method
 
 
 def test_workers_that_cannot_do_this_say_so(tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attriflow.cli import main
 from attriflow.datasets.rows import ListRows
 from attriflow.datasets.splits import Split
 from attriflow.errors import InputError
@@ -114,3 +115,12 @@ def test_an_evaluation_is_planned_from_a_sample(golden_model, capsys):
     assert few.rows == 12 and few.sampled == 2
     with pytest.raises(InputError, match="there are no rows to plan for"):
         estimate_evaluation(ListRows(rows, Split.of_file("train[:0]"), "none"), lambda: model, {}, fields=Fields())
+
+
+def test_options_of_methods_and_metrics_reach_the_evaluation_that_is_planned(capsys):
+    of = "plan -m demo/recall -d demo/recall -in input -gen target --device cpu --sample 1 --methods occlusion".split()
+    for kind, part in (("method", "occlusion"), ("metric", "aopc_compr")):
+        wrong = [f"--{kind}-options", f'{{"{part}": {{"nonsense": 1}}}}']
+        with pytest.raises(SystemExit):
+            main([*of, "--metrics", "aopc_compr", *wrong])
+        assert f"'{part}' 'nonsense'. Allowed: " in capsys.readouterr().err

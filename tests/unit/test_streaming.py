@@ -21,8 +21,10 @@ from attriflow.streaming import Fields, attribute_dataset
 from attriflow.streaming import run as streaming_run
 from attriflow.streaming.journal import Journal
 from attriflow.streaming.rows import explain_window
+from attriflow.streaming.windows import WindowExplainer
 from attriflow.types import Attribution, Provenance, Token
 from attriflow.workers import Done
+from attriflow.workers.units import do
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".safetensors", ".html")
 CLOCK = itertools.count(1)
@@ -50,6 +52,21 @@ def test_a_row_with_nothing_to_explain_fails_as_it_does_alone():
     results = explain_window(rows, fields, functools.partial(model.attribute, show_progress=False))
     assert [type(r).__name__ for r in results] == ["list", "NothingToExplainError", "list"]
     assert str(results[1]) == str(explain_window(rows[1:2], fields, model.attribute)[0])
+
+
+def test_a_window_says_when_memory_ran_out_for_a_row():
+    def full(input_texts, **more):
+        if "long" in input_texts:
+            raise torch.OutOfMemoryError("no room")
+        return explain(input_texts)
+
+    rows = [{"text": text} for text in ("one", "long", "bad", "four")]
+    work = WindowExplainer(load=lambda: full, fields=Fields(inputs="text"), run="run")()
+    found = do(work, (0, rows))
+    assert found.no_memory and found.error is None  # tried again elsewhere; what stands in the end is this
+    assert found.result.wrong == [(1, "OutOfMemoryError: no room"), (2, "bad text")]
+    assert len(found.result.block) == 4
+    assert not do(work, (0, rows[2:])).no_memory
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def prepare(options: AttributeOptions, contrasted: bool) -> None:
 
     level = logging.DEBUG if options.very_verbose else logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    method, given = methods.info(options.attribution_method), options.method_options()  # a wrong name fails at once
+    method, given = methods.info(options.attribution_method), options.given_to_method()  # a wrong name fails at once
 
     from attriflow.aggregation._pipeline import build
     from attriflow.engine.job import check_contrast
@@ -162,7 +162,7 @@ def attribute_keywords(options: AttributeOptions) -> dict[str, Any]:
         keywords["contrast_force_inputs"] = True
     if options.attribution_aggregators:  # they say what becomes of the embedding axis
         keywords["granular"] = True
-    return {**keywords, **options.method_options()}
+    return {**keywords, **options.given_to_method()}
 
 
 def generation_arguments(model: AttributionModel, options: ModelOptions) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _settings(options: ContextOptions) -> dict[str, Any]:
     )
     return {
         **{name: getattr(options, name) for name in same},
-        "attribution_kwargs": options.method_options(),
+        "attribution_kwargs": options.given_to_method(),
         "context_sensitivity_metric_args": options.context_sensitivity_metric_kwargs or {},
         "contextless_output_next_tokens": options.contextless_output_next_tokens or (),
         "special_tokens_to_keep": options.special_tokens_to_keep or (),

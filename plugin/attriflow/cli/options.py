@@ -201,7 +201,7 @@ class ModelOptions:
     ] = False
     config: Annotated[str | None, config_option(panel=_SHOWN)] = None
 
-    def method_options(self) -> dict[str, Any]:
+    def given_to_method(self) -> dict[str, Any]:
         """Keywords for `attribute`, from both ways of giving them."""
         return {**(self.attribution_kwargs or {}), **assignments(self.method_option or ())}
 

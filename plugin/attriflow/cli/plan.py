@@ -28,6 +28,9 @@ class PlanOptions(DatasetOptions):
         list[str] | None,
         option("Plan an evaluation of these (commas between), or all.", panel=_PLAN, autocompletion=known("methods")),
     ] = None
+    method_options: Annotated[dict[str, Any] | None, json_option("Method -> options, with --methods", panel=_PLAN)] = (
+        None
+    )
     metrics: Annotated[
         list[str] | None,
         option("Its metrics; ferret's six when not given.", panel=_PLAN, autocompletion=known("metrics")),
@@ -73,6 +76,7 @@ def _evaluated(options: PlanOptions) -> dict[str, Any]:
     given: dict[str, Any] = {
         "methods": ",".join(options.methods or ()),
         "metrics": ",".join(options.metrics) if options.metrics else None,
+        "method_options": options.method_options,
         "metric_options": options.metric_options,
         "step_functions": ",".join(options.step_scores or ()) or [],
         "generation_args": options.generation_kwargs,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from attriflow.engine.masked import use_masked_lm
-from attriflow.errors import InputError, reason_of
+from attriflow.errors import InputError, no_memory, reason_of
 from attriflow.evaluation.config import EvaluationConfig
 from attriflow.evaluation.data import EvaluationData
 from attriflow.evaluation.identity import weights_digest
@@ -50,6 +50,19 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What a worker found for a block.
+
+    Attributes:
+        found: Of its units.
+        no_memory: Whether memory ran out for a method or a metric, and there is use in trying again elsewhere.
+    """
+
+    found: list[Found]
+    no_memory: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """Some of the examples, and all that the driver knows about them.
 
@@ -57,7 +70,8 @@ class Block:
         number: Which block.
         data: Its rows.
         examples, rationales, steps: Of its rows, see `Prepared`.
-        without: Methods that have failed in another block.
+        without: Methods that have failed in another block, and are left out.
+        failed: Others that have, since: another try elsewhere would not save them.
     """
 
     number: int
@@ -66,10 +80,11 @@ class Block:
     rationales: list[Tensor | None]
     steps: list[dict[str, Tensor]]
     without: frozenset[str]
+    failed: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explainer:
+class BlockExplainer:
     """Makes what does blocks (a factory of `run_units`).
 
     Attributes:
@@ -84,7 +99,7 @@ class Explainer:
     config: EvaluationConfig
     metric_options: Mapping[str, Mapping[str, Any]]
 
-    def __call__(self) -> Callable[[Block], list[Found]]:
+    def __call__(self) -> Callable[[Block], Filled]:
         """Load the model."""
         for names, registry in ((map(part_of, self.config.methods), methods), (self.config.metrics, metrics)):
             for name in names:
@@ -130,17 +145,19 @@ class _OneBlock(Evaluation):
         self.blocks = [*[range(0)] * block.number, range(len(block.examples)), range(0)]
         self.metric_options = {name: dict(given) for name, given in options.items()}
         self._runner = self._runner_for(range(0), None)
-        self.number, self.without = block.number, block.without
+        self.number, self.without, self.failed = block.number, block.without, block.failed
+        self.no_memory = False
 
-    def all_methods(self) -> list[Found]:
+    def all_methods(self) -> Filled:
         for name in self.config.methods:
             if name in self.without:
                 self.work.put(unit_of("score", name, self.number), VOID)
             elif self._can_explain(name):
                 self._scored(name, self.number)
+                self.no_memory |= self._runner_of(self.number).no_memory
             else:
                 self._free_memory()
-        return self.sent.found
+        return Filled(found=self.sent.found, no_memory=self.no_memory)
 
     def _can_explain(self, name: str) -> bool:
         try:
@@ -148,6 +165,7 @@ class _OneBlock(Evaluation):
         except Exception as error:
             if self.config.fail_fast:
                 raise
+            self.no_memory |= no_memory(error) and name not in self.failed
             self.work.put(unit_of("failed", name, self.number), {"reason": reason_of(error)})
             return False
         return True
@@ -155,7 +173,7 @@ class _OneBlock(Evaluation):
 
 def _done(
     model: AttributionModel, config: EvaluationConfig, options: Mapping[str, Mapping[str, Any]], block: Block
-) -> list[Found]:
+) -> Filled:
     with old_objects_uncollected():
         return _OneBlock(model, config, options, block).all_methods()
 
@@ -175,7 +193,7 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
     """
     config, work, pace = evaluation.config, evaluation.work, Pace()
     begin, n = time.perf_counter(), 0
-    made = Explainer(
+    made = BlockExplainer(
         load=load,
         weights=weights_digest(evaluation.model.model),
         config=config,
@@ -186,7 +204,8 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
     except Exception as error:
         raise InputError(f"engine '{config.engine}' cannot send these settings: {reason_of(error)}") from error
     while numbers := _to_do(evaluation):
-        units, lost = [Unit(str(n), _block(evaluation, n)) for n in numbers], dict[int, str]()
+        failed, lost = set[str](), dict[int, str]()
+        units = (Unit(str(number), _block(evaluation, number, failed)) for number in numbers)
         doing = run_units(made, units, engine=config.engine, workers=config.workers, address=config.ray_address)
         every = len(evaluation.examples)
         before = every - sum(len(evaluation.blocks[number]) for number in numbers)
@@ -196,6 +215,7 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
                 if done.error is None:
                     for found in _found(done):
                         work.put(found.unit, found.record, found.attributions, found.scores)
+                    failed |= {name for name in config.methods if unit_of("failed", name, number) in work}
                     pace.add(done.worker, len(evaluation.blocks[number]), done.seconds)
                     n += len(evaluation.blocks[number])
                 elif done.cause is not None:
@@ -219,10 +239,11 @@ def fill(evaluation: Evaluation, load: Callable[[], AttributionModel]) -> dict[s
 
 
 def _found(done: Done) -> Iterator[Found]:
-    yield from done.result or ()
+    if isinstance(done.result, Filled):
+        yield from done.result.found
 
 
-def _block(evaluation: Evaluation, number: int) -> Block:
+def _block(evaluation: Evaluation, number: int, failed: Iterable[str]) -> Block:
     block, data = evaluation.blocks[number], evaluation.data
     part = slice(block.start, block.stop)
     return Block(
@@ -232,6 +253,7 @@ def _block(evaluation: Evaluation, number: int) -> Block:
         rationales=evaluation.rationales[part],
         steps=list(evaluation.step_tensors[part]),
         without=frozenset(name for name in evaluation.config.methods if unit_of("failed", name) in evaluation.work),
+        failed=frozenset(failed),
     )
 
 

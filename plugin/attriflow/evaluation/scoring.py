@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attriflow.errors import InputError, MissingExtraError, reason_of
+from attriflow.errors import InputError, MissingExtraError, no_memory, reason_of
 from attriflow.evaluation.changes import NotApplicableError
 from attriflow.evaluation.reexplaining import Reexplainer
 from attriflow.evaluation.rescoring import VariantScorer
@@ -41,6 +41,7 @@ class MetricRunner:
     Attributes:
         seconds: Time spent so far, that of the model included.
         spent: Where the time of the last `scored` or `again` went: metric, or `CHANGED` -> seconds.
+        no_memory: Whether memory has run out for a metric.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MetricRunner:
         self._calls = {name: metric_call(name, metric) for name, metric in self.metrics.items()}
         self.scorer, self.rationales, self.fail_fast = scorer, rationales, fail_fast
         self.reexplainer, self.seconds, self.spent = reexplainer, 0.0, dict[str, float]()
+        self.no_memory = False
 
     def score(self, result: MethodResult) -> None:
         """Fill in the values and problems of a method that has explained the data set."""
@@ -229,7 +231,7 @@ class MetricRunner:
             if self.fail_fast:
                 raise
             _logger.debug("metric '%s' failed on example %d", name, index, exc_info=True)
-            failed[index] = reason_of(error)
+            failed[index], self.no_memory = reason_of(error), self.no_memory or no_memory(error)
             return skipped_example(len(attribution.targets), failed[index])
         finally:
             self._spend(name, began)

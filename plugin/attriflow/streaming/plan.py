@@ -14,7 +14,7 @@ from attriflow.errors import InputError
 from attriflow.progress import duration
 from attriflow.streaming.fields import Fields
 from attriflow.streaming.rows import Explain
-from attriflow.streaming.windows import Explainer
+from attriflow.streaming.windows import WindowExplainer
 
 SPOTS = 4
 """Places of the data set that a sample is from: it may be sorted by length."""
@@ -109,7 +109,7 @@ def estimate(
     if not tried:
         raise InputError("there are no rows to plan for")
     begin = time.perf_counter()
-    explain = Explainer(load=load, fields=fields, run="plan")()
+    explain = WindowExplainer(load=load, fields=fields, run="plan")()
     explain((0, tried[:1]))  # the first call sets things up
     loaded = time.perf_counter()
     found = explain((0, tried))

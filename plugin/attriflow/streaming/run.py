@@ -19,7 +19,7 @@ from attriflow.streaming.fields import Fields
 from attriflow.streaming.journal import Journal
 from attriflow.streaming.page import page_run, write_page
 from attriflow.streaming.rows import Explain
-from attriflow.streaming.windows import Explainer, windows
+from attriflow.streaming.windows import WindowExplainer, windows
 from attriflow.types import Attribution
 from attriflow.workers import Pace, check_engine, rounding, run_units
 
@@ -113,7 +113,7 @@ def attribute_dataset(
         done, failed = (journal.rows, journal.failed) if journal else (0, 0)
         resumed = done
         run = journal.run if journal else None
-        made, pace = Explainer(load=load, fields=fields, run=run, show=on_window is not None), Pace()
+        made, pace = WindowExplainer(load=load, fields=fields, run=run, show=on_window is not None), Pace()
         units = windows(rows, done, window)
         doing = run_units(made, units, engine=engine, workers=workers, address=address, ordered=True)
         with contextlib.closing(doing), Meter("rows", len(rows), done, show_progress) as meter:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from attriflow.datasets import Row, Rows
+from attriflow.errors import no_memory
 from attriflow.io import lines
 from attriflow.streaming.fields import Fields
 from attriflow.streaming.rows import Explain, explain_window, reason, records
@@ -28,6 +29,7 @@ class Explained:
         wrong: Rows that failed, and why.
         shown: The attributions, where somebody wants to see them.
         forward_rows, backward_rows: What they took of the model.
+        no_memory: Whether memory ran out for a row.
     """
 
     first: int
@@ -37,10 +39,11 @@ class Explained:
     shown: list[Attribution]
     forward_rows: float = 0
     backward_rows: float = 0
+    no_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explainer:
+class WindowExplainer:
     """Makes what explains windows (a factory of `run_units`).
 
     Attributes:
@@ -71,6 +74,7 @@ class Explainer:
             shown=good if self.show else [],
             forward_rows=sum(a.provenance.forward_rows for a in good),
             backward_rows=sum(a.provenance.backward_rows for a in good),
+            no_memory=any(isinstance(r, Exception) and no_memory(r) for r in results),
         )
 
     def result(self, done: Done) -> Explained:

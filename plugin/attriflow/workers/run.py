@@ -36,8 +36,8 @@ def run_units(
         engine: One of `ENGINES`.
         workers: How many; by default one per accelerator, or one per core.
         address: Of a Ray cluster; without it, one is started on this machine.
-        tries: How often a unit is tried whose worker is lost or runs out of memory. What else a unit raises it would
-            raise again.
+        tries: How often a unit is tried whose worker is lost or runs out of memory, be it for a part of it (`Work`).
+            What else a unit raises it would raise again.
         ordered: Hand the results over in the order of the units, of which few are then done ahead.
 
     Returns:

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from attriflow.errors import reason_of
+from attriflow.errors import no_memory, reason_of
 
 Work = Callable[[Any], Any]
-"""What a worker does with a unit's payload. It holds what takes long to load."""
+"""What a worker does with a unit's payload. It holds what takes long to load.
+
+Where memory ran out for a part of it, the result says so (an attribute `no_memory` that is true): it is done again
+elsewhere while there are tries left, and the last result stands.
+"""
 Factory = Callable[[], Work]
 """Makes that: called once in every worker."""
 
@@ -83,17 +87,14 @@ class BrokenWorkerError(Exception):
 
 def do(work: Work, payload: Any) -> Answer:
     """Do a unit. What is raised is part of the answer, but for what ends the worker."""
-    from attriflow.errors import OutOfMemoryError, out_of_memory
-
     begin = time.perf_counter()
     try:
         result = work(payload)
     except Exception as error:
         if _broken(error):
             raise BrokenWorkerError(reason_of(error)) from error
-        seconds, full = time.perf_counter() - begin, isinstance(error, OutOfMemoryError) or out_of_memory(error)
-        return Answer(None, reason_of(error), seconds, error, full)
-    return Answer(result, None, time.perf_counter() - begin)
+        return Answer(None, reason_of(error), time.perf_counter() - begin, error, no_memory(error))
+    return Answer(result, None, time.perf_counter() - begin, no_memory=getattr(result, "no_memory", False) is True)
 
 
 def answer(work: Work, payload: Any) -> bytes:
