@@ -207,7 +207,7 @@ def test_the_demo_leaves_a_report_a_picture_and_a_store(tmp_path: Path, examples
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert out.returncode == 0, out.stderr
     said = [line for line in out.stderr.splitlines() if not line.startswith("units of work: ")]  # how far it is
-    assert [line[:5] for line in said] == ["plan:", " " * 5, " " * 5, "time:"] * 2
+    assert [line[:5] for line in said] == ["plan:", *[" " * 5] * 3, "time:"] * 2
     assert "Leaderboard: demo/recall" in out.stdout and "Leaderboard: demo/translate" in out.stdout
     assert "ui --backend-store-uri sqlite:///out/mlflow.db" in out.stdout
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -97,6 +97,12 @@ def test_other_settings_and_finished_evaluations_are_refused(store, broken_off, 
         with monkeypatch.context() as edited, pytest.raises(mlflow.MlflowException, match=r"method saliency was \"sal"):
             edited.setattr("attriflow.streaming.deciding.digest", lambda path: "edited")
             evaluate(uri, DATA, METHODS, resume=run_id)
+    info = MlflowClient().get_run(run_id).info
+    with pytest.raises(mlflow.MlflowException, match=r"cannot resume the evaluation: seed was 0, now 3"):
+        evaluate(uri, DATA, METHODS, resume=run_id, seed=3)  # from a run of its own
+    mlflow.end_run()
+    now = MlflowClient().get_run(run_id).info
+    assert (now.status, now.end_time) == (info.status, info.end_time) and info.status == "FINISHED"
     assert MlflowClient().get_run(run_id).data.tags["attriflow.inputs"] == before.tags["attriflow.inputs"]
     with pytest.raises(mlflow.MlflowException, match="there is no run 12ab in"):
         evaluate(uri, DATA, METHODS, resume="12ab")

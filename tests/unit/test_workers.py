@@ -196,6 +196,23 @@ def test_a_lost_worker_costs_its_unit_only():
     assert crew.count == 3 + 3
 
 
+def test_an_answer_that_went_down_with_its_worker_is_not_blamed_on_its_unit():
+    """The worker was lost by the unit behind it: whoever was there is tried again by himself."""
+
+    class Unheard(Simulated):
+        def wait(self):
+            for worker, queue in list(self.left.items()):
+                if queue and queue[0] == 1 and queue[-1] < 0:  # it answers, begins the next, and nobody has heard
+                    del self.left[worker]
+                    return [Lost(worker, "gone")]
+            return super().wait()
+
+    crew = Unheard(1)
+    out = list(Dispatch(crew, (Unit(str(i), -90 if i == 3 else 1) for i in range(8)), 3, True).run())
+    assert [d.unit.id for d in out if d.error] == ["3"] and len(out) == 8
+    assert next(d for d in out if d.error).error == "lost its worker 3 times: gone"
+
+
 def test_memory_that_ran_out_is_tried_elsewhere():
     class Full(Simulated):
         def wait(self):

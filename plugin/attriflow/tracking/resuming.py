@@ -31,7 +31,7 @@ from attriflow.versions import COMPUTING, versions
 from attriflow.workers import rounding
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Run, RunInfo
 
     from attriflow.evaluation.runner import Evaluation
 
@@ -123,15 +123,26 @@ def resumed_run(active: str, resume: str | None) -> Iterator[str]:
         yield active
         return
     client = MlflowClient()
-    run_to_resume(resume)
+    before = run_to_resume(resume).info
     client.set_tag(active, "attriflow.resumed", resume)
     client.update_run(resume, status="RUNNING")
     try:
         yield resume
+    except InputError:
+        leave_as_it_was(client, before)
+        raise
     except BaseException as error:
         client.set_terminated(resume, status_of(error))
         raise
     client.set_terminated(resume)
+
+
+def leave_as_it_was(client: MlflowClient, before: RunInfo) -> None:
+    """Status and end of a run that could not be gone on with."""
+    if before.end_time is None:
+        client.update_run(before.run_id, status=before.status)
+    else:
+        client.set_terminated(before.run_id, before.status, before.end_time)
 
 
 def checked_resume(value: Any) -> str | None:

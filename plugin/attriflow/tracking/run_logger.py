@@ -48,20 +48,22 @@ def new_run(tracking_uri: str | None, experiment: str | None, resume: str | None
         uri = mlflow.get_tracking_uri()
         check_store(uri, experiment)
         if resume is not None:
-            from attriflow.tracking.resuming import run_to_resume
+            from attriflow.tracking.resuming import leave_as_it_was, run_to_resume
 
             experiment = None
-            run_to_resume(resume, uri)
+            before = run_to_resume(resume, uri).info
         if experiment is not None:
             mlflow.set_experiment(experiment)
         run = mlflow.start_run(run_id=resume)
         try:
             yield LoggedRun(run.info.run_id, uri)
             patiently(lambda: MlflowClient().set_terminated(run.info.run_id), uri, patience())
-        except BaseException:
+        except BaseException as raised:
             with quick():
                 try:
                     mlflow.end_run("FAILED")
+                    if resume is not None and isinstance(raised.__cause__ or raised, InputError):  # it was refused
+                        leave_as_it_was(MlflowClient(), before)
                 except Exception as error:
                     if not away(error):
                         raise

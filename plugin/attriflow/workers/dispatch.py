@@ -1,14 +1,15 @@
 """Units to workers, as they ask for them: the same for all kinds of workers.
 
 A worker has one unit, and a second one in its queue where units are short: while the driver is busy with a result, the
-worker has something to do, and no more than that is ever under way. What a lost worker had goes to others.
+worker has something to do, and no more than that is ever under way. What a lost worker had goes to others, each to one
+that has nothing else: it may have been lost by what waited there, after an answer that nobody has heard.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +91,7 @@ class Dispatch:
         self.given = dict[str, deque[tuple[int, Unit]]]()  # by worker: what it has, oldest first
         self.loading, self.again = set[str](), deque[tuple[int, Unit, str]]()  # ... and who failed with it
         self.failures, self.held = Counter[int](), dict[int, Done]()
+        self.alone = set[int]()  # numbers of what was with a lost worker, or found no memory
         self.next, self.first, self.more = 0, 0, True  # number of the next unit, and of the oldest that is not done
         self.unloaded, self.why, self.begun, self.mean = 0, "", False, 0.0
         self.labels = dict[str, str]()
@@ -121,13 +123,15 @@ class Dispatch:
         self.begun = True
         for depth in (1, 2) if 0 < self.mean < SHORT else (1,):  # everybody's first one before anybody's second
             for worker, queue in self.given.items():
-                while len(queue) < depth and (found := self._taken(worker)) is not None:
+                while len(queue) < depth and (found := self._taken(worker, queue)) is not None:
                     queue.append(found)
                     self.crew.give(worker, found[1].payload)
 
-    def _taken(self, worker: str) -> tuple[int, Unit] | None:
-        """The next unit for a worker: one that others failed with, or a new one."""
-        for at, (number, unit, failed) in enumerate(self.again):
+    def _taken(self, worker: str, queue: Collection[tuple[int, Unit]]) -> tuple[int, Unit] | None:
+        """The next unit for a worker: one that others failed with, which has it for itself, or a new one."""
+        if any(number in self.alone for number, _ in queue):
+            return None
+        for at, (number, unit, failed) in enumerate(self.again if not queue else ()):
             if failed != worker or len(self.given) == 1:
                 del self.again[at]
                 return number, unit
@@ -171,6 +175,7 @@ class Dispatch:
         waiting = [queue.pop() for _ in range(len(queue) - 1)]  # the newest first; these were not begun
         for number, unit in waiting:
             self.again.appendleft((number, unit, ""))
+            self.alone.add(number)
         if not queue:
             return []
         number, unit = queue[0]
@@ -186,6 +191,7 @@ class Dispatch:
         if self.failures[number] >= self.tries:
             return False
         self.again.appendleft((number, unit, worker))
+        self.alone.add(number)
         return True
 
     def _cannot_load(self, event: Unable) -> None:

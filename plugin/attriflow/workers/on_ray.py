@@ -192,8 +192,7 @@ def connect(address: str | None) -> None:
         own = {"num_cpus": cores(), "object_store_memory": OBJECTS, "include_dashboard": False}
         ray.init(address="local", **own, **quiet)
         return
-    if address != "auto":
-        _reach(address)
+    check_reached(address)
     failed = list[Exception]()
 
     def start() -> None:
@@ -239,7 +238,10 @@ def _unheard() -> Iterator[None]:
         os.close(nothing)
 
 
-def _reach(address: str) -> None:
+def check_reached(address: str | None) -> None:
+    """Raise `InputError` for what is no address, or where nothing listens."""
+    if address in (None, "auto", "local"):
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise InputError(f"{address!r} is no address of a Ray cluster: give HOST:PORT, ray://HOST:PORT or auto")

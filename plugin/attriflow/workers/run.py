@@ -62,9 +62,10 @@ def check_engine(engine: str, workers: int | None, address: str | None) -> None:
         if engine == "local" and workers > 1:
             raise InputError(f"engine 'local' is one worker, not {workers}: choose 'processes' or 'ray'")
     if engine == "ray":
-        from attriflow.workers.on_ray import check_installed
+        from attriflow.workers.on_ray import check_installed, check_reached
 
         check_installed()
+        check_reached(address)
     elif address is not None:
         raise InputError(f"engine {engine!r} has no use for the address of a Ray cluster: choose 'ray'")
 
