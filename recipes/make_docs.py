@@ -4,7 +4,7 @@ Usage: ``python recipes/make_docs.py [--check]``. The tables stand between ``<!-
 ``<!-- end table -->`` in README.md and docs/*.md, numbers between ``<!-- count: NAME -->`` and ``<!-- end count -->``;
 ``--check`` only tells whether they are up to date. The table of scaling curves is that of docs/images/scaling.json,
 those of supported models and of what a device is asked for are from docs/supported-models.json and
-docs/device-counts.csv.
+docs/device-counts.csv, that of differences from Inseq is from tests/parity/differences.py.
 """
 
 from __future__ import annotations
@@ -248,6 +248,15 @@ def inseq_scripts() -> str:
     return _rows(rows)
 
 
+def inseq_differences() -> str:
+    """What differs on purpose and the tests that hold it: `tests/parity/differences.py`."""
+    sys.path.insert(0, str(ROOT / "tests" / "parity"))
+    from differences import DIFFERENCES
+
+    rows = [["what", "Inseq", "attriflow", "tests"], ["---"] * 4]
+    return _rows([*rows, *([_safe(cell) for cell in one.cells()] for one in DIFFERENCES)])
+
+
 def _arguments(doc: str) -> dict[str, str]:
     """The section "Args" of a docstring, by parameter."""
     out: dict[str, str] = {}
@@ -266,7 +275,12 @@ def _rows(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-INSEQ = {"inseq_names": inseq_names, "inseq_keywords": inseq_keywords, "inseq_scripts": inseq_scripts}
+INSEQ = {
+    "inseq_names": inseq_names,
+    "inseq_keywords": inseq_keywords,
+    "inseq_scripts": inseq_scripts,
+    "inseq_differences": inseq_differences,
+}
 
 
 def render(text: str) -> str:
