@@ -200,7 +200,7 @@ def test_mistakes_in_the_settings_of_an_evaluation(
 
 @pytest.mark.parametrize(
     "examples",
-    [pytest.param(4, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.sweep)],  # the default takes minutes
+    [pytest.param(2, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.sweep)],  # the default takes minutes
 )
 def test_the_demo_leaves_a_report_a_picture_and_a_store(tmp_path: Path, examples: int) -> None:
     code = f"from attriflow.cli import main; main(['demo', '--output', 'out', '--examples', '{examples}'])"

@@ -94,6 +94,7 @@ def test_uris_load(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("folder", ["causal", pytest.param("seq2seq", marks=pytest.mark.sweep)], indirect=True)
 def test_loading_reads_no_weights_and_needs_no_attriflow(folder: Path, store: str) -> None:
     info = attriflow.log_model(folder)
     script = f"""

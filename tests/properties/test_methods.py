@@ -71,7 +71,7 @@ def readable(name: str) -> bool:
 NEEDS_INTERFACE = [n for n in METHODS if methods.info(n).meta.get("interface")]
 UNREADABLE = [n for n in ARCHITECTURES if not readable(n)]
 # one architecture of each kind is tried by every run, their relatives by the sweeps
-QUICK = ("gpt2", "llama-gqa", "bart", "t5")
+QUICK = ("llama-gqa", "bart", "t5")
 PAIRS = [
     pytest.param(n, m, marks=() if n in QUICK else pytest.mark.sweep)
     for n in ARCHITECTURES

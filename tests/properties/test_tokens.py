@@ -89,6 +89,9 @@ def check(kind, forced, made, begin):
     return True
 
 
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.sweep if n % 2 else ()) for n, k in enumerate(KINDS)], indirect=True
+)
 def test_continuations(kind, causal, monkeypatch):
     prompts = PROMPTS if causal.tokenizer.bos_token_id is not None else PROMPTS[:3]
     pairs = forced_and_generated(monkeypatch, causal, prompts)

@@ -196,7 +196,7 @@ def test_exact_match(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [n if n == "recall" else pytest.param(n, marks=pytest.mark.sweep) for n in MODELS])
 def test_recipe_runs(name: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     command = [sys.executable, str(RECIPE), name, "--quick", "--out", str(tmp_path)]
