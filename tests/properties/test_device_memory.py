@@ -10,9 +10,9 @@ import os
 import random
 
 import pytest
-import second_device
 import torch
 import transformers
+from places import present
 from words import WORDS, word_tokenizer
 
 import attriflow
@@ -43,11 +43,7 @@ LLAMA = {
 
 @pytest.fixture(scope="module")
 def device():
-    try:
-        second_device.registered()
-    except second_device.UnavailableError as error:
-        pytest.skip(str(error))
-    with second_device.present() as extension:
+    with present() as extension:
         yield extension
 
 
